@@ -1,0 +1,1 @@
+//! The HTTP API of a cluster node, as a service to mount.

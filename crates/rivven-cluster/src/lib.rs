@@ -1,0 +1,1 @@
+//! Coordination for distributed systems: leader election, membership, partition assignment.

@@ -1,0 +1,1 @@
+//! Consistent hashing with virtual nodes, by a frozen and documented hash.

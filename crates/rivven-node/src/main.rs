@@ -1,0 +1,3 @@
+//! The `rivven-node` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Durable log, vote and snapshots for openraft, on redb.

@@ -1,0 +1,1 @@
+//! Replicate a state machine: a Raft node that hides its consensus library.

@@ -1,0 +1,1 @@
+//! SWIM membership with Lifeguard: a pure state machine and a UDP driver.

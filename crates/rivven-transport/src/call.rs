@@ -1,0 +1,132 @@
+//! One call: its deadline, and what a failure says about whether the peer acted.
+
+use std::time::Duration;
+
+use rivven_types::NodeId;
+use tokio::time::Instant;
+
+/// What accompanies a call.
+#[derive(Clone, Copy, Debug)]
+pub struct CallCtx {
+    /// When the caller stops waiting. Sent to the peer as remaining time, so clocks need not agree.
+    pub deadline: Instant,
+}
+
+impl CallCtx {
+    /// A call that may take `timeout` from this moment.
+    #[must_use]
+    pub fn timeout(timeout: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + timeout,
+        }
+    }
+
+    /// What is left until the deadline; zero once it has passed.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Whether a failed call may have had an effect at the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The peer has not acted and will not: the call can be repeated safely.
+    NotDone,
+    /// The peer may have acted: repeat only what is idempotent.
+    Unknown,
+}
+
+/// A refusal by the peer's handler.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Rejection {
+    /// Stable code in kebab case, such as `unknown-method`.
+    pub code: String,
+    /// For people: cause and remedy.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A refusal with `code`, explained by `message`.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Why a call gave no response. [`CallError::outcome`] says whether the peer may have acted.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No connection to the peer, and none could be made before the deadline. Not done; retry later.
+    #[error("node {node} is unreachable: {cause}")]
+    Unreachable {
+        /// The peer.
+        node: NodeId,
+        /// What the last attempt ran into.
+        cause: String,
+    },
+    /// The request did not leave this node. Not done; retry at once is safe.
+    #[error("the request was not sent: {cause}")]
+    NotSent {
+        /// What prevented it.
+        cause: String,
+    },
+    /// The connection was lost after the request may have reached the peer. Unknown.
+    #[error("the connection to node {node} was lost during the call: {cause}")]
+    MaybeExecuted {
+        /// The peer.
+        node: NodeId,
+        /// How the connection ended.
+        cause: String,
+    },
+    /// The deadline passed after the request was sent. Unknown.
+    #[error("no response before the deadline")]
+    Deadline,
+    /// The peer, or this node's queue to it, has too many calls in flight. Not done; back off.
+    #[error("too many calls in flight to node {node}")]
+    Overloaded {
+        /// The peer.
+        node: NodeId,
+    },
+    /// The peer's handler refused the call. The code says what happened.
+    #[error("refused by the peer: {} ({})", .0.message, .0.code)]
+    Rejected(Rejection),
+    /// The two nodes share no protocol version, or a body could not be understood. Not done.
+    #[error("incompatible peer: {cause}")]
+    Incompatible {
+        /// What was not understood.
+        cause: String,
+    },
+}
+
+impl CallError {
+    /// Whether the peer may have acted on the call.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unreachable { .. }
+            | Self::NotSent { .. }
+            | Self::Overloaded { .. }
+            | Self::Rejected(_)
+            | Self::Incompatible { .. } => Outcome::NotDone,
+            Self::MaybeExecuted { .. } | Self::Deadline => Outcome::Unknown,
+        }
+    }
+
+    /// Stable code in kebab case, listed in `docs/errors.md`.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::NotSent { .. } => "not-sent",
+            Self::MaybeExecuted { .. } => "maybe-executed",
+            Self::Deadline => "deadline",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Rejected(rejection) => &rejection.code,
+            Self::Incompatible { .. } => "incompatible",
+        }
+    }
+}

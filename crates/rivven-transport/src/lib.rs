@@ -1,0 +1,19 @@
+//! Calls and sealed datagrams between the nodes of one cluster, over QUIC with mutual TLS.
+//!
+//! This crate moves bytes and knows who sent them; what the bytes mean is the caller's business.
+
+mod call;
+mod memory;
+mod method;
+mod network;
+mod router;
+mod task;
+
+pub use call::{CallCtx, CallError, Outcome, Rejection};
+pub use memory::{MemoryNetwork, MemoryNetworkError};
+pub use method::{Class, Method, MethodSpec};
+pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};
+pub use router::{Caller, Router};
+pub use task::TaskGroup;
+
+pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

@@ -1,0 +1,77 @@
+//! Typed methods: number, traffic class, size limits, request and response.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Traffic class of a method; a lower class never delays a higher one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Heartbeats, votes, pings: small and urgent.
+    Control,
+    /// Log replication.
+    Raft,
+    /// Calls made for a client of the cluster.
+    Client,
+    /// Snapshots and catch-up; on a connection of its own.
+    Bulk,
+}
+
+impl Class {
+    /// Every class, the most urgent first.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Raft, Self::Client, Self::Bulk];
+
+    /// Position in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A method that peers can call.
+///
+/// Bodies are [postcard](https://docs.rs/postcard). Numbers below `0x8000` belong to this project:
+/// `0x00xx` transport, `0x01xx` Raft, `0x02xx` cluster, `0x03xx` gossip.
+pub trait Method: Send + Sync + 'static {
+    /// Number on the wire; never reused for another meaning.
+    const ID: u16;
+    /// Name in logs and metrics.
+    const NAME: &'static str;
+    /// Traffic class.
+    const CLASS: Class;
+    /// Most bytes of an encoded request; larger ones are refused before they are sent or allocated.
+    const MAX_REQUEST: usize;
+    /// Most bytes of an encoded response.
+    const MAX_RESPONSE: usize;
+    /// What is asked.
+    type Request: Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// What is answered.
+    type Response: Serialize + DeserializeOwned + Send + Sync + 'static;
+}
+
+/// The constants of a [`Method`] as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodSpec {
+    /// [`Method::ID`].
+    pub id: u16,
+    /// [`Method::NAME`].
+    pub name: &'static str,
+    /// [`Method::CLASS`].
+    pub class: Class,
+    /// [`Method::MAX_REQUEST`].
+    pub max_request: usize,
+    /// [`Method::MAX_RESPONSE`].
+    pub max_response: usize,
+}
+
+impl MethodSpec {
+    /// The constants of `M`.
+    #[must_use]
+    pub const fn of<M: Method>() -> Self {
+        Self {
+            id: M::ID,
+            name: M::NAME,
+            class: M::CLASS,
+            max_request: M::MAX_REQUEST,
+            max_response: M::MAX_RESPONSE,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What any network of nodes offers: calls by node id, discovery by address.
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};
+
+use crate::{CallCtx, CallError, Method, MethodSpec};
+
+/// Who this node says it is, beside what its certificate proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalIdentity {
+    /// The cluster of this node's certificate.
+    pub cluster: ClusterId,
+    /// The node id of this node's certificate.
+    pub node: NodeId,
+    /// The data directory in use.
+    pub instance: InstanceId,
+    /// This start of it.
+    pub boot_epoch: BootEpoch,
+}
+
+/// Who a peer proved (cluster, node) and said (instance, boot epoch) it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Node id, bound to the peer's certificate.
+    pub node: NodeId,
+    /// The peer's data directory.
+    pub instance: InstanceId,
+    /// The peer's start.
+    pub boot_epoch: BootEpoch,
+}
+
+/// What is known of the way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerStatus {
+    /// No address or no call yet.
+    Unknown,
+    /// A connection has passed the hello of both sides.
+    Up,
+    /// The last attempt failed; the next one waits for its back-off.
+    Down,
+}
+
+/// A network of nodes, as bytes. Use it through [`Transport`].
+pub trait Network: Send + Sync + 'static {
+    /// Identity of this end.
+    fn local(&self) -> &LocalIdentity;
+
+    /// Sends `body` to `to` and waits for the response until the deadline.
+    ///
+    /// Dropping the future cancels the call; the peer may have acted.
+    fn call(
+        &self,
+        to: NodeId,
+        method: MethodSpec,
+        body: Bytes,
+        ctx: CallCtx,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>>;
+
+    /// Tells where `node` can be dialled. The last word wins; existing connections stay.
+    fn set_address(&self, node: NodeId, addr: PeerAddr);
+
+    /// Dials `addr` without knowing who answers, and says who did.
+    ///
+    /// The peer's address is remembered under its id. A dial of this node's own address answers with
+    /// this node's identity.
+    fn discover(&self, addr: PeerAddr, ctx: CallCtx) -> BoxFuture<'_, Result<PeerIdentity, CallError>>;
+
+    /// What is known of the way to `node`.
+    fn status(&self, node: NodeId) -> PeerStatus;
+
+    /// The peer's latest proven identity, if it was ever connected.
+    fn peer(&self, node: NodeId) -> Option<PeerIdentity>;
+
+    /// The address that peers see this node come from, once one has said so.
+    ///
+    /// What a node bound to `0.0.0.0` without an advertised address tells others to dial.
+    fn observed_ip(&self) -> Option<IpAddr>;
+
+    /// Closes every connection, waiting at most `grace` for calls in flight. Idempotent.
+    fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()>;
+}
+
+/// Handle to a [`Network`]: typed calls to peers. Cheap to clone; all clones are the same network end.
+#[derive(Clone)]
+pub struct Transport(Arc<dyn Network>);
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Transport").field(self.0.local()).finish()
+    }
+}
+
+impl Transport {
+    /// Wraps a network end.
+    pub fn new(network: impl Network) -> Self {
+        Self(Arc::new(network))
+    }
+
+    /// Calls method `M` of node `to`.
+    ///
+    /// Cancel safety: dropping the future cancels the call; the peer may have acted.
+    ///
+    /// # Errors
+    /// [`CallError`]; its [`outcome`](CallError::outcome) says whether the peer may have acted.
+    pub async fn call<M: Method>(
+        &self,
+        to: NodeId,
+        request: &M::Request,
+        ctx: CallCtx,
+    ) -> Result<M::Response, CallError> {
+        let spec = MethodSpec::of::<M>();
+        let body = postcard::to_allocvec(request).map_err(|error| CallError::NotSent {
+            cause: format!("{}: cannot encode: {error}", spec.name),
+        })?;
+        if body.len() > spec.max_request {
+            let cause = format!(
+                "{}: {} bytes, the limit is {}",
+                spec.name,
+                body.len(),
+                spec.max_request
+            );
+            return Err(CallError::NotSent { cause });
+        }
+        let response = self.0.call(to, spec, body.into(), ctx).await?;
+        postcard::from_bytes(&response).map_err(|error| CallError::Incompatible {
+            cause: format!("{}: response: {error}", spec.name),
+        })
+    }
+
+    /// Identity of this end.
+    #[must_use]
+    pub fn local(&self) -> &LocalIdentity {
+        self.0.local()
+    }
+
+    /// See [`Network::set_address`].
+    pub fn set_address(&self, node: NodeId, addr: PeerAddr) {
+        self.0.set_address(node, addr);
+    }
+
+    /// See [`Network::discover`].
+    ///
+    /// # Errors
+    /// [`CallError::Unreachable`] with node 0 when nobody answers; [`CallError::Incompatible`] when the
+    /// one who answers belongs to another cluster.
+    pub async fn discover(&self, addr: PeerAddr, ctx: CallCtx) -> Result<PeerIdentity, CallError> {
+        self.0.discover(addr, ctx).await
+    }
+
+    /// See [`Network::status`].
+    #[must_use]
+    pub fn status(&self, node: NodeId) -> PeerStatus {
+        self.0.status(node)
+    }
+
+    /// See [`Network::peer`].
+    #[must_use]
+    pub fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
+        self.0.peer(node)
+    }
+
+    /// See [`Network::observed_ip`].
+    #[must_use]
+    pub fn observed_ip(&self) -> Option<IpAddr> {
+        self.0.observed_ip()
+    }
+
+    /// See [`Network::shutdown`].
+    pub async fn shutdown(&self, grace: Duration) {
+        self.0.shutdown(grace).await;
+    }
+}

@@ -1,0 +1,111 @@
+//! Which handler answers which method.
+
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{Method, MethodSpec, PeerIdentity, Rejection};
+
+/// Who calls, and until when an answer is of use.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The peer, as its certificate and hello say.
+    pub peer: PeerIdentity,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
+type Handler = Arc<dyn Fn(Caller, Bytes) -> BoxFuture<'static, Result<Bytes, Rejection>> + Send + Sync>;
+
+/// The methods a node answers. Cheap to clone; all clones are one table.
+///
+/// Services register while the transport already runs; until then their methods are refused with
+/// `unknown-method`, which callers may retry.
+#[derive(Clone, Default)]
+pub struct Router(Arc<ArcSwap<BTreeMap<u16, (MethodSpec, Handler)>>>);
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.load().values().map(|(spec, _)| spec.name))
+            .finish()
+    }
+}
+
+impl Router {
+    /// A table without methods.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers method `M` with `handler`, replacing an earlier handler of the same number.
+    pub fn register<M, F, Fut>(&self, handler: F)
+    where
+        M: Method,
+        F: Fn(Caller, M::Request) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<M::Response, Rejection>> + Send + 'static,
+    {
+        let spec = MethodSpec::of::<M>();
+        let handler = Arc::new(handler);
+        let erased: Handler = Arc::new(move |caller, body| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move {
+                let request = postcard::from_bytes(&body).map_err(|error| {
+                    Rejection::new("malformed-request", format!("{}: {error}", spec.name))
+                })?;
+                let response = handler(caller, request).await?;
+                encode_response(spec, &response)
+            })
+        });
+        self.0.rcu(|table| {
+            let mut table = BTreeMap::clone(table);
+            table.insert(spec.id, (spec, Arc::clone(&erased)));
+            table
+        });
+    }
+
+    /// Forgets every handler, so that what they hold can be dropped.
+    pub fn clear(&self) {
+        self.0.store(Arc::default());
+    }
+
+    /// The constants of method `id`, if it is registered.
+    #[must_use]
+    pub fn spec(&self, id: u16) -> Option<MethodSpec> {
+        self.0.load().get(&id).map(|(spec, _)| *spec)
+    }
+
+    /// Runs the handler of method `id`. Cancel safety: that of the handler.
+    ///
+    /// # Errors
+    /// What the handler refused, `unknown-method`, or `malformed-request`.
+    pub async fn dispatch(&self, caller: Caller, id: u16, body: Bytes) -> Result<Bytes, Rejection> {
+        let handler = self.0.load().get(&id).map(|(_, handler)| Arc::clone(handler));
+        match handler {
+            Some(handler) => handler(caller, body).await,
+            None => Err(Rejection::new(
+                "unknown-method",
+                format!("method {id:#06x} is not served here"),
+            )),
+        }
+    }
+}
+
+fn encode_response<R: serde::Serialize>(spec: MethodSpec, response: &R) -> Result<Bytes, Rejection> {
+    let body = postcard::to_allocvec(response)
+        .map_err(|error| Rejection::new("malformed-response", format!("{}: {error}", spec.name)))?;
+    if body.len() > spec.max_response {
+        let message = format!(
+            "{}: {} bytes, the limit is {}",
+            spec.name,
+            body.len(),
+            spec.max_response
+        );
+        return Err(Rejection::new("response-too-large", message));
+    }
+    Ok(body.into())
+}

@@ -1,0 +1,3 @@
+//! The one door to every check, scenario and benchmark of this workspace.
+
+fn main() {}
