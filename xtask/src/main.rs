@@ -1,8 +1,10 @@
 //! The one door to every check, scenario and benchmark of this workspace.
 
+mod ci;
 mod cluster_test;
+mod tidy;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -16,12 +18,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run everything that a submission is checked for; changes nothing.
+    Ci,
+    /// Make every automatic rewrite: lint fixes, formatting.
+    Fix,
+    /// Check the rules of the house: crate edges, file lengths, links, error codes.
+    Tidy,
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
 }
 
 fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."));
     let result = match Cli::parse().command {
+        Command::Ci => ci::check(root).map(|()| true),
+        Command::Fix => ci::fix(root).map(|()| true),
+        Command::Tidy => tidy::report(root),
         Command::ClusterTest(args) => cluster_test::main(&args),
     };
     match result {

@@ -25,14 +25,19 @@ pub(super) fn check(root: &Path, files: &Files) -> Result<Vec<Finding>> {
 
 /// Codes in the first column of the document's tables.
 fn documented(text: &str) -> BTreeSet<String> {
-    let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let cells = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     cells.map(|(code, _)| code.to_owned()).collect()
 }
 
 /// String literals inside every `fn code(&self)`.
 fn returned(text: &str) -> BTreeSet<String> {
     let mut codes = BTreeSet::new();
-    for (_, body) in text.match_indices("fn code(&self)").map(|(at, _)| text.split_at(at)) {
+    for (_, body) in text
+        .match_indices("fn code(&self)")
+        .map(|(at, _)| text.split_at(at))
+    {
         let end = body.find("\n    }").unwrap_or(body.len());
         let body = body.get(..end).unwrap_or(body);
         let literals = body.split('"').skip(1).step_by(2).filter(|code| is_code(code));
@@ -42,7 +47,10 @@ fn returned(text: &str) -> BTreeSet<String> {
 }
 
 fn is_code(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 #[cfg(test)]
@@ -53,6 +61,9 @@ mod tests {
     fn codes_are_read_from_functions_and_from_table_rows() {
         let source = "    pub fn code(&self) -> &str {\n        \"a-b\"\n    }\n    fn other() { \"no\" }\n";
         assert_eq!(returned(source), BTreeSet::from(["a-b".to_owned()]));
-        assert_eq!(documented("| Code |\n| `a-b` | cause |"), BTreeSet::from(["a-b".to_owned()]));
+        assert_eq!(
+            documented("| Code |\n| `a-b` | cause |"),
+            BTreeSet::from(["a-b".to_owned()])
+        );
     }
 }

@@ -9,7 +9,11 @@ use super::{Files, Finding, sources::skipped_fences};
 
 /// Checks every Markdown file.
 pub(super) fn check(root: &Path, files: &Files) -> Vec<Finding> {
-    files.markdown.iter().flat_map(|(path, text)| check_file(root, path, text)).collect()
+    files
+        .markdown
+        .iter()
+        .flat_map(|(path, text)| check_file(root, path, text))
+        .collect()
 }
 
 fn check_file(root: &Path, path: &Path, text: &str) -> Vec<Finding> {
@@ -18,8 +22,14 @@ fn check_file(root: &Path, path: &Path, text: &str) -> Vec<Finding> {
         .map(|line| Finding::fatal(format!("{at}:{line}: an `ignore` fence is never compiled")))
         .collect();
     for link in links(text) {
-        let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
-        let target = if file.is_empty() { path.to_owned() } else { sibling(path, file) };
+        let (file, anchor) = link
+            .split_once('#')
+            .map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+        let target = if file.is_empty() {
+            path.to_owned()
+        } else {
+            sibling(path, file)
+        };
         let Ok(linked) = std::fs::read_to_string(root.join(&target)) else {
             if !root.join(&target).is_dir() {
                 findings.push(Finding::fatal(format!("{at}: link to {link}: no such file")));
@@ -49,18 +59,27 @@ fn links(text: &str) -> Vec<&str> {
             continue;
         }
         let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
-        found.extend(targets.map(|(target, _)| target).filter(|target| !target.contains("://")));
+        found.extend(
+            targets
+                .map(|(target, _)| target)
+                .filter(|target| !target.contains("://")),
+        );
     }
     found
 }
 
 /// Anchors of the headings, made as GitHub makes them.
 fn headings(text: &str) -> BTreeSet<String> {
-    let titles = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let titles = text
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim());
     titles
         .map(|title| {
             let kept = title.to_lowercase();
-            let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            let kept = kept
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
             kept.map(|c| if c == ' ' { '-' } else { c }).collect()
         })
         .collect()
@@ -84,7 +103,11 @@ mod tests {
     #[test]
     fn a_dead_link_and_a_dead_anchor_are_found() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let findings = check_file(root, Path::new("x.md"), "[a](no.md) [b](Cargo.toml) [c](Cargo.toml#none)");
+        let findings = check_file(
+            root,
+            Path::new("x.md"),
+            "[a](no.md) [b](Cargo.toml) [c](Cargo.toml#none)",
+        );
         assert_eq!(findings.len(), 2, "{findings:?}");
     }
 }

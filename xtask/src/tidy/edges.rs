@@ -21,7 +21,9 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
     let text = std::fs::read_to_string(root.join(DOCUMENT)).context(DOCUMENT)?;
     let allowed = table(&text, "<!-- tidy: edges -->");
     let kept = table(&text, "<!-- tidy: kept -->");
-    let metadata = MetadataCommand::new().manifest_path(root.join("Cargo.toml")).exec()?;
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .exec()?;
     let packages = metadata.workspace_packages();
     let members: BTreeSet<_> = packages.iter().map(|package| package.name.to_string()).collect();
     let mut findings = Vec::new();
@@ -29,9 +31,14 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
         let name = package.name.to_string();
         let manifest = std::fs::read_to_string(&package.manifest_path)?;
         if !manifest.contains("[lints]\nworkspace = true") {
-            findings.push(Finding::fatal(format!("{name}: Cargo.toml lacks `[lints] workspace = true`")));
+            findings.push(Finding::fatal(format!(
+                "{name}: Cargo.toml lacks `[lints] workspace = true`"
+            )));
         }
-        let normal = package.dependencies.iter().filter(|dep| dep.kind != DependencyKind::Development);
+        let normal = package
+            .dependencies
+            .iter()
+            .filter(|dep| dep.kind != DependencyKind::Development);
         let used: BTreeSet<_> = normal.map(|dep| dep.name.clone()).collect();
         if !UNRESTRICTED.contains(&name.as_str()) {
             let internal = used.intersection(&members).cloned().collect();
@@ -50,17 +57,26 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
 
 fn compare(name: &str, used: &BTreeSet<String>, allowed: Option<&BTreeSet<String>>) -> Vec<Finding> {
     let Some(allowed) = allowed else {
-        return vec![Finding::fatal(format!("{name} has no row in the edge table of {DOCUMENT}"))];
+        return vec![Finding::fatal(format!(
+            "{name} has no row in the edge table of {DOCUMENT}"
+        ))];
     };
-    let extra = used.difference(allowed).map(|dep| format!("{name} uses {dep}: no such edge in {DOCUMENT}"));
-    let unused = allowed.difference(used).map(|dep| format!("{DOCUMENT} lists {name} -> {dep}, unused"));
+    let extra = used
+        .difference(allowed)
+        .map(|dep| format!("{name} uses {dep}: no such edge in {DOCUMENT}"));
+    let unused = allowed
+        .difference(used)
+        .map(|dep| format!("{DOCUMENT} lists {name} -> {dep}, unused"));
     extra.chain(unused).map(Finding::fatal).collect()
 }
 
 /// Reads `| crate | dep dep … |` rows below `marker`; names stand in backticks.
 fn table(text: &str, marker: &str) -> Table {
     let after = text.split_once(marker).map_or("", |(_, after)| after);
-    let rows = after.lines().map(str::trim).skip_while(|line| !line.starts_with('|'));
+    let rows = after
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| !line.starts_with('|'));
     let mut table = Table::new();
     for row in rows.take_while(|line| line.starts_with('|')) {
         let mut names = row.split('`').skip(1).step_by(2).map(str::to_owned);

@@ -10,8 +10,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 /// What may be seen at the top of the repository; everything else is a dotfile.
-const TOP_LEVEL: [&str; 8] =
-    ["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "crates", "docs", "tests", "xtask"];
+const TOP_LEVEL: [&str; 8] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "crates",
+    "docs",
+    "tests",
+    "xtask",
+];
 
 /// Build output, which git ignores.
 const BUILD_OUTPUT: &str = "target";
@@ -27,11 +35,17 @@ pub(crate) struct Finding {
 
 impl Finding {
     fn fatal(text: impl Into<String>) -> Self {
-        Self { fatal: true, text: text.into() }
+        Self {
+            fatal: true,
+            text: text.into(),
+        }
     }
 
     fn warning(text: impl Into<String>) -> Self {
-        Self { fatal: false, text: text.into() }
+        Self {
+            fatal: false,
+            text: text.into(),
+        }
     }
 }
 
@@ -46,13 +60,30 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+/// Prints every finding. `false` when one of them is fatal.
+pub(crate) fn report(root: &Path) -> Result<bool> {
+    let findings = check(root)?;
+    for finding in &findings {
+        println!(
+            "{}: {}",
+            if finding.fatal { "error" } else { "warning" },
+            finding.text
+        );
+    }
+    let fatal = findings.iter().filter(|finding| finding.fatal).count();
+    println!("tidy: {fatal} errors, {} warnings", findings.len() - fatal);
+    Ok(fatal == 0)
+}
+
 fn top_level(root: &Path) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for entry in std::fs::read_dir(root)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let known = TOP_LEVEL.contains(&name.as_str()) || name.starts_with('.') || name == BUILD_OUTPUT;
         if !known {
-            findings.push(Finding::fatal(format!("{name}: does not belong at the top level")));
+            findings.push(Finding::fatal(format!(
+                "{name}: does not belong at the top level"
+            )));
         }
     }
     Ok(findings)
@@ -66,7 +97,10 @@ struct Files {
 
 impl Files {
     fn of(root: &Path) -> Result<Self> {
-        let mut files = Self { rust: Vec::new(), markdown: Vec::new() };
+        let mut files = Self {
+            rust: Vec::new(),
+            markdown: Vec::new(),
+        };
         files.read(root, &root.join("README.md"))?;
         for folder in ["crates", "docs", "tests", "xtask"] {
             files.read(root, &root.join(folder))?;
@@ -101,7 +135,11 @@ mod tests {
     #[test]
     fn the_workspace_is_tidy() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let fatal: Vec<_> = check(root).unwrap().into_iter().filter(|finding| finding.fatal).collect();
+        let fatal: Vec<_> = check(root)
+            .unwrap()
+            .into_iter()
+            .filter(|finding| finding.fatal)
+            .collect();
         assert!(fatal.is_empty(), "{fatal:#?}");
     }
 }

@@ -11,7 +11,11 @@ const MAX_LINES: usize = 800;
 
 /// Checks every Rust file.
 pub(super) fn check(files: &Files) -> Vec<Finding> {
-    files.rust.iter().flat_map(|(path, text)| check_file(path, text)).collect()
+    files
+        .rust
+        .iter()
+        .flat_map(|(path, text)| check_file(path, text))
+        .collect()
 }
 
 fn check_file(path: &Path, text: &str) -> Vec<Finding> {
@@ -19,17 +23,27 @@ fn check_file(path: &Path, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     // The promised snippets are bodies of functions, kept to the letter.
     if !path.starts_with("tests/promises") && !text.starts_with("//!") {
-        findings.push(Finding::fatal(format!("{at}: open with a `//!` line that says what lives here")));
+        findings.push(Finding::fatal(format!(
+            "{at}: open with a `//!` line that says what lives here"
+        )));
     }
     let lines = text.lines().count();
     if lines > MAX_LINES {
-        findings.push(Finding::fatal(format!("{at}: {lines} lines, at most {MAX_LINES}: split it by noun")));
+        findings.push(Finding::fatal(format!(
+            "{at}: {lines} lines, at most {MAX_LINES}: split it by noun"
+        )));
     } else if lines > WARN_LINES {
-        findings.push(Finding::warning(format!("{at}: {lines} lines; split it before {MAX_LINES}")));
+        findings.push(Finding::warning(format!(
+            "{at}: {lines} lines; split it before {MAX_LINES}"
+        )));
     }
-    let comments = text.lines().map(|line| line.trim_start().trim_start_matches(['/', '!']));
+    let comments = text
+        .lines()
+        .map(|line| line.trim_start().trim_start_matches(['/', '!']));
     findings.extend(skipped_fences(comments).map(|line| {
-        Finding::fatal(format!("{at}:{line}: an `ignore` fence is never compiled; use `no_run` at most"))
+        Finding::fatal(format!(
+            "{at}:{line}: an `ignore` fence is never compiled; use `no_run` at most"
+        ))
     }));
     findings
 }
@@ -38,7 +52,10 @@ fn check_file(path: &Path, text: &str) -> Vec<Finding> {
 pub(super) fn skipped_fences<'a>(lines: impl Iterator<Item = &'a str>) -> impl Iterator<Item = usize> {
     lines.enumerate().filter_map(|(index, line)| {
         let words = line.trim().strip_prefix("```")?;
-        words.split(',').any(|word| word.trim() == "ignore").then_some(index + 1)
+        words
+            .split(',')
+            .any(|word| word.trim() == "ignore")
+            .then_some(index + 1)
     })
 }
 
