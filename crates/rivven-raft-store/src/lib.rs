@@ -1,1 +1,17 @@
 //! Durable log, vote and snapshots for openraft, on redb.
+//!
+//! The crate is generic over openraft's `RaftTypeConfig` and knows no transport and no state machine:
+//!
+//! - [`EntryCodec`] turns the caller's entries, votes and memberships into bytes. The bytes on disk are
+//!   the caller's, never openraft's, so an openraft release cannot make old data unreadable.
+//! - [`MemLogStore`] keeps the log in memory: deterministic, without a thread, gone with the process.
+#![forbid(unsafe_code)]
+
+mod codec;
+mod mem;
+mod window;
+
+pub use codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
+pub use mem::MemLogStore;
+/// The openraft release this crate is built for, pinned to the letter because it is an alpha.
+pub use openraft;
