@@ -3,10 +3,12 @@
 //! This crate moves bytes and knows who sent them; what the bytes mean is the caller's business.
 
 mod call;
+pub mod datagram;
 mod memory;
 mod method;
 mod network;
 mod router;
+mod secret_file;
 mod task;
 
 pub use call::{CallCtx, CallError, Outcome, Rejection};
