@@ -1,0 +1,127 @@
+//! The state machine that an application replicates.
+
+use std::{fmt, io};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Replicated state: commands go in, in the same order on every node, and responses come out.
+///
+/// `apply` must depend on nothing but the state, the context and the command: no clock, no randomness, no
+/// iteration over a `HashMap`. It must not fail; a command that cannot be carried out gets a response that
+/// says so. If it panics, the node stops, since nothing is known of the state any more.
+///
+/// ```
+/// use std::io::{self, Read, Write};
+/// use rivven_raft::{ApplyCtx, StateMachine};
+///
+/// /// Adds up what it is sent.
+/// #[derive(Default)]
+/// struct Sum(u64);
+///
+/// impl StateMachine for Sum {
+///     type Command = u64;
+///     type Response = u64;
+///     type Snapshot = u64;
+///     fn apply(&mut self, _ctx: &ApplyCtx, add: u64) -> u64 {
+///         self.0 = self.0.wrapping_add(add);
+///         self.0
+///     }
+///     fn snapshot(&self) -> u64 {
+///         self.0
+///     }
+///     fn encode_snapshot(snapshot: &u64, out: &mut dyn Write) -> io::Result<()> {
+///         out.write_all(&snapshot.to_le_bytes())
+///     }
+///     fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
+///         let mut bytes = [0; 8];
+///         input.read_exact(&mut bytes)?;
+///         self.0 = u64::from_le_bytes(bytes);
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait StateMachine: Sized + Send + Sync + 'static {
+    /// What is proposed. Encoded with [postcard](https://docs.rs/postcard), at most
+    /// [`MAX_COMMAND_BYTES`](crate::MAX_COMMAND_BYTES).
+    type Command: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static;
+    /// What the proposer gets back.
+    type Response: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static;
+    /// The state at one point in time, encoded while later commands are applied.
+    type Snapshot: Send + 'static;
+
+    /// Refuses a command before it is proposed. Nothing is written for a refused command.
+    ///
+    /// Runs on the proposing node and again on the leader, without the state, so it is for limits and
+    /// syntax. What depends on the state is answered by [`Self::apply`].
+    ///
+    /// # Errors
+    /// Why the command is refused.
+    fn check(_command: &Self::Command) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Carries out one committed command.
+    fn apply(&mut self, ctx: &ApplyCtx, command: Self::Command) -> Self::Response;
+
+    /// Called after a batch of commands, with the index of its last entry: publish derived views here, once
+    /// per batch.
+    fn batch_applied(&mut self, _last: u64) {}
+
+    /// The state at this moment. Must be cheap, because commands wait meanwhile: share, do not copy.
+    fn snapshot(&self) -> Self::Snapshot;
+
+    /// Writes a snapshot. Runs on a thread where blocking is allowed.
+    ///
+    /// # Errors
+    /// What `out` reports.
+    fn encode_snapshot(snapshot: &Self::Snapshot, out: &mut dyn io::Write) -> io::Result<()>;
+
+    /// Replaces the state by a snapshot. Runs on a thread where blocking is allowed.
+    ///
+    /// # Errors
+    /// The input could not be read or understood. The node then stops: the state may be half replaced.
+    fn restore(&mut self, input: &mut dyn io::Read) -> io::Result<()>;
+}
+
+/// Where in the log a command stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApplyCtx {
+    /// Index of the entry: strictly increases, the same on every node.
+    pub log_index: u64,
+    /// Term of the leader that proposed the entry.
+    pub term: u64,
+}
+
+impl ApplyCtx {
+    /// The context of the entry at `log_index`, for tests of state machines.
+    #[must_use]
+    pub const fn new(log_index: u64, term: u64) -> Self {
+        Self { log_index, term }
+    }
+}
+
+/// Why a command was refused before it was proposed. Nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Refusal {
+    /// Stable code in kebab case.
+    pub code: String,
+    /// For people: cause and remedy.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with `code`, explained by `message`.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
