@@ -1,0 +1,139 @@
+//! The JSON bodies of the API, for servers and clients alike.
+//!
+//! Fields are only added; a client ignores those it does not know.
+
+use rivven_types::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// Header with the log index up to which the answering node had applied when it answered.
+pub const APPLIED_INDEX_HEADER: &str = "x-rivven-applied-index";
+/// Header with the revision at which the key was last written, the number inside `ETag`.
+pub const REVISION_HEADER: &str = "x-rivven-revision";
+
+/// Answer of `GET /v1/status`: what this node knows of itself and of its group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusBody {
+    /// The cluster, as in every certificate.
+    pub cluster_id: String,
+    /// This node.
+    pub node_id: NodeId,
+    /// The data directory of this node.
+    pub instance_id: String,
+    /// How often this instance was started.
+    pub boot_epoch: u64,
+    /// How far the node is in its life: `bootstrapping`, `running`, `stopping` and the like.
+    pub phase: String,
+    /// Raft role of this node: `leader`, `follower`, `candidate`, `learner`.
+    pub role: String,
+    /// The Raft leader, if this node knows one.
+    pub controller: Option<NodeId>,
+    /// Raft term.
+    pub term: u64,
+    /// Highest log index known to be on a quorum.
+    pub commit_index: u64,
+    /// Highest log index this node has applied.
+    pub applied_index: u64,
+    /// Nodes that vote.
+    pub voters: Vec<NodeId>,
+    /// Nodes that receive the log without a vote.
+    pub learners: Vec<NodeId>,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// Answer of `GET /v1/members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersBody {
+    /// Every member this node has heard of, by node id.
+    pub members: Vec<MemberBody>,
+}
+
+/// One member as this node's failure detector sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberBody {
+    /// The node.
+    pub node_id: NodeId,
+    /// `alive`, `suspect`, `dead` or `left`.
+    pub state: String,
+    /// Gossip address.
+    pub address: String,
+    /// Data directory of the member.
+    pub instance_id: String,
+    /// How often that instance was started.
+    pub boot_epoch: u64,
+    /// How often the member has refuted a suspicion in this life.
+    pub incarnation: u64,
+}
+
+/// Body of `POST /v1/topics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTopicBody {
+    /// Name of the topic.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Replicas of each partition; the node's `partitioning.replication_factor` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_factor: Option<u16>,
+}
+
+/// Answer of `GET /v1/topics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicsBody {
+    /// Every topic, by name.
+    pub topics: Vec<TopicBody>,
+}
+
+/// One topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicBody {
+    /// Name of the topic.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Replicas of each partition.
+    pub replication_factor: u16,
+}
+
+/// Answer of `GET /v1/assignments`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignmentsBody {
+    /// Log index of the change that made this assignment: equal numbers mean equal assignments.
+    pub generation: u64,
+    /// Every partition, by topic and number.
+    pub partitions: Vec<PartitionBody>,
+}
+
+/// Who holds one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionBody {
+    /// The topic.
+    pub topic: String,
+    /// Number of the partition.
+    pub partition: u32,
+    /// Nodes that hold a replica, the preferred leader first.
+    pub replicas: Vec<NodeId>,
+    /// Replicas that are in sync.
+    pub isr: Vec<NodeId>,
+    /// The leader; none while no in-sync replica lives.
+    pub leader: Option<NodeId>,
+    /// Raised with every change of leader: the fencing token of that leadership.
+    pub leader_epoch: u64,
+    /// Raised with every change of replicas or in-sync replicas.
+    pub partition_epoch: u64,
+}
+
+/// Answer of a change that is durable on a quorum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedBody {
+    /// Revision of the key-value map, or log index of the change.
+    pub revision: u64,
+}
+
+/// Answer of `POST /v1/leader/transfer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferBody {
+    /// The node that was asked to lead.
+    pub to: NodeId,
+}
