@@ -4,14 +4,18 @@
 //!
 //! - [`EntryCodec`] turns the caller's entries, votes and memberships into bytes. The bytes on disk are
 //!   the caller's, never openraft's, so an openraft release cannot make old data unreadable.
+//! - [`NodeDir`] is the data directory: its lock, its owner, its boot epoch.
 //! - [`MemLogStore`] keeps the log in memory: deterministic, without a thread, gone with the process.
 #![forbid(unsafe_code)]
 
 mod codec;
+mod durable;
 mod mem;
+mod node_dir;
 mod window;
 
 pub use codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
 pub use mem::MemLogStore;
+pub use node_dir::{NodeDir, NodeDirError};
 /// The openraft release this crate is built for, pinned to the letter because it is an alpha.
 pub use openraft;

@@ -1,0 +1,372 @@
+//! [`NodeDir`]: the data directory of one node, and who that node is.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId};
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+
+/// Version of `identity.json` that this build writes. 0 is unstable: the next release may refuse it.
+const IDENTITY_VERSION: u32 = 0;
+
+/// Largest `identity.json` that is read; a real one has about 250 bytes.
+const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
+
+/// The data directory of one node, held by one process at a time.
+///
+/// Opening takes the lock, checks that the directory belongs to this node of this cluster, and counts the
+/// boot epoch up durably. The lock lasts as long as the value: keep it until every file below is closed.
+///
+/// ```
+/// use rivven_raft_store::NodeDir;
+/// use rivven_types::ClusterId;
+///
+/// # let parent = tempfile::tempdir()?;
+/// # let path = parent.path().join("1");
+/// let cluster = ClusterId::from_random([7; 16]);
+/// let random = [42; 16]; // from the operating system
+/// let first = NodeDir::open(&path, cluster, 1, random)?;
+/// let instance = first.instance();
+/// assert_eq!(first.boot_epoch().0, 1);
+/// drop(first);
+///
+/// let second = NodeDir::open(&path, cluster, 1, random)?;
+/// assert_eq!(second.instance(), instance);
+/// assert_eq!(second.boot_epoch().0, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct NodeDir {
+    path: PathBuf,
+    cluster: ClusterId,
+    node: NodeId,
+    instance: InstanceId,
+    boot_epoch: BootEpoch,
+    /// Holds the lock until it is dropped.
+    _lock: File,
+}
+
+/// Why a data directory could not be opened. Nothing in it was changed unless a variant says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeDirError {
+    /// The directory or a file in it cannot be created or written. Retry once that is possible.
+    #[error("cannot write to the data directory {}: {source}; make it writable for this user, or choose another data_dir", path.display())]
+    NotWritable {
+        /// What could not be written.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file in the directory cannot be read. Retry once it can.
+    #[error("cannot read {}: {source}; make it readable for this user", path.display())]
+    NotReadable {
+        /// What could not be read.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another process has the directory open. Retry once it has ended.
+    #[error("the data directory {} is in use by another process; stop that process, or give this node its own data_dir", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory belongs to a node of another cluster. Retrying cannot help.
+    #[error("the data directory {} belongs to cluster {found}, but this node is of cluster {expected}; use the certificates of that cluster, or another data_dir", path.display())]
+    ForeignCluster {
+        /// The directory.
+        path: PathBuf,
+        /// The cluster of this node.
+        expected: ClusterId,
+        /// The cluster that owns the directory.
+        found: ClusterId,
+    },
+    /// The directory belongs to another node of this cluster. Retrying cannot help.
+    #[error("the data directory {} belongs to node {found}, but this is node {expected}; set node_id to {found}, or use another data_dir", path.display())]
+    ForeignNode {
+        /// The directory.
+        path: PathBuf,
+        /// This node.
+        expected: NodeId,
+        /// The node that owns the directory.
+        found: NodeId,
+    },
+    /// There is a log, but nothing says whose it is. Retrying cannot help.
+    #[error("{} is missing beside an existing log, so nobody can say whose log it is; restore the file from a backup, or empty the directory and run `rivven-node member replace`", path.display())]
+    IdentityMissing {
+        /// The identity file.
+        path: PathBuf,
+    },
+    /// The identity file is not what this node wrote. Retrying cannot help.
+    #[error("{} is damaged ({reason}); restore it from a backup, or empty the directory and run `rivven-node member replace`", path.display())]
+    IdentityDamaged {
+        /// The identity file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A newer release wrote the identity file. Retrying cannot help.
+    #[error("{} has format version {found}, this build reads up to {IDENTITY_VERSION}; run the release that wrote it, or a newer one", path.display())]
+    NewerFormat {
+        /// The identity file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+}
+
+impl NodeDirError {
+    /// Stable code in kebab case.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotWritable { .. } => "data-dir-not-writable",
+            Self::NotReadable { .. } => "data-dir-not-readable",
+            Self::Locked { .. } => "data-dir-locked",
+            Self::ForeignCluster { .. } => "data-dir-foreign-cluster",
+            Self::ForeignNode { .. } => "data-dir-foreign-node",
+            Self::IdentityMissing { .. } => "identity-missing",
+            Self::IdentityDamaged { .. } => "identity-damaged",
+            Self::NewerFormat { .. } => "identity-newer-format",
+        }
+    }
+}
+
+impl NodeDir {
+    /// Opens the directory of `node` in `cluster`, creating it if need be.
+    ///
+    /// `random` becomes the instance id if the directory is new; take it from the operating system. Blocks
+    /// for two syncs of small files.
+    ///
+    /// # Errors
+    /// Each [`NodeDirError`] says what to do. A directory of another owner is left as it is.
+    pub fn open(
+        path: impl AsRef<Path>,
+        cluster: ClusterId,
+        node: NodeId,
+        random: [u8; 16],
+    ) -> Result<Self, NodeDirError> {
+        let path = path.as_ref().to_path_buf();
+        let lock = lock(&path)?;
+        let identity_path = path.join("identity.json");
+        let mut identity = match Identity::read(&identity_path)? {
+            Some(identity) => identity,
+            None if path.join(LOG_FILE).exists() => {
+                return Err(NodeDirError::IdentityMissing { path: identity_path });
+            }
+            None => Identity {
+                cluster,
+                node,
+                instance: InstanceId::from_random(random),
+                boot_epoch: BootEpoch(0),
+            },
+        };
+        if identity.cluster != cluster {
+            let found = identity.cluster;
+            return Err(NodeDirError::ForeignCluster {
+                path,
+                expected: cluster,
+                found,
+            });
+        }
+        if identity.node != node {
+            let found = identity.node;
+            return Err(NodeDirError::ForeignNode {
+                path,
+                expected: node,
+                found,
+            });
+        }
+        identity.boot_epoch = identity.boot_epoch.next();
+        identity.write(&identity_path)?;
+        let Identity {
+            instance, boot_epoch, ..
+        } = identity;
+        Ok(Self {
+            path,
+            cluster,
+            node,
+            instance,
+            boot_epoch,
+            _lock: lock,
+        })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the log belongs.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.path.join(LOG_FILE)
+    }
+
+    /// The directory where snapshots belong.
+    #[must_use]
+    pub fn snapshots_path(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+
+    /// The cluster the directory belongs to.
+    #[must_use]
+    pub const fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The node the directory belongs to.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Which directory this is: the same for its whole life, another one after a lost disk.
+    #[must_use]
+    pub const fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// How often the directory has been opened, this time included.
+    #[must_use]
+    pub const fn boot_epoch(&self) -> BootEpoch {
+        self.boot_epoch
+    }
+}
+
+/// Name of the log inside the directory.
+const LOG_FILE: &str = "log.redb";
+
+/// Creates the directory and takes its lock.
+fn lock(path: &Path) -> Result<File, NodeDirError> {
+    let not_writable = |path: &Path| {
+        let path = path.to_path_buf();
+        |source| NodeDirError::NotWritable { path, source }
+    };
+    durable::create_dir(path).map_err(not_writable(path))?;
+    let lock_path = path.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(not_writable(&lock_path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(NodeDirError::Locked {
+            path: path.to_path_buf(),
+        }),
+        Err(TryLockError::Error(source)) => Err(not_writable(&lock_path)(source)),
+    }
+}
+
+struct Identity {
+    cluster: ClusterId,
+    node: NodeId,
+    instance: InstanceId,
+    boot_epoch: BootEpoch,
+}
+
+/// `identity.json`. Ids are text, so that an operator can compare them with what logs and errors print.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    version: u32,
+    cluster: String,
+    node: NodeId,
+    instance: String,
+    boot_epoch: u64,
+    /// CRC32C over the other fields. A boot epoch that lost a digit would let old connections supersede
+    /// new ones, and JSON alone would not notice.
+    crc32c: String,
+}
+
+impl IdentityFile {
+    fn checksum(&self) -> String {
+        let Self {
+            version,
+            cluster,
+            node,
+            instance,
+            boot_epoch,
+            crc32c: _,
+        } = self;
+        let text = format!("{version} {cluster} {node} {instance} {boot_epoch}");
+        format!("{:08x}", crc32c::crc32c(text.as_bytes()))
+    }
+}
+
+/// The one field that every version has.
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u64,
+}
+
+impl Identity {
+    fn read(path: &Path) -> Result<Option<Self>, NodeDirError> {
+        let mut text = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_IDENTITY_BYTES).read_to_end(&mut text));
+        match read {
+            Ok(_) => Self::parse(&text, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => {
+                let path = path.to_path_buf();
+                Err(NodeDirError::NotReadable { path, source })
+            }
+        }
+    }
+
+    fn parse(text: &[u8], path: &Path) -> Result<Self, NodeDirError> {
+        let damaged = |reason: String| {
+            let path = path.to_path_buf();
+            NodeDirError::IdentityDamaged { path, reason }
+        };
+        let found = serde_json::from_slice::<VersionOnly>(text)
+            .map_err(|error| damaged(error.to_string()))?
+            .version;
+        if found > u64::from(IDENTITY_VERSION) {
+            let path = path.to_path_buf();
+            return Err(NodeDirError::NewerFormat { path, found });
+        }
+        let file: IdentityFile = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
+        if file.crc32c != file.checksum() {
+            return Err(damaged("its checksum does not match".into()));
+        }
+        let id = |error: rivven_types::ParseIdError| damaged(error.to_string());
+        Ok(Self {
+            cluster: file.cluster.parse().map_err(id)?,
+            node: file.node,
+            instance: file.instance.parse().map_err(id)?,
+            boot_epoch: BootEpoch(file.boot_epoch),
+        })
+    }
+
+    fn write(&self, path: &Path) -> Result<(), NodeDirError> {
+        let mut file = IdentityFile {
+            version: IDENTITY_VERSION,
+            cluster: self.cluster.to_string(),
+            node: self.node,
+            instance: self.instance.to_string(),
+            boot_epoch: self.boot_epoch.0,
+            crc32c: String::new(),
+        };
+        file.crc32c = file.checksum();
+        let written = serde_json::to_vec_pretty(&file)
+            .map_err(io::Error::from)
+            .and_then(|text| durable::replace(path, &text));
+        written.map_err(|source| {
+            let path = path.to_path_buf();
+            NodeDirError::NotWritable { path, source }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
