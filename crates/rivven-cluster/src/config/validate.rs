@@ -1,0 +1,325 @@
+//! Ranges, relations between values, and what follows from what is given.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::{Range, RangeInclusive},
+    path::PathBuf,
+    time::Duration,
+};
+
+use rivven_types::{NodeId, PeerAddr};
+
+use super::{ClusterConfig, ConfigError, ConfigErrorKind};
+
+/// Most founders; more names than this in a list are a mistake.
+pub(super) const MAX_FOUNDERS: usize = 64;
+
+/// Most addresses to join gossip through.
+const MAX_KNOWN_PEERS: usize = 1_024;
+
+/// Longest zone name.
+const MAX_ZONE_BYTES: usize = 128;
+
+/// Below 20 ms a scheduler hiccup is an election; above 10 minutes nobody is left who waits.
+const ELECTION_MS: RangeInclusive<u64> = 20..=600_000;
+
+/// A heartbeat below 5 ms is load, not liveness.
+const HEARTBEAT_MS: RangeInclusive<u64> = 5..=300_000;
+
+const PERIOD_MS: RangeInclusive<u64> = 20..=600_000;
+const SUSPECT_MS: RangeInclusive<u64> = 40..=3_600_000;
+const VIRTUAL_NODES: RangeInclusive<u64> = 1..=4_096;
+const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=16;
+
+/// Periods a member stays suspect when the file names no time (Lifeguard's default multiplier).
+const SUSPECT_PERIODS: u64 = 5;
+
+/// A configuration that has passed every check, with everything filled in.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedConfig {
+    pub(crate) node_id: NodeId,
+    pub(crate) bind_address: SocketAddr,
+    pub(crate) advertise_address: Option<PeerAddr>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) tls_dir: PathBuf,
+    pub(crate) zone: Option<String>,
+    pub(crate) peers: Vec<PeerAddr>,
+    pub(crate) election_timeout_ms: Range<u64>,
+    pub(crate) heartbeat_interval_ms: u64,
+    pub(crate) gossip_bind: SocketAddr,
+    pub(crate) gossip_advertise: Option<PeerAddr>,
+    pub(crate) known_peers: Vec<PeerAddr>,
+    pub(crate) protocol_period: Duration,
+    pub(crate) suspect_timeout: Duration,
+    pub(crate) virtual_nodes: u32,
+    pub(crate) replication_factor: u32,
+}
+
+/// Fills in what follows from other values.
+pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
+    let mut full = config.clone();
+    let data_dir = config
+        .data_dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("./rivven-data").join(config.node_id.to_string()));
+    full.tls_dir = Some(config.tls_dir.clone().unwrap_or_else(|| data_dir.join("tls")));
+    full.data_dir = Some(data_dir);
+    if config.advertise_address.is_none() && !config.bind_address.ip().is_unspecified() {
+        full.advertise_address = Some(config.bind_address.into());
+    }
+
+    let raft = &config.raft;
+    let (profile_min, profile_heartbeat) = config.profile.raft_ms();
+    let min = raft
+        .election_timeout_min_ms
+        .or(raft.election_timeout_max_ms.map(|max| max / 2))
+        .unwrap_or(profile_min);
+    // A heartbeat from the profile fits the profile's timeouts only.
+    let heartbeat = if min == profile_min {
+        profile_heartbeat
+    } else {
+        min / 3
+    };
+    full.raft.election_timeout_min_ms = Some(min);
+    full.raft.election_timeout_max_ms = Some(raft.election_timeout_max_ms.unwrap_or(min.saturating_mul(2)));
+    full.raft.heartbeat_interval_ms = Some(raft.heartbeat_interval_ms.unwrap_or(heartbeat));
+
+    let gossip = &config.gossip;
+    let ip = gossip.bind_address.unwrap_or(config.bind_address.ip());
+    let period = gossip.protocol_period_ms.unwrap_or(config.profile.period_ms());
+    full.gossip.bind_address = Some(ip);
+    if gossip.advertise_address.is_none() {
+        full.gossip.advertise_address = gossip_address(ip, config);
+    }
+    full.gossip.protocol_period_ms = Some(period);
+    let suspect = gossip
+        .suspect_timeout_ms
+        .unwrap_or(period.saturating_mul(SUSPECT_PERIODS));
+    full.gossip.suspect_timeout_ms = Some(suspect);
+    full
+}
+
+/// Gossip is reached at its own address if that is specific, else at the host that is advertised for QUIC.
+fn gossip_address(ip: IpAddr, config: &ClusterConfig) -> Option<PeerAddr> {
+    let port = config.gossip.bind_port;
+    if !ip.is_unspecified() {
+        return Some(SocketAddr::new(ip, port).into());
+    }
+    let host = config.advertise_address.as_ref()?.host();
+    let bracketed = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    bracketed.parse().ok()
+}
+
+/// Checks `config` and fills it in.
+pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError> {
+    let check = Check(config);
+    check.identity()?;
+    check.addresses()?;
+    let full = effective(config);
+    let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
+    let (period, suspect) = check.gossip(&full)?;
+    check.placement()?;
+    let data_dir = full.data_dir.unwrap_or_default();
+    Ok(CheckedConfig {
+        node_id: full.node_id,
+        bind_address: full.bind_address,
+        advertise_address: full.advertise_address,
+        tls_dir: full.tls_dir.unwrap_or_else(|| data_dir.join("tls")),
+        data_dir,
+        zone: full.zone,
+        peers: full.raft.peers,
+        election_timeout_ms,
+        heartbeat_interval_ms,
+        gossip_bind: SocketAddr::new(
+            full.gossip.bind_address.unwrap_or(full.bind_address.ip()),
+            full.gossip.bind_port,
+        ),
+        gossip_advertise: full.gossip.advertise_address,
+        known_peers: full.gossip.known_peers,
+        protocol_period: Duration::from_millis(period),
+        suspect_timeout: Duration::from_millis(suspect),
+        virtual_nodes: full.partitioning.virtual_nodes,
+        replication_factor: full.partitioning.replication_factor,
+    })
+}
+
+struct Check<'a>(&'a ClusterConfig);
+
+impl Check<'_> {
+    fn identity(&self) -> Result<(), ConfigError> {
+        if self.0.node_id == 0 {
+            let place = self.0.origins.place("cluster.node_id");
+            let error = ConfigError::new(
+                ConfigErrorKind::MissingKey,
+                place,
+                "`cluster.node_id` is not given, or 0",
+            );
+            return Err(
+                error.help("give this node a number of its own, 1 or higher: the one in its certificate")
+            );
+        }
+        if let Some(zone) = &self.0.zone
+            && (zone.is_empty() || zone.len() > MAX_ZONE_BYTES || zone.contains(char::is_control))
+        {
+            let help = format!("use 1 to {MAX_ZONE_BYTES} printable bytes, or leave the zone out");
+            return Err(self.invalid("cluster.zone", "this is no zone name", help));
+        }
+        for (path, dir) in [
+            ("cluster.data_dir", &self.0.data_dir),
+            ("cluster.tls_dir", &self.0.tls_dir),
+        ] {
+            if dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+                return Err(self.invalid(path, "the path is empty", "name a directory, or leave it out"));
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> Result<(), ConfigError> {
+        let config = self.0;
+        let advertised = [
+            ("cluster.advertise_address", &config.advertise_address),
+            (
+                "cluster.gossip.advertise_address",
+                &config.gossip.advertise_address,
+            ),
+        ];
+        for (path, addr) in advertised {
+            if let Some(addr) = addr {
+                self.dialable(path, addr)?;
+            }
+        }
+        self.dialables("cluster.raft.peers", &config.raft.peers, MAX_FOUNDERS)?;
+        self.dialables(
+            "cluster.gossip.known_peers",
+            &config.gossip.known_peers,
+            MAX_KNOWN_PEERS,
+        )?;
+        let gossip_ip = config.gossip.bind_address.unwrap_or(config.bind_address.ip());
+        let port = config.bind_address.port();
+        if port != 0 && port == config.gossip.bind_port && overlap(gossip_ip, config.bind_address.ip()) {
+            let problem = format!("port {port} is taken by `cluster.bind_address`, which is UDP as well");
+            return Err(self.invalid(
+                "cluster.gossip.bind_port",
+                problem,
+                "give gossip a port of its own",
+            ));
+        }
+        if !config.admin.address.ip().is_loopback() && !config.admin.insecure {
+            let problem = format!(
+                "{} can be reached from other machines without TLS",
+                config.admin.address
+            );
+            let help = "use 127.0.0.1 or [::1], or say `admin.insecure: true` if something else protects it";
+            return Err(self.invalid("cluster.admin.address", problem, help));
+        }
+        Ok(())
+    }
+
+    fn dialable(&self, path: &str, addr: &PeerAddr) -> Result<(), ConfigError> {
+        if addr.is_unspecified() {
+            let problem = format!("{addr} can be bound, but nobody can dial it");
+            return Err(self.invalid(path, problem, "name the host or address that peers use"));
+        }
+        if addr.port() == 0 {
+            let problem = format!("{addr} has port 0, which nobody can dial");
+            return Err(self.invalid(path, problem, "name the port the peer listens on"));
+        }
+        Ok(())
+    }
+
+    fn dialables(&self, path: &str, addrs: &[PeerAddr], limit: usize) -> Result<(), ConfigError> {
+        if addrs.len() > limit {
+            let problem = format!("{} addresses", addrs.len());
+            return Err(self.invalid(path, problem, format!("name at most {limit}")));
+        }
+        for (at, addr) in addrs.iter().enumerate() {
+            let path = format!("{path}[{at}]");
+            self.dialable(&path, addr)?;
+            if addrs.iter().take(at).any(|earlier| earlier == addr) {
+                return Err(self.invalid(&path, format!("{addr} is named twice"), "name each peer once"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What openraft gets is narrower than what the user writes (see rivven-raft), so the two ends must
+    /// leave room between them and above the heartbeat.
+    fn raft(&self, full: &ClusterConfig) -> Result<(Range<u64>, u64), ConfigError> {
+        let path = |key| format!("cluster.raft.{key}");
+        let min = full.raft.election_timeout_min_ms.unwrap_or_default();
+        let max = full.raft.election_timeout_max_ms.unwrap_or_default();
+        let heartbeat = full.raft.heartbeat_interval_ms.unwrap_or_default();
+        self.range(&path("election_timeout_min_ms"), min, ELECTION_MS)?;
+        self.range(&path("election_timeout_max_ms"), max, ELECTION_MS)?;
+        self.range(&path("heartbeat_interval_ms"), heartbeat, HEARTBEAT_MS)?;
+        if max < min.saturating_add(min / 4) {
+            let problem = format!("{max} leaves elections too little room above the least timeout of {min}");
+            let help = format!(
+                "write {} (twice the least), so that two candidates rarely collide",
+                2 * min
+            );
+            return Err(self.invalid(&path("election_timeout_max_ms"), problem, help));
+        }
+        if heartbeat.saturating_mul(2) > min {
+            let problem = format!("{heartbeat} is more than half of the least election timeout of {min}");
+            let help = format!(
+                "write {} or less, so that one lost heartbeat costs no election",
+                min / 3
+            );
+            return Err(self.invalid(&path("heartbeat_interval_ms"), problem, help));
+        }
+        Ok((min..max, heartbeat))
+    }
+
+    fn gossip(&self, full: &ClusterConfig) -> Result<(u64, u64), ConfigError> {
+        let period = full.gossip.protocol_period_ms.unwrap_or_default();
+        let suspect = full.gossip.suspect_timeout_ms.unwrap_or_default();
+        self.range("cluster.gossip.protocol_period_ms", period, PERIOD_MS)?;
+        self.range("cluster.gossip.suspect_timeout_ms", suspect, SUSPECT_MS)?;
+        if suspect < period.saturating_mul(2) {
+            let problem = format!("{suspect} is less than two protocol periods of {period}");
+            let help = format!(
+                "write {} (five periods), so that a slow member can refute the suspicion",
+                period.saturating_mul(SUSPECT_PERIODS)
+            );
+            return Err(self.invalid("cluster.gossip.suspect_timeout_ms", problem, help));
+        }
+        Ok((period, suspect))
+    }
+
+    fn placement(&self) -> Result<(), ConfigError> {
+        let partitioning = &self.0.partitioning;
+        let vnodes = u64::from(partitioning.virtual_nodes);
+        self.range("cluster.partitioning.virtual_nodes", vnodes, VIRTUAL_NODES)?;
+        let replicas = u64::from(partitioning.replication_factor);
+        self.range(
+            "cluster.partitioning.replication_factor",
+            replicas,
+            REPLICATION_FACTOR,
+        )
+    }
+
+    fn range(&self, path: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let help = format!("write a number from {} to {}", range.start(), range.end());
+        Err(self.invalid(path, format!("{value} is out of range"), help))
+    }
+
+    fn invalid(&self, path: &str, problem: impl AsRef<str>, help: impl Into<String>) -> ConfigError {
+        let place = self.0.origins.place(path);
+        let message = format!("`{path}`: {}", problem.as_ref());
+        ConfigError::new(ConfigErrorKind::InvalidValue, place, message).help(help)
+    }
+}
+
+/// Whether two sockets on one port would collide.
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
