@@ -3,7 +3,9 @@
 //! This crate moves bytes and knows who sent them; what the bytes mean is the caller's business.
 
 mod call;
+mod clock;
 pub mod datagram;
+pub mod identity;
 mod memory;
 mod method;
 mod network;

@@ -1,0 +1,159 @@
+//! Who this node is: its certificate, its key, and the authority whose certificates it believes.
+//!
+//! A directory holds `ca.pem`, `node.pem`, `node.key` and `gossip.key`; [`write_cluster`] makes one for
+//! each node of a new cluster. The certificate names cluster and node in one URI, [`NodeName`].
+
+mod authority;
+mod check;
+mod error;
+mod layout;
+mod name;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rivven_crypto::SigningKey;
+use rivven_types::{ClusterId, NodeId};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use crate::secret_file::{self, ReadError};
+use check::Paths;
+
+pub use authority::{CertificateAuthority, IssuedIdentity, Validity};
+pub use error::{BadNodes, IdentityError};
+pub use layout::{CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, KEY_FILE, node_dir_name, write_cluster};
+pub use name::{NodeName, ParseNodeNameError};
+
+/// A node's certificate and key, checked, with the authority it trusts. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeIdentity(Arc<Inner>);
+
+struct Inner {
+    name: NodeName,
+    anchors: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+    key: SigningKey,
+}
+
+impl fmt::Debug for NodeIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeIdentity")
+            .field("name", &self.0.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeIdentity {
+    /// Reads and checks the identity in `tls_dir`.
+    ///
+    /// # Errors
+    /// [`IdentityError`] names the file and the remedy: missing, unreadable, a key that others can read,
+    /// malformed, expired, not yet valid, signed by another authority, key of another certificate.
+    pub fn load(tls_dir: &Path) -> Result<Self, IdentityError> {
+        let paths = Paths {
+            ca: tls_dir.join(CA_FILE),
+            certificate: tls_dir.join(CERT_FILE),
+            key: tls_dir.join(KEY_FILE),
+        };
+        let ca = read(&paths.ca, secret_file::read_text)?;
+        let certificate = read(&paths.certificate, secret_file::read_text)?;
+        let key = read(&paths.key, secret_file::read_secret)?;
+        Self::assemble(&ca, &certificate, &key, &paths)
+    }
+
+    /// Checks an identity that is not in files.
+    ///
+    /// # Errors
+    /// As [`Self::load`], with the plain file names.
+    pub fn from_pem(ca: &str, certificate: &str, key: &str) -> Result<Self, IdentityError> {
+        let paths = Paths {
+            ca: PathBuf::from(CA_FILE),
+            certificate: PathBuf::from(CERT_FILE),
+            key: PathBuf::from(KEY_FILE),
+        };
+        Self::assemble(ca, certificate, key, &paths)
+    }
+
+    fn assemble(ca: &str, certificate: &str, key: &str, paths: &Paths) -> Result<Self, IdentityError> {
+        let malformed = |path: &Path, cause| IdentityError::Malformed {
+            path: path.to_path_buf(),
+            cause,
+        };
+        let anchors = check::certificates(ca, &paths.ca)?;
+        let chain = check::certificates(certificate, &paths.certificate)?;
+        let key = SigningKey::from_pem(key)
+            .map_err(|_| malformed(&paths.key, "it holds no Ed25519 private key"))?;
+        check::check(&anchors, &chain, &key, paths)?;
+        let name = chain.first().and_then(|leaf| NodeName::of(leaf).ok());
+        let name = name.ok_or_else(|| {
+            malformed(
+                &paths.certificate,
+                "it does not name a node as rivven://<cluster id>/node/<node id>",
+            )
+        })?;
+        Ok(Self(Arc::new(Inner {
+            name,
+            anchors,
+            chain,
+            key,
+        })))
+    }
+
+    /// The cluster that the certificate names.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.0.name.cluster
+    }
+
+    /// The node that the certificate names.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.0.name.node
+    }
+
+    pub(crate) fn name(&self) -> NodeName {
+        self.0.name
+    }
+
+    pub(crate) fn anchors(&self) -> &[CertificateDer<'static>] {
+        &self.0.anchors
+    }
+
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.0.chain.clone()
+    }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        self.0.key.to_der()
+    }
+}
+
+type Reader = fn(&Path) -> Result<Zeroizing<String>, ReadError>;
+
+fn read(path: &Path, reader: Reader) -> Result<Zeroizing<String>, IdentityError> {
+    let path_buf = path.to_path_buf();
+    reader(path).map_err(|error| match error {
+        ReadError::Io(source) if source.kind() == io::ErrorKind::NotFound => {
+            IdentityError::Missing { path: path_buf }
+        }
+        ReadError::Io(source) => IdentityError::Unreadable {
+            path: path_buf,
+            source,
+        },
+        ReadError::Exposed => IdentityError::KeyExposed { path: path_buf },
+        ReadError::TooLong => IdentityError::Malformed {
+            path: path_buf,
+            cause: "it is longer than 64 KiB",
+        },
+        ReadError::NotText => IdentityError::Malformed {
+            path: path_buf,
+            cause: "it is not text",
+        },
+    })
+}

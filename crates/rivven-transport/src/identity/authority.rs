@@ -1,0 +1,299 @@
+//! The cluster's certificate authority.
+
+use std::{fmt, path::Path, time::Duration};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rivven_crypto::{SigningKey, random_bytes, sha256};
+use rivven_types::{ClusterId, NodeId};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::{IdentityError, NodeName, name};
+use crate::clock::WallClock;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Life of an authority's certificate.
+const AUTHORITY_LIFE: Duration = Duration::from_secs(3652 * DAY.as_secs());
+
+/// Life of a node's certificate.
+const NODE_LIFE: Duration = Duration::from_secs(365 * DAY.as_secs());
+
+/// Certificates begin this long before they are made, because the clocks of nodes differ.
+const BACKDATED: Duration = Duration::from_secs(3600);
+
+/// Latest date a certificate may carry: the end of year 9999 (RFC 5280, section 4.1.2.5).
+const LATEST: Duration = Duration::from_secs(253_402_300_799);
+
+/// Bytes of a key identifier (RFC 7093, section 2, method 1).
+const KEY_ID_LEN: usize = 20;
+
+/// From when to when a certificate is valid, as time since the beginning of 1970, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// First second.
+    pub not_before: Duration,
+    /// Last second.
+    pub not_after: Duration,
+}
+
+impl Validity {
+    /// Valid from an hour ago until `life` from this moment.
+    #[must_use]
+    pub fn from_now(life: Duration) -> Self {
+        let now = Duration::from_secs(WallClock::now().as_secs());
+        Self {
+            not_before: now.saturating_sub(BACKDATED),
+            not_after: now.saturating_add(life).min(LATEST),
+        }
+    }
+}
+
+/// Signs the certificates of one cluster's nodes. The cluster is born with it.
+///
+/// Ed25519, valid for ten years, for node certificates only (path length 0). Whoever holds its key can
+/// become any node: keep `ca.key` away from the nodes.
+pub struct CertificateAuthority {
+    cluster: ClusterId,
+    certificate_pem: String,
+    common_name: String,
+    key_id: Vec<u8>,
+    key: SigningKey,
+}
+
+impl fmt::Debug for CertificateAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateAuthority")
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A certificate made by a [`CertificateAuthority`], and its private key.
+pub struct IssuedIdentity {
+    certificate_pem: String,
+    key_pem: Zeroizing<String>,
+}
+
+impl fmt::Debug for IssuedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IssuedIdentity(redacted)")
+    }
+}
+
+impl IssuedIdentity {
+    /// The certificate, PEM.
+    #[must_use]
+    pub fn cert_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The private key, PEM. A secret.
+    #[must_use]
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+}
+
+impl CertificateAuthority {
+    /// A new authority for a new cluster.
+    ///
+    /// # Errors
+    /// [`IdentityError::Entropy`], or [`IdentityError::Issue`].
+    pub fn generate(cluster: ClusterId) -> Result<Self, IdentityError> {
+        let key = SigningKey::generate()?;
+        let common_name = format!("rivven cluster {cluster}");
+        let key_id = key_id(&key);
+        let mut params = params(
+            &common_name,
+            &name::authority_uri(cluster),
+            Validity::from_now(AUTHORITY_LIFE),
+        )?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id.clone());
+        let certificate = params.self_signed(&key).map_err(issue_error)?;
+        Ok(Self {
+            cluster,
+            certificate_pem: certificate.pem(),
+            common_name,
+            key_id,
+            key,
+        })
+    }
+
+    /// The authority whose certificate and key were written by [`Self::cert_pem`] and [`Self::key_pem`].
+    ///
+    /// # Errors
+    /// [`IdentityError::Malformed`] or [`IdentityError::KeyMismatch`], naming `ca.pem` or `ca.key`.
+    pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, IdentityError> {
+        let malformed = |file: &str, cause| IdentityError::Malformed {
+            path: Path::new(file).to_path_buf(),
+            cause,
+        };
+        let key = SigningKey::from_pem(key_pem)
+            .map_err(|_| malformed("ca.key", "it holds no Ed25519 private key"))?;
+        let der = CertificateDer::from_pem_slice(cert_pem.as_bytes())
+            .map_err(|_| malformed("ca.pem", "it holds no certificate"))?;
+        let read = Subject::read(&der)
+            .ok_or_else(|| malformed("ca.pem", "it is not the authority of a rivven cluster"))?;
+        if read.public_key != key.public_key() {
+            return Err(IdentityError::KeyMismatch {
+                path: Path::new("ca.pem").to_path_buf(),
+                key: Path::new("ca.key").to_path_buf(),
+            });
+        }
+        Ok(Self {
+            cluster: read.cluster,
+            certificate_pem: cert_pem.to_owned(),
+            common_name: read.common_name,
+            key_id: read.key_id,
+            key,
+        })
+    }
+
+    /// A certificate for `node` of this cluster, valid for one year, with a new key.
+    ///
+    /// # Errors
+    /// [`IdentityError::Entropy`], or [`IdentityError::Issue`].
+    pub fn issue(&self, node: NodeId) -> Result<IssuedIdentity, IdentityError> {
+        let cluster = self.cluster;
+        self.issue_as(NodeName { cluster, node }, Validity::from_now(NODE_LIFE))
+    }
+
+    /// A certificate for any name and time, with a new key.
+    ///
+    /// Nodes refuse the names of other clusters; being able to make them is what lets a test show it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Entropy`], or [`IdentityError::Issue`] when a date lies after the year 9999.
+    pub fn issue_as(&self, name: NodeName, validity: Validity) -> Result<IssuedIdentity, IdentityError> {
+        let key = SigningKey::generate()?;
+        let mut params = params(&format!("rivven node {}", name.node), &name.to_string(), validity)?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id(&key));
+        let mut own = CertificateParams::default();
+        own.distinguished_name = common_name(&self.common_name);
+        own.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        own.key_identifier_method = KeyIdMethod::PreSpecified(self.key_id.clone());
+        let issuer = Issuer::from_params(&own, &self.key);
+        let certificate = params.signed_by(&key, &issuer).map_err(issue_error)?;
+        Ok(IssuedIdentity {
+            certificate_pem: certificate.pem(),
+            key_pem: key.to_pem(),
+        })
+    }
+
+    /// The cluster that was born with this authority.
+    #[must_use]
+    pub const fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The authority's certificate, PEM.
+    #[must_use]
+    pub fn cert_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The authority's private key, PEM. A secret.
+    #[must_use]
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        self.key.to_pem()
+    }
+}
+
+/// What an authority's certificate says of it.
+struct Subject {
+    cluster: ClusterId,
+    common_name: String,
+    key_id: Vec<u8>,
+    public_key: Vec<u8>,
+}
+
+impl Subject {
+    /// `None` if the certificate is not one that [`CertificateAuthority::generate`] makes: the issuer's
+    /// name must be repeated in what it signs, and only this form of it is known to survive that.
+    fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let mut names = certificate
+            .subject()
+            .iter_rdn()
+            .flat_map(x509_parser::x509::RelativeDistinguishedName::iter);
+        let only = names.next().filter(|_| names.next().is_none())?;
+        let common = certificate.subject().iter_common_name().next()?;
+        if only.as_slice() != common.as_slice() {
+            return None;
+        }
+        let uris = webpki::EndEntityCert::try_from(der).ok()?;
+        let cluster = uris.valid_uri_names().find_map(name::authority_cluster)?;
+        let key_id =
+            certificate
+                .extensions()
+                .iter()
+                .find_map(|extension| match extension.parsed_extension() {
+                    ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                    _ => None,
+                })?;
+        Some(Self {
+            cluster,
+            common_name: common.as_str().ok()?.to_owned(),
+            key_id,
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
+        })
+    }
+}
+
+fn issue_error(error: rcgen::Error) -> IdentityError {
+    IdentityError::Issue {
+        cause: error.to_string(),
+    }
+}
+
+fn common_name(text: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, text);
+    name
+}
+
+/// Names, dates and a serial number; key identifiers are set by the caller, since rcgen computes them
+/// only with a crypto feature of its own.
+fn params(subject: &str, uri: &str, validity: Validity) -> Result<CertificateParams, IdentityError> {
+    if validity.not_before > LATEST || validity.not_after > LATEST {
+        return Err(IdentityError::Issue {
+            cause: "a date lies after the year 9999".into(),
+        });
+    }
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let uri = uri.try_into().map_err(issue_error)?;
+    let mut params = CertificateParams::default();
+    params.not_before = epoch + validity.not_before;
+    params.not_after = epoch + validity.not_after;
+    params.serial_number = Some(serial_number()?);
+    params.distinguished_name = common_name(subject);
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    Ok(params)
+}
+
+/// 127 random bits: positive and unique (RFC 5280, section 4.1.2.2).
+fn serial_number() -> Result<SerialNumber, IdentityError> {
+    let number = u128::from_be_bytes(random_bytes()?) >> 1 | 1;
+    Ok(SerialNumber::from_slice(&number.to_be_bytes()))
+}
+
+/// SHA-256 of the public key, cut short (RFC 7093, section 2, method 1).
+fn key_id(key: &SigningKey) -> Vec<u8> {
+    let mut digest = sha256(key.der_bytes()).to_vec();
+    digest.truncate(KEY_ID_LEN);
+    digest
+}

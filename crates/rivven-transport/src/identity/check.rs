@@ -1,0 +1,103 @@
+//! Checks a node's own certificate before anybody else does, to say clearly what is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use rivven_crypto::{Provider, SigningKey};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::IdentityError;
+use crate::clock::WallClock;
+
+/// Most certificates in one file.
+const MAX_CERTIFICATES: usize = 8;
+
+/// The certificates of a PEM text; at least one.
+pub(super) fn certificates(text: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let malformed = |cause| IdentityError::Malformed {
+        path: path.to_path_buf(),
+        cause,
+    };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes())
+        .take(MAX_CERTIFICATES + 1)
+        .collect();
+    let found = found.map_err(|_| malformed("it is not PEM text"))?;
+    match found.len() {
+        0 => Err(malformed("it holds no certificate")),
+        1..=MAX_CERTIFICATES => Ok(found),
+        _ => Err(malformed("it holds more than 8 certificates")),
+    }
+}
+
+/// Files of an identity, for messages.
+pub(super) struct Paths {
+    pub(super) ca: PathBuf,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// Checks that the first of `chain` is valid at this moment, signed by one of `anchors`, and of `key`.
+pub(super) fn check(
+    anchors: &[CertificateDer<'_>],
+    chain: &[CertificateDer<'_>],
+    key: &SigningKey,
+    paths: &Paths,
+) -> Result<(), IdentityError> {
+    let malformed = |path: &Path, cause| IdentityError::Malformed {
+        path: path.to_path_buf(),
+        cause,
+    };
+    let no_certificate = || malformed(&paths.certificate, "it holds no valid certificate");
+    let (leaf, intermediates) = chain.split_first().ok_or_else(no_certificate)?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| no_certificate())?;
+    if *parsed.public_key().subject_public_key.data != *key.public_key() {
+        return Err(IdentityError::KeyMismatch {
+            path: paths.certificate.clone(),
+            key: paths.key.clone(),
+        });
+    }
+    let roots: Result<Vec<_>, _> = anchors.iter().map(webpki::anchor_from_trusted_cert).collect();
+    let roots = roots.map_err(|_| malformed(&paths.ca, "it holds no valid certificate"))?;
+    let provider = Provider::ring();
+    let algorithms = provider.tls().signature_verification_algorithms.all;
+    let now = WallClock::now();
+    let leaf = EndEntityCert::try_from(leaf).map_err(|_| no_certificate())?;
+    let verify = |usage| leaf.verify_for_usage(algorithms, &roots, intermediates, now, usage, None, None);
+    verify(KeyUsage::server_auth())
+        .and_then(|_| verify(KeyUsage::client_auth()))
+        .map(|_| ())
+        .map_err(|error| explain(&error, &parsed, paths))
+}
+
+fn explain(error: &webpki::Error, certificate: &X509Certificate<'_>, paths: &Paths) -> IdentityError {
+    let path = paths.certificate.clone();
+    match error {
+        webpki::Error::CertExpired { .. } => IdentityError::Expired {
+            path,
+            not_after: certificate.validity().not_after.to_string(),
+        },
+        webpki::Error::CertNotValidYet { .. } => IdentityError::NotYetValid {
+            path,
+            not_before: certificate.validity().not_before.to_string(),
+        },
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            IdentityError::NotSignedByCa {
+                path,
+                ca: paths.ca.clone(),
+            }
+        }
+        webpki::Error::CaUsedAsEndEntity => IdentityError::Malformed {
+            path,
+            cause: "it is the certificate of an authority, not of a node",
+        },
+        webpki::Error::RequiredEkuNotFoundContext(_) => IdentityError::Malformed {
+            path,
+            cause: "it must be usable for servers and for clients",
+        },
+        _ => IdentityError::Malformed {
+            path,
+            cause: "the certificate does not verify",
+        },
+    }
+}

@@ -1,0 +1,170 @@
+//! Identities: what is made, what is accepted, and the message for each fault.
+
+use std::{fs, time::Duration};
+
+use super::*;
+
+fn authority(cluster: u8) -> CertificateAuthority {
+    CertificateAuthority::generate(ClusterId::from_bytes([cluster; 16])).unwrap()
+}
+
+fn name(cluster: u8, node: NodeId) -> NodeName {
+    NodeName {
+        cluster: ClusterId::from_bytes([cluster; 16]),
+        node,
+    }
+}
+
+fn assemble(ca: &CertificateAuthority, issued: &IssuedIdentity) -> Result<NodeIdentity, IdentityError> {
+    NodeIdentity::from_pem(ca.cert_pem(), issued.cert_pem(), issued.key_pem())
+}
+
+#[track_caller]
+fn check<T: fmt::Debug>(result: Result<T, IdentityError>, code: &str, mentions: &str) {
+    let error = result.unwrap_err();
+    assert_eq!(error.code(), code);
+    assert!(error.to_string().contains(mentions), "{error}");
+}
+
+#[test]
+fn an_issued_certificate_names_its_node_and_verifies() {
+    let ca = authority(1);
+    let identity = assemble(&ca, &ca.issue(7).unwrap()).unwrap();
+    assert_eq!((identity.cluster(), identity.node()), (ca.cluster(), 7));
+    assert_eq!(
+        format!("{identity:?}"),
+        format!("NodeIdentity {{ name: {:?}, .. }}", name(1, 7))
+    );
+}
+
+#[test]
+fn an_authority_read_from_text_issues_certificates_that_the_first_one_signed() {
+    let ca = authority(1);
+    let again = CertificateAuthority::from_pem(ca.cert_pem(), &ca.key_pem()).unwrap();
+    assert_eq!(again.cluster(), ca.cluster());
+    assert!(assemble(&ca, &again.issue(7).unwrap()).is_ok());
+    check(
+        CertificateAuthority::from_pem(ca.cert_pem(), &authority(1).key_pem()),
+        "identity-key-mismatch",
+        "ca.key",
+    );
+    let node = ca.issue(7).unwrap();
+    check(
+        CertificateAuthority::from_pem(node.cert_pem(), node.key_pem()),
+        "identity-malformed",
+        "authority",
+    );
+}
+
+#[test]
+fn dates_are_checked_and_named() {
+    let ca = authority(1);
+    let validity = |from, to| Validity {
+        not_before: Duration::from_secs(from),
+        not_after: Duration::from_secs(to),
+    };
+    let year_2001 = validity(978_307_200, 978_307_300);
+    check(
+        assemble(&ca, &ca.issue_as(name(1, 7), year_2001).unwrap()),
+        "certificate-expired",
+        "2001",
+    );
+    let year_2100 = validity(4_102_444_800, 4_102_444_900);
+    check(
+        assemble(&ca, &ca.issue_as(name(1, 7), year_2100).unwrap()),
+        "certificate-not-yet-valid",
+        "2100",
+    );
+    check(
+        ca.issue_as(name(1, 7), validity(0, 300_000_000_000)),
+        "identity-issue-failed",
+        "9999",
+    );
+}
+
+#[test]
+fn mixed_up_files_are_told_apart() {
+    let (ca, other) = (authority(1), authority(1));
+    let (one, two) = (ca.issue(1).unwrap(), ca.issue(2).unwrap());
+    check(assemble(&other, &one), "certificate-not-signed-by-ca", "ca.pem");
+    let mixed = NodeIdentity::from_pem(ca.cert_pem(), one.cert_pem(), two.key_pem());
+    check(mixed, "identity-key-mismatch", "node.key");
+    let ca_key = ca.key_pem();
+    let as_node = NodeIdentity::from_pem(ca.cert_pem(), ca.cert_pem(), &ca_key);
+    check(as_node, "identity-malformed", "authority");
+    let empty = NodeIdentity::from_pem("", one.cert_pem(), one.key_pem());
+    check(empty, "identity-malformed", "no certificate");
+    let no_key = NodeIdentity::from_pem(ca.cert_pem(), one.cert_pem(), one.cert_pem());
+    check(no_key, "identity-malformed", "private key");
+    let crowd = ca.cert_pem().repeat(9);
+    check(
+        NodeIdentity::from_pem(&crowd, one.cert_pem(), one.key_pem()),
+        "identity-malformed",
+        "more than 8",
+    );
+}
+
+#[test]
+fn a_written_cluster_loads_on_every_node_and_is_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("pki");
+    let cluster = write_cluster(&out, &[1, 2]).unwrap();
+    for node in [1, 2] {
+        let tls_dir = out.join(node_dir_name(node));
+        let identity = NodeIdentity::load(&tls_dir).unwrap();
+        assert_eq!((identity.cluster(), identity.node()), (cluster, node));
+        same_gossip_key(&tls_dir, &out.join(node_dir_name(1)));
+    }
+    check(write_cluster(&out, &[3]), "identity-exists", "ca.pem");
+    check(write_cluster(&out, &[]), "identity-bad-nodes", "none");
+    check(write_cluster(&out, &[1, 1]), "identity-bad-nodes", "twice");
+    check(write_cluster(&out, &[0]), "identity-bad-nodes", "no node id");
+    assert!(!out.join("node-3").exists());
+}
+
+#[track_caller]
+fn same_gossip_key(a: &Path, b: &Path) {
+    let load = |dir: &Path| crate::datagram::GossipKey::load(&dir.join(GOSSIP_KEY_FILE)).unwrap();
+    assert_eq!(load(a).to_text(), load(b).to_text());
+}
+
+#[test]
+fn a_missing_directory_names_the_command_that_makes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    check(
+        NodeIdentity::load(dir.path()),
+        "identity-missing",
+        "rivven-node cert init --nodes 1,2,3 --out DIR",
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn keys_are_written_for_the_owner_alone_and_refused_otherwise() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    write_cluster(dir.path(), &[1]).unwrap();
+    let tls_dir = dir.path().join("node-1");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for key in [
+        dir.path().join(CA_KEY_FILE),
+        tls_dir.join(KEY_FILE),
+        tls_dir.join(GOSSIP_KEY_FILE),
+    ] {
+        assert_eq!(mode(&key), 0o600, "{}", key.display());
+    }
+    for (file, code) in [
+        (GOSSIP_KEY_FILE, "gossip-key-exposed"),
+        (KEY_FILE, "identity-key-exposed"),
+    ] {
+        let path = tls_dir.join(file);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let got = match file {
+            KEY_FILE => NodeIdentity::load(&tls_dir).unwrap_err().code(),
+            _ => crate::datagram::GossipKey::load(&path).unwrap_err().code(),
+        };
+        assert_eq!(got, code);
+    }
+    fs::write(tls_dir.join(CA_FILE), vec![b'x'; 70_000]).unwrap();
+    check(NodeIdentity::load(&tls_dir), "identity-malformed", "64 KiB");
+}
