@@ -1,1 +1,42 @@
 //! SWIM membership with Lifeguard: a pure state machine and a UDP driver.
+//!
+//! [`Swim`] is the protocol: bytes and times go in, bytes, events and one deadline come out. It reads no
+//! clock, opens no socket and draws no randomness of its own, and builds without `std`, so a simulation
+//! can run thousands of members on one thread. `SwimNode` (feature `driver`, on by default) is that
+//! machine on a UDP socket.
+//!
+//! Gossip is a hint. A member that is alive here may be dying, and one that is dead here may only be cut
+//! off: nothing that must not happen twice may rest on this crate alone.
+//!
+//! Followed: Das, Gupta, Motivala, "SWIM" (DSN 2002); Dadgar, Phillips, Currey, "Lifeguard" (DSN-W 2018).
+#![no_std]
+
+extern crate alloc;
+#[cfg(any(feature = "driver", test))]
+extern crate std;
+
+mod config;
+#[cfg(feature = "driver")]
+mod driver;
+mod event;
+mod gossip;
+mod identity;
+mod member;
+mod rng;
+mod suspicion;
+mod swim;
+mod time;
+mod timer;
+mod wire;
+
+pub use config::{ConfigError, Settings, SwimConfig};
+#[cfg(feature = "driver")]
+pub use driver::{MemberEvents, StartError, SwimBuilder, SwimNode};
+pub use event::{Event, MemberEvent};
+pub use identity::{Identity, Incarnation};
+pub use member::{MAX_META_LEN, MemberState, MemberView};
+pub use swim::{Command, MAX_MEMBERS, Swim, Transmit};
+pub use time::Time;
+pub use wire::{MAX_DATAGRAM_LEN, MIN_DATAGRAM_LEN};
+
+pub use rivven_types::{BootEpoch, InstanceId, NodeId, PeerAddr};

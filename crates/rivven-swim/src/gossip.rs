@@ -1,0 +1,89 @@
+//! Which members' news is still being told, newest first, each a bounded number of times.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use rivven_types::NodeId;
+
+use crate::suspicion::log10_permille;
+
+/// Members with untold news. What is told is read from the member at that moment, so news about the same
+/// member replaces older news, and the queue is never longer than the member list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gossip {
+    told: BTreeMap<NodeId, u32>,
+    order: BTreeSet<(u32, NodeId)>,
+}
+
+impl Gossip {
+    /// There is news about `node`, never told before.
+    pub(crate) fn announce(&mut self, node: NodeId) {
+        self.set(node, Some(0));
+    }
+
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.set(node, None);
+    }
+
+    /// The news about `node` was put into a datagram; it ends after `limit` of them.
+    pub(crate) fn told(&mut self, node: NodeId, limit: u32) {
+        if let Some(times) = self.told.get(&node) {
+            let times = times + 1;
+            self.set(node, (times < limit).then_some(times));
+        }
+    }
+
+    /// Members with untold news, least often told first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.order.iter().map(|(_, node)| *node)
+    }
+
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.told.contains_key(&node)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn set(&mut self, node: NodeId, times: Option<u32>) {
+        if let Some(old) = self.told.remove(&node) {
+            self.order.remove(&(old, node));
+        }
+        if let Some(times) = times {
+            self.told.insert(node, times);
+            self.order.insert((times, node));
+        }
+    }
+}
+
+/// How often news is told in a cluster of `members`: `4 * ceil(log10(members + 1))`, at least 4.
+pub(crate) fn retransmit_limit(members: usize) -> u32 {
+    const MULTIPLIER: u32 = 4;
+    MULTIPLIER * log10_permille(members + 1).div_ceil(1000).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn newest_news_first_and_no_more_often_than_the_limit() {
+        let mut gossip = Gossip::default();
+        gossip.announce(1);
+        gossip.told(1, 2);
+        gossip.announce(2);
+        assert_eq!(gossip.iter().collect::<Vec<_>>(), [2, 1]);
+        gossip.told(1, 2);
+        assert_eq!(gossip.iter().collect::<Vec<_>>(), [2]);
+        gossip.announce(1);
+        gossip.forget(2);
+        assert_eq!(gossip.iter().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn retransmits_grow_with_the_logarithm() {
+        assert_eq!([3, 9, 20, 100, 1_000].map(retransmit_limit), [4, 4, 8, 12, 16]);
+    }
+}
