@@ -5,16 +5,22 @@
 //! - [`EntryCodec`] turns the caller's entries, votes and memberships into bytes. The bytes on disk are
 //!   the caller's, never openraft's, so an openraft release cannot make old data unreadable.
 //! - [`NodeDir`] is the data directory: its lock, its owner, its boot epoch.
+//! - [`RedbLogStore`] keeps the log in one file, with one fsync for everything that waits.
 //! - [`MemLogStore`] keeps the log in memory: deterministic, without a thread, gone with the process.
 #![forbid(unsafe_code)]
 
 mod codec;
 mod durable;
+mod error;
+mod log;
 mod mem;
 mod node_dir;
+mod record;
 mod window;
 
 pub use codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
+pub use error::{Record, StoreError};
+pub use log::{LogMonitor, LogOptions, LogOwner, RedbLogReader, RedbLogStore, WriterMode};
 pub use mem::MemLogStore;
 pub use node_dir::{NodeDir, NodeDirError};
 /// The openraft release this crate is built for, pinned to the letter because it is an alpha.

@@ -14,7 +14,7 @@ use openraft::{
     type_config::alias::{LogIdOf, VoteOf},
 };
 
-use crate::window::{OutOfOrder, Window};
+use crate::{error::StoreError, window::Window};
 
 /// A log in memory with the contract of a durable one, but for durability.
 ///
@@ -84,18 +84,6 @@ impl<C: RaftTypeConfig> Debug for MemLogStore<C> {
     }
 }
 
-impl From<OutOfOrder> for io::Error {
-    fn from(error: OutOfOrder) -> Self {
-        let OutOfOrder { expected, found } = error;
-        Self::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "an entry with index {found} was appended where index {expected} comes next; nothing was written"
-            ),
-        )
-    }
-}
-
 impl<C> RaftLogReader<C> for MemLogStore<C>
 where
     C: RaftTypeConfig,
@@ -152,7 +140,7 @@ where
         {
             let mut log = self.log();
             for entry in entries {
-                log.window.check_next(entry.index())?;
+                log.window.check_next(entry.index()).map_err(StoreError::from)?;
                 log.window.push(entry, 0, 0);
             }
         }

@@ -1,0 +1,165 @@
+//! A disk in memory that counts its syncs, fails when told to, and forgets what was not synced.
+
+use std::{
+    io::{self, ErrorKind},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use redb::StorageBackend;
+
+use crate::support::Random;
+
+/// What a power cut keeps or loses as a whole.
+const SECTOR: usize = 512;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk(Arc<Mutex<Platters>>);
+
+#[derive(Debug, Default)]
+struct Platters {
+    /// What the machine sees.
+    current: Vec<u8>,
+    /// What a power cut cannot take.
+    durable: Vec<u8>,
+    syncs: u64,
+    writes: u64,
+    /// Writes and syncs so far, and the one at which the power fails.
+    steps: u64,
+    cut_at: Option<(u64, Random)>,
+    /// What was left after the power failed.
+    remains: Option<Vec<u8>>,
+    fail_sync: Option<u64>,
+    full_at_write: Option<u64>,
+}
+
+impl Disk {
+    pub(crate) fn with(image: Vec<u8>) -> Self {
+        let platters = Platters {
+            durable: image.clone(),
+            current: image,
+            ..Platters::default()
+        };
+        Self(Arc::new(Mutex::new(platters)))
+    }
+
+    fn platters(&self) -> MutexGuard<'_, Platters> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.platters().syncs
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        self.platters().writes
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.platters().steps
+    }
+
+    /// What a process that starts now finds: the page cache survives a killed process.
+    pub(crate) fn image(&self) -> Vec<u8> {
+        self.platters().current.clone()
+    }
+
+    /// Fails the power at this step from now on; which unsynced sectors survive is up to `random`.
+    pub(crate) fn cut_power_at(&self, step: u64, random: Random) {
+        self.platters().cut_at = Some((step, random));
+    }
+
+    /// What is on the disk after the power failed, if it has.
+    pub(crate) fn remains(&self) -> Option<Vec<u8>> {
+        self.platters().remains.clone()
+    }
+
+    /// The sync with this number fails with an I/O error, without having synced.
+    pub(crate) fn fail_sync(&self, number: u64) {
+        self.platters().fail_sync = Some(number);
+    }
+
+    /// There is no room from the write with this number on.
+    pub(crate) fn fill_at_write(&self, number: u64) {
+        self.platters().full_at_write = Some(number);
+    }
+}
+
+impl Platters {
+    /// Counts a step; an error once the power is off.
+    fn step(&mut self) -> io::Result<()> {
+        if self.remains.is_some() {
+            return Err(io::Error::other("the power is off"));
+        }
+        self.steps += 1;
+        match &mut self.cut_at {
+            Some((at, random)) if *at == self.steps => {
+                let mut random = random.clone();
+                self.remains = Some(self.after_power_cut(&mut random));
+                Err(io::Error::other("the power fails"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn after_power_cut(&self, random: &mut Random) -> Vec<u8> {
+        let mut image = self.durable.clone();
+        if random.below(2) == 0 {
+            image.resize(self.current.len(), 0);
+        }
+        for (number, sector) in image.chunks_mut(SECTOR).enumerate() {
+            let written = self.current.get(number * SECTOR..).unwrap_or_default();
+            let written = &written[..written.len().min(sector.len())];
+            if random.below(2) == 0 {
+                sector[..written.len()].copy_from_slice(written);
+            }
+        }
+        image
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.platters().current.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let start = usize::try_from(offset).unwrap();
+        let platters = self.platters();
+        let bytes = platters
+            .current
+            .get(start..start + out.len())
+            .ok_or(ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        let mut platters = self.platters();
+        platters.step()?;
+        platters.current.resize(usize::try_from(len).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        let mut platters = self.platters();
+        platters.step()?;
+        platters.syncs += 1;
+        if platters.fail_sync == Some(platters.syncs) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        platters.durable = platters.current.clone();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        let mut platters = self.platters();
+        platters.step()?;
+        platters.writes += 1;
+        if platters.full_at_write.is_some_and(|at| platters.writes >= at) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let start = usize::try_from(offset).unwrap();
+        platters.current[start..start + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! Disks that refuse: an error stops the store at once, and reopening loses nothing acknowledged.
+
+use openraft::{RaftLogReader, storage::RaftLogStorage};
+
+use crate::{
+    disk::Disk,
+    model::{Model, Step},
+    support::{Random, Store, append, entries, inline, store_error, submit, threaded, vote},
+};
+
+/// Steps of one run.
+const STEPS: usize = 12;
+
+/// Runs steps until one fails. Returns what was acknowledged, and that with the failed step.
+async fn run_until_failure(disk: &Disk, seed: u64) -> Option<(Model, Model)> {
+    let mut random = Random(seed);
+    let mut store = Store::open_with_backend(disk.clone(), "disk", inline()).ok()?;
+    let mut acknowledged = Model::default();
+    for _ in 0..STEPS {
+        let step = Step::random(&mut random, &acknowledged);
+        let mut after = acknowledged.clone();
+        after.apply(&step);
+        let result = step.run(&mut store).await;
+        if let Some(cause) = store.monitor().failure() {
+            // From here on everything fails at once, with the first cause.
+            let writes = disk.writes();
+            let error = store.save_vote(&vote(99)).await.unwrap_err();
+            assert_eq!(store_error(&error).code(), cause.code());
+            assert!(submit(&mut store, entries(9, 900..901)).await.is_err());
+            assert!(store.reader().try_get_log_entries(..).await.is_err());
+            assert!(store.reader().read_vote().await.is_err());
+            assert!(store.get_log_state().await.is_err());
+            assert_eq!(disk.writes(), writes, "a stopped store writes nothing");
+            return Some((acknowledged, after));
+        }
+        result.unwrap();
+        acknowledged = after;
+    }
+    None
+}
+
+async fn check_reopened(image: Vec<u8>, acknowledged: &Model, after: &Model, what: &str) {
+    let mut store = Store::open_with_backend(Disk::with(image), "disk", inline()).unwrap();
+    let found = Model::of(&mut store).await.without_committed();
+    assert!(
+        found == acknowledged.without_committed() || found == after.without_committed(),
+        "{what}: found {found:?}, acknowledged {acknowledged:?}"
+    );
+    // And it can be used again.
+    let step = Step::random(&mut Random(1), &Model::of(&mut store).await);
+    step.run(&mut store).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_sync_stops_the_store_whichever_it_is() {
+    let mut failures = 0;
+    for number in 1..=20 {
+        let disk = Disk::default();
+        disk.fail_sync(number);
+        if let Some((acknowledged, after)) = run_until_failure(&disk, 3).await {
+            failures += 1;
+            check_reopened(disk.image(), &acknowledged, &after, &format!("sync {number}")).await;
+        }
+    }
+    assert!(failures >= 8, "only {failures} runs met the failing sync");
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_the_store_and_a_reopened_one_goes_on() {
+    let mut failures = 0;
+    for number in 1..=80 {
+        let disk = Disk::default();
+        disk.fill_at_write(number);
+        if let Some((acknowledged, after)) = run_until_failure(&disk, 3).await {
+            failures += 1;
+            check_reopened(disk.image(), &acknowledged, &after, &format!("write {number}")).await;
+        }
+    }
+    assert!(failures >= 30, "only {failures} runs met the full disk");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_called_by_its_name() {
+    let disk = Disk::default();
+    let mut store = Store::open_with_backend(disk.clone(), "disk", threaded()).unwrap();
+    append(&mut store, entries(1, 0..3)).await.unwrap();
+    disk.fill_at_write(disk.writes() + 1);
+    // Those that wait together fail together.
+    let mut outcomes = Vec::new();
+    for index in 3..20 {
+        // The store may stop while this loop still runs.
+        outcomes.extend(submit(&mut store, entries(1, index..index + 1)).await.ok());
+    }
+    for outcome in outcomes {
+        let error = outcome.await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(store_error(&error).code(), "disk-full");
+    }
+    let error = store.save_vote(&vote(5)).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("stopped after an earlier error: the disk is full"),
+        "{error}"
+    );
+}

@@ -1,0 +1,18 @@
+//! The log stores and the snapshot store, seen from outside.
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod reopen;
+#[cfg(test)]
+mod support;
