@@ -1,3 +1,5 @@
 //! The `rivven-node` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    rivven_node::cli::main()
+}

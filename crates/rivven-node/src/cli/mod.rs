@@ -1,0 +1,145 @@
+//! The command line.
+
+mod cert;
+mod config;
+mod dev;
+mod failure;
+mod log;
+mod output;
+mod run;
+mod status;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rivven_cluster::NodeId;
+
+pub(crate) use failure::Failure;
+pub(crate) use output::Output;
+
+/// One node of a rivven cluster, and the tools to run it.
+#[derive(Debug, Parser)]
+#[command(name = "rivven-node", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node until SIGTERM or Ctrl-C.
+    Run(RunArgs),
+    /// Start three nodes, kill the leader, and show that nothing acknowledged is lost.
+    Demo(DemoArgs),
+    /// Make certificates.
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Check a configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show what a running node knows of itself and of its cluster.
+    Status(StatusArgs),
+}
+
+/// How to run a node. Flags win over the environment, the environment over the file.
+#[derive(Clone, Debug, Args)]
+struct RunArgs {
+    /// Configuration file (YAML).
+    #[arg(long, value_name = "FILE", required_unless_present = "dev")]
+    config: Option<PathBuf>,
+    /// Directory with ca.pem, node.pem, node.key and gossip.key.
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// Directory of everything the node stores.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A cluster of one on loopback, with a certificate authority of its own; without --data-dir nothing
+    /// outlives the process.
+    #[arg(long)]
+    dev: bool,
+    /// Print the configuration this command would run with, and exit.
+    #[arg(long)]
+    print_config: bool,
+    /// How log lines look. RIVVEN_LOG chooses which are written, as in `info,rivven_raft=debug`.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Stop when standard input is closed, as it is when the parent process ends.
+    #[arg(long, hide = true)]
+    end_with_stdin: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+struct DemoArgs {
+    /// Leave the directory with logs and data behind.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum CertCommand {
+    /// Make a new cluster: its certificate authority, and certificate and keys for each node.
+    Init {
+        /// Ids of the nodes, separated by commas.
+        #[arg(long, value_delimiter = ',', required = true, value_name = "ID,…")]
+        nodes: Vec<NodeId>,
+        /// Directory to write to. Nothing in it is overwritten.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a file, with the environment applied, and show what it comes to.
+    Check {
+        /// Configuration file (YAML).
+        file: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct StatusArgs {
+    /// Admin address of the node to ask.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9640")]
+    admin: SocketAddr,
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let mut out = Output::stdout();
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args, &mut out),
+        Command::Demo(args) => crate::demo::run(args.keep, &mut out),
+        Command::Cert(CertCommand::Init { nodes, out: dir }) => cert::init(&nodes, &dir, &mut out),
+        Command::Config(ConfigCommand::Check { file }) => config::check(&file, &mut out),
+        Command::Status(args) => status::run(args.admin, &mut out),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+/// Runs `task` on a runtime of its own, and ends what it left behind.
+pub(crate) fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("rivven-node")
+        .build()?;
+    let result = runtime.block_on(task);
+    runtime.shutdown_timeout(run::RUNTIME_GRACE);
+    result
+}
