@@ -1,0 +1,340 @@
+//! The controller: failover, return, drain and balance, and that it always comes to rest.
+
+use std::collections::BTreeSet;
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    LEADER_IMBALANCE_MIN, LEADER_RETURN_HOLD_MS, TopicSpec,
+    testing::{apply, cluster, create, leaders, registration, set_status, settle, with_orders},
+};
+
+const LATER: u64 = LEADER_RETURN_HOLD_MS;
+
+#[test]
+fn a_healthy_cluster_is_left_alone() {
+    let (state, members) = with_orders(&[""; 5], 100, 3);
+    assert_eq!(reconcile(&state, &members, 0), []);
+}
+
+#[test]
+fn leaders_of_a_dead_node_move_in_one_command_under_higher_epochs() {
+    let (mut state, mut members) = with_orders(&[""; 3], 12, 3);
+    let before = state.clone();
+    members.insert(2, Liveness::Dead);
+    let commands = reconcile(&state, &members, 7);
+    let boot_epoch = rivven_types::BootEpoch(1);
+    let down = PartitionCommand::SetNodeStatus {
+        node: 2,
+        boot_epoch,
+        status: NodeStatus::Down,
+        at_ms: 7,
+    };
+    assert_eq!(commands[0], down);
+    let PartitionCommand::ChangeLeaders { changes } = &commands[1] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(changes.len(), 4);
+    assert!(
+        changes
+            .iter()
+            .all(|change| change.leader.is_some_and(|leader| leader != 2))
+    );
+
+    settle(&mut state, &members, 7);
+    for partition in 0..12 {
+        let (was, is) = (
+            before.map().leader("orders", partition),
+            state.map().leader("orders", partition),
+        );
+        let (was, is) = (was.unwrap(), is.unwrap());
+        assert_eq!(
+            is.1.0,
+            was.1.0 + u64::from(was.0 == 2),
+            "only moved leaderships get a new epoch"
+        );
+        assert!(
+            !state
+                .map()
+                .partition("orders", partition)
+                .unwrap()
+                .in_sync
+                .contains(&2)
+        );
+    }
+    // Four orphans, shared by two survivors.
+    assert_eq!(state.map().leaders_per_node(), BTreeMap::from([(1, 6), (3, 6)]));
+}
+
+#[test]
+fn a_suspect_or_unknown_node_keeps_its_leaders_and_gains_none() {
+    for doubt in [Liveness::Suspect, Liveness::Unknown] {
+        let (mut state, mut members) = with_orders(&[""; 3], 12, 2);
+        members.insert(2, doubt);
+        assert_eq!(reconcile(&state, &members, 0), []);
+        members.insert(1, Liveness::Dead);
+        settle(&mut state, &members, 0);
+        assert_eq!(state.map().leaders_per_node().get(&2), Some(&4), "{doubt:?}");
+        // Partitions of the dead node and the doubtful one alone wait for the doubt to end.
+        let waiting = leaders(&state).iter().filter(|leader| **leader == 0).count();
+        assert!(waiting > 0);
+        members.insert(2, Liveness::Alive);
+        settle(&mut state, &members, 0);
+        assert!(!leaders(&state).contains(&0));
+    }
+}
+
+#[test]
+fn a_partition_without_live_replicas_waits_for_one() {
+    let (mut state, mut members) = with_orders(&[""; 4], 1, 2);
+    let replicas = state.map().partition("orders", 0).unwrap().replicas.clone();
+    for node in &replicas {
+        members.insert(*node, Liveness::Dead);
+    }
+    settle(&mut state, &members, 0);
+    let partition = state.map().partition("orders", 0).unwrap().clone();
+    assert_eq!((partition.leader, partition.leader_epoch.0), (None, 2));
+    assert_eq!(partition.in_sync, replicas, "only these may lead again");
+
+    members.insert(replicas[1], Liveness::Alive);
+    settle(&mut state, &members, 0);
+    let partition = state.map().partition("orders", 0).unwrap();
+    assert_eq!(
+        (partition.leader, partition.leader_epoch.0),
+        (Some(replicas[1]), 3)
+    );
+    assert_eq!(partition.in_sync, replicas[1..]);
+
+    // Also when all live members are strangers to the partition, and when nobody at all seems alive.
+    for life in members.values_mut() {
+        *life = Liveness::Dead;
+    }
+    assert_eq!(
+        reconcile(&state, &members, 0),
+        [],
+        "whoever asks is alive, so this view is wrong"
+    );
+}
+
+#[test]
+fn a_returned_node_leads_again_after_a_hold() {
+    let (mut state, mut members) = with_orders(&[""; 3], 12, 3);
+    members.insert(2, Liveness::Dead);
+    settle(&mut state, &members, 1_000);
+    members.insert(2, Liveness::Alive);
+    settle(&mut state, &members, 2_000);
+    assert_eq!(state.map().node(2).unwrap().since_ms, 2_000);
+    assert!(state.map().partition("orders", 0).unwrap().in_sync.contains(&2));
+    assert!(!leaders(&state).contains(&2), "a node just back may leave again");
+
+    settle(&mut state, &members, 2_000 + LATER - 1);
+    assert!(!leaders(&state).contains(&2));
+    settle(&mut state, &members, 2_000 + LATER);
+    assert_eq!(
+        state.map().leaders_per_node(),
+        BTreeMap::from([(1, 4), (2, 4), (3, 4)])
+    );
+    // A clock behind the last controller's does not hold for ever.
+    assert_eq!(reconcile(&state, &members, 0), []);
+}
+
+#[test]
+fn small_gaps_move_no_leaders() {
+    let (mut state, members) = with_orders(&[""; 3], 12, 3);
+    // 5, 4 and 3 leaders differ by no more than the threshold.
+    let (topic, number, partition) = partitions(&state)
+        .find(|(_, _, partition)| partition.leader == Some(2))
+        .unwrap();
+    let moved = change((topic, number, partition), partition.in_sync.clone(), Some(1));
+    apply(
+        &mut state,
+        PartitionCommand::ChangeLeaders { changes: vec![moved] },
+    );
+    let leads = state.map().leaders_per_node();
+    assert_eq!(
+        leads.values().max().unwrap() - leads.values().min().unwrap(),
+        LEADER_IMBALANCE_MIN
+    );
+    assert_eq!(reconcile(&state, &members, LATER), []);
+}
+
+#[test]
+fn a_draining_node_hands_its_leaders_over_where_another_can_lead() {
+    let (mut state, members) = with_orders(&[""; 3], 12, 3);
+    create(
+        &mut state,
+        &members,
+        "single",
+        &TopicSpec::new(6).replication_factor(1),
+    );
+    set_status(&mut state, 1, NodeStatus::Draining);
+    settle(&mut state, &members, LATER);
+    assert!(!leaders(&state).contains(&1));
+    let single = state.map().topic("single").unwrap();
+    assert!(
+        single
+            .partitions
+            .iter()
+            .all(|partition| partition.leader.is_some()),
+        "a leader that leaves beats none"
+    );
+    assert!(
+        single
+            .partitions
+            .iter()
+            .any(|partition| partition.leader == Some(1))
+    );
+    assert!(
+        state.map().partition("orders", 0).unwrap().in_sync.contains(&1),
+        "it still follows"
+    );
+}
+
+#[test]
+fn what_does_not_fit_into_one_call_follows_in_the_next() {
+    let (mut state, mut members) = cluster(&["", "", ""]);
+    for topic in 0..5 {
+        create(
+            &mut state,
+            &members,
+            &format!("t{topic}"),
+            &TopicSpec::new(16_384).replication_factor(2),
+        );
+    }
+    // Nobody can lead what node 1 and 2 hold together; that must not starve what node 3 can lead.
+    members.insert(1, Liveness::Dead);
+    members.insert(2, Liveness::Dead);
+    for _ in 0..2 {
+        let commands = reconcile(&state, &members, 0);
+        let sizes = commands.iter().map(|command| match command {
+            PartitionCommand::ChangeLeaders { changes } => changes.len(),
+            _ => 0,
+        });
+        let sizes: Vec<_> = sizes.collect();
+        assert!(sizes.iter().all(|size| *size <= MAX_CHANGES_PER_COMMAND));
+        assert!(sizes.iter().sum::<usize>() <= MAX_CHANGES_PER_RECONCILE);
+        for command in commands {
+            assert!(postcard::to_allocvec(&command).unwrap().len() < 4 << 20);
+            state.apply(9, command).unwrap();
+        }
+    }
+    assert_eq!(reconcile(&state, &members, 0), []);
+    let led = state.map().leaders_per_node();
+    assert_eq!(led.get(&3), state.map().replicas_per_node().get(&3));
+}
+
+#[test]
+fn the_largest_command_fits_its_limit() {
+    let change = PartitionChange {
+        topic: crate::TopicId(u64::MAX),
+        partition: u32::MAX,
+        leader_epoch: crate::LeaderEpoch(u64::MAX),
+        partition_epoch: crate::PartitionEpoch(u64::MAX),
+        in_sync: vec![u64::MAX; usize::from(crate::MAX_REPLICATION_FACTOR)],
+        leader: Some(u64::MAX),
+    };
+    let command = PartitionCommand::ChangeLeaders {
+        changes: vec![change; MAX_CHANGES_PER_COMMAND],
+    };
+    assert!(postcard::to_allocvec(&command).unwrap().len() < 4 << 20);
+    let assignment = vec![vec![u64::MAX; usize::from(crate::MAX_REPLICATION_FACTOR)]; 16_384];
+    let (name, replication_factor) = ("x".repeat(249), 15);
+    let command = PartitionCommand::CreateTopic {
+        name,
+        replication_factor,
+        allow_fewer_replicas: true,
+        assignment,
+    };
+    assert!(postcard::to_allocvec(&command).unwrap().len() < 3 << 20);
+}
+
+/// What happens to one node, or to nobody.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Becomes(NodeId, Liveness),
+    Restarts(NodeId),
+    Drains(NodeId),
+    Passes(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let life = select(vec![
+        Liveness::Alive,
+        Liveness::Alive,
+        Liveness::Suspect,
+        Liveness::Dead,
+        Liveness::Left,
+        Liveness::Unknown,
+    ]);
+    prop_oneof![
+        4 => (1..6u64, life).prop_map(|(node, life)| Event::Becomes(node, life)),
+        1 => (1..6u64).prop_map(Event::Restarts),
+        1 => (1..6u64).prop_map(Event::Drains),
+        1 => (0..2 * LATER).prop_map(Event::Passes),
+    ]
+}
+
+/// Everything that must hold once nothing is left to do.
+fn check_settled(state: &PartitionState, members: &BTreeMap<NodeId, Liveness>) -> Result<(), TestCaseError> {
+    let alive = |node: NodeId| members.get(&node) == Some(&Liveness::Alive);
+    let gone = |node: NodeId| matches!(members.get(&node), Some(Liveness::Dead | Liveness::Left));
+    let draining = |node: NodeId| state.map().node(node).unwrap().status == NodeStatus::Draining;
+    for partition in state.map().partitions() {
+        let live: BTreeSet<_> = partition
+            .replicas
+            .iter()
+            .copied()
+            .filter(|node| alive(*node))
+            .collect();
+        prop_assert!(live.is_empty() || partition.leader.is_some());
+        if let Some(leader) = partition.leader {
+            prop_assert!(!gone(leader));
+            prop_assert!(!draining(leader) || live.iter().all(|node| draining(*node)));
+            prop_assert!(live.iter().all(|node| partition.in_sync.contains(node)));
+            prop_assert!(!partition.in_sync.iter().any(|node| gone(*node)));
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn the_controller_comes_to_rest_whatever_happens(events in vec(event(), 1..40), replicas in 1..4u16) {
+        let (mut state, mut members) = with_orders(&["a", "b", "a", "b", ""], 24, replicas);
+        let mut now_ms = 0;
+        let mut boot_epoch = 1;
+        for event in events {
+            let before = state.clone();
+            match event {
+                Event::Becomes(node, life) => drop(members.insert(node, life)),
+                Event::Restarts(node) => {
+                    boot_epoch += 1;
+                    let zone = state.map().node(node).unwrap().zone().map(String::from);
+                    let again = registration(node, boot_epoch, zone.as_deref());
+                    apply(&mut state, PartitionCommand::RegisterNode(again));
+                }
+                Event::Drains(node) => set_status(&mut state, node, NodeStatus::Draining),
+                Event::Passes(ms) => now_ms += ms,
+            }
+            // A controller that changes half way loses nothing: the next one finds the rest to do.
+            if let Some(first) = reconcile(&state, &members, now_ms).into_iter().next() {
+                apply(&mut state, first);
+            }
+            settle(&mut state, &members, now_ms);
+            if members.values().any(|life| *life == Liveness::Alive) {
+                check_settled(&state, &members)?;
+            }
+            // A stale answer is refused whole, never half applied.
+            for command in reconcile(&before, &members, now_ms) {
+                let kept = state.clone();
+                if state.apply(state.generation() + 1, command).is_err() {
+                    prop_assert_eq!(&state, &kept);
+                }
+                prop_assert_eq!(state.check(), Ok(()));
+            }
+            settle(&mut state, &members, now_ms);
+        }
+    }
+}
