@@ -111,14 +111,17 @@ impl Timing {
                 "the heartbeat interval is 0 ms; use a third of the election timeout's start".into(),
             );
         }
-        // Two fifths of the end leave a fifth of it for the vote itself; half is the most that can be used.
-        let preferred_max = max * 2 / 5;
-        let wanted_min = (min * 2 / 5).max(heartbeat.saturating_add(1));
-        let election_max_ms = preferred_max
-            .max(min.div_ceil(2))
-            .max(wanted_min.saturating_add(1))
-            .min(max / 2);
-        let election_min_ms = wanted_min.max(min.saturating_sub(election_max_ms));
+        let floor = (min * 2 / 5).max(heartbeat.saturating_add(1));
+        let lowest = |election_max: u64| floor.max(min.saturating_sub(election_max));
+        // Two fifths of the end leave a fifth of it for the vote itself. Where that leaves so narrow a range
+        // that candidates would collide, half of the end, the most that can be used.
+        let preferred = max * 2 / 5;
+        let election_max_ms = if preferred.saturating_sub(lowest(preferred)) < preferred / 4 {
+            max / 2
+        } else {
+            preferred
+        };
+        let election_min_ms = lowest(election_max_ms);
         if election_min_ms >= election_max_ms {
             return refuse(format!(
                 "a heartbeat every {heartbeat} ms does not fit an election timeout of {min}..{max} ms; lower \
@@ -163,9 +166,9 @@ mod tests {
         check(150..300, 50, (60, 120));
         check(500..1000, 100, (200, 400));
         check(1000..2000, 200, (400, 800));
-        check(150..300, 100, (101, 120));
-        check(150..300, 140, (141, 142));
-        check(290..300, 50, (145, 150));
+        check(150..300, 100, (101, 150));
+        check(150..300, 140, (141, 150));
+        check(290..300, 50, (140, 150));
     }
 
     #[test]

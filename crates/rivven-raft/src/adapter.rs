@@ -1,0 +1,287 @@
+//! Between the consensus core and a [`StateMachine`]: applying, reading, building and restoring snapshots.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{ApplyResponder, EntryResponder, RaftStateMachine},
+};
+use tokio::sync::watch;
+
+use crate::{
+    ApplyCtx, StateMachine,
+    runtime::NodeScope,
+    snapshot::{SnapshotData, Snapshots},
+    types::{
+        LogCommand, LogEntry, LogId, LogReply, NAMESPACE_APPLICATION, Snapshot, SnapshotMeta,
+        StoredMembership, TypeConfig, term_of,
+    },
+};
+
+/// Entries applied under one lock, so that readers get their turn and responses leave early.
+const APPLY_BATCH: usize = 256;
+
+/// The state machine, shared between the core, which applies, and everyone who reads.
+pub(crate) struct Shared<S> {
+    state: RwLock<Applied<S>>,
+    applied: watch::Sender<Option<u64>>,
+}
+
+struct Applied<S> {
+    machine: S,
+    last: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl<S: StateMachine> Shared<S> {
+    pub(crate) fn new(machine: S) -> Self {
+        let state = Applied {
+            machine,
+            last: None,
+            membership: StoredMembership::default(),
+        };
+        Self {
+            state: RwLock::new(state),
+            applied: watch::Sender::new(None),
+        }
+    }
+
+    /// Index of the last entry applied.
+    pub(crate) fn applied_index(&self) -> Option<u64> {
+        *self.applied.borrow()
+    }
+
+    /// Announces every advance of [`Self::applied_index`].
+    pub(crate) fn watch_applied(&self) -> watch::Receiver<Option<u64>> {
+        self.applied.subscribe()
+    }
+
+    /// The state and the index it stands at.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&S) -> T) -> (T, Option<u64>) {
+        let state = self.lock();
+        (read(&state.machine), state.last.map(|id| id.index))
+    }
+
+    fn lock(&self) -> RwLockReadGuard<'_, Applied<S>> {
+        // Writers contain their panics, so a poisoned lock can only come from a reader, who changed nothing.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_mut(&self) -> RwLockWriteGuard<'_, Applied<S>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(
+        &self,
+        batch: Vec<io::Result<EntryResponder<TypeConfig>>>,
+    ) -> io::Result<Vec<(ApplyResponder<TypeConfig>, LogReply)>> {
+        let mut replies = Vec::new();
+        let mut state = self.lock_mut();
+        for item in batch {
+            let (entry, responder) = item?;
+            let reply = state
+                .apply(entry, responder.is_some())
+                .map_err(io::Error::other)?;
+            replies.extend(responder.map(|responder| (responder, reply)));
+        }
+        let last = state.last.map(|id| id.index);
+        if let Some(last) = last {
+            contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
+        }
+        drop(state);
+        self.applied.send_replace(last);
+        Ok(replies)
+    }
+
+    fn restore(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        let mut input = data.content();
+        let mut state = self.lock_mut();
+        let restored = contain(|| {
+            state.machine.restore(&mut input)?;
+            // Reading to the end checks what the state machine had no use for.
+            io::copy(&mut input, &mut io::sink())
+        });
+        restored
+            .and_then(|read| read.map_err(|error| format!("the snapshot cannot be restored: {error}")))
+            .map_err(io::Error::other)?;
+        state.last = meta.last_log_id;
+        state.membership = meta.last_membership.clone();
+        let last = meta.last_log_id.map(|id| id.index);
+        if let Some(last) = last {
+            contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
+        }
+        drop(state);
+        self.applied.send_replace(last);
+        Ok(())
+    }
+}
+
+impl<S: StateMachine> Applied<S> {
+    /// Applies one entry; encodes the response only for a proposer that waits for it.
+    fn apply(&mut self, entry: LogEntry, wanted: bool) -> Result<LogReply, String> {
+        let reply = match entry.payload {
+            EntryPayload::Blank => Bytes::new(),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Bytes::new()
+            }
+            EntryPayload::Normal(command) => self.command(&entry.log_id, &command, wanted)?,
+        };
+        self.last = Some(entry.log_id);
+        Ok(LogReply(reply))
+    }
+
+    fn command(&mut self, id: &LogId, command: &LogCommand, wanted: bool) -> Result<Bytes, String> {
+        if command.namespace != NAMESPACE_APPLICATION {
+            return Err(format!(
+                "log entry {} is for namespace {}, which this release does not know; upgrade this node",
+                id.index, command.namespace
+            ));
+        }
+        let decoded: S::Command = postcard::from_bytes(&command.body).map_err(|error| {
+            format!(
+                "log entry {} cannot be decoded ({error}); a newer release may have written it: upgrade this node",
+                id.index
+            )
+        })?;
+        let ctx = ApplyCtx::new(id.index, term_of(id));
+        let response = contain(|| self.machine.apply(&ctx, decoded))
+            .map_err(|cause| format!("{cause} at log entry {}", id.index))?;
+        if !wanted {
+            return Ok(Bytes::new());
+        }
+        postcard::to_allocvec(&response)
+            .map(Bytes::from)
+            .map_err(|error| {
+                format!(
+                    "the response to log entry {} cannot be encoded: {error}",
+                    id.index
+                )
+            })
+    }
+}
+
+/// Turns a panic of the state machine into the reason for which the node stops.
+fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    // After a panic the state is never used again: the caller fails, and the core with it.
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        format!("the state machine panicked: {}", text.unwrap_or("no message"))
+    })
+}
+
+/// What the core drives.
+pub(crate) struct Machine<S> {
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) scope: NodeScope,
+}
+
+impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotTask<S>;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let state = self.shared.lock();
+        Ok((state.last, state.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut batches = entries.ready_chunks(APPLY_BATCH);
+        while let Some(batch) = batches.next().await {
+            for (responder, reply) in self.shared.apply(batch)? {
+                responder.send(reply);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotTask<S> {
+        let state = self.shared.lock();
+        SnapshotTask {
+            snapshot: Mutex::new(Some(state.machine.snapshot())),
+            meta: SnapshotMeta {
+                last_log_id: state.last,
+                last_membership: state.membership.clone(),
+            },
+            snapshots: self.snapshots.clone(),
+            scope: self.scope.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let (shared, snapshots) = (Arc::clone(&self.shared), self.snapshots.clone());
+        let meta = meta.clone();
+        let restore = move || {
+            // Kept first: once the state shows it, the log before it may be purged.
+            snapshots.keep(&meta, &snapshot)?;
+            shared.restore(&meta, &snapshot)
+        };
+        self.scope
+            .group()
+            .blocking(restore)
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotData>>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        let latest = self.scope.group().blocking(move || snapshots.latest());
+        let latest = latest.await.map_err(io::Error::other)?;
+        Ok(latest.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+/// A snapshot to be written while later entries are applied.
+pub(crate) struct SnapshotTask<S: StateMachine> {
+    /// Behind a lock only because the core wants the task to be `Sync`.
+    snapshot: Mutex<Option<S::Snapshot>>,
+    meta: SnapshotMeta,
+    snapshots: Snapshots,
+    scope: NodeScope,
+}
+
+impl<S: StateMachine> RaftSnapshotBuilder<TypeConfig> for SnapshotTask<S> {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot<SnapshotData>, io::Error> {
+        let taken = self
+            .snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(state) = taken else {
+            return Err(io::Error::other("a snapshot task runs only once"));
+        };
+        let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
+        let write = move || {
+            let write = |out: &mut dyn io::Write| {
+                contain(|| S::encode_snapshot(&state, out))
+                    .unwrap_or_else(|cause| Err(io::Error::other(cause)))
+            };
+            let snapshot = snapshots.write(&meta, write)?;
+            Ok(Snapshot { meta, snapshot })
+        };
+        self.scope
+            .group()
+            .blocking(write)
+            .await
+            .map_err(io::Error::other)?
+    }
+}

@@ -1,0 +1,336 @@
+//! How the consensus core reaches its peers: every call by way of the transport.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use futures_util::future::{Either, select};
+use openraft::{
+    OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::RPCOption,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use rivven_transport::{CallCtx, CallError, Method, PeerStatus, Transport};
+use rivven_types::{NodeId, PeerAddr};
+
+use openraft_rt::AsyncRuntime;
+
+use crate::{
+    runtime::NodeRuntime,
+    snapshot::SnapshotData,
+    types::{LogEntry, LogId, Snapshot, TypeConfig, Vote},
+    wire::{
+        AppendEntries, ENTRY_OVERHEAD_BYTES, Heartbeat, MAX_APPEND_BYTES, RequestPreVote, RequestVote,
+        SNAPSHOT_CHUNK_BYTES, SnapshotChunk, SnapshotInstall, SnapshotOffer, TransferLeader,
+        WireSnapshotChunk, WireSnapshotInstalled, WireSnapshotOffer, WireSnapshotProgress, WireTransfer,
+        WireTransferResponse,
+    },
+};
+
+/// How long entries may take to be durable at a peer. Longer than a stalled disk usually stalls: a repeated
+/// request would only queue behind the first. Liveness does not depend on it, heartbeats have their own lane.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long one snapshot chunk may take to be written at the peer.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to restore a snapshot that it has received.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+type StreamingResult<T> = Result<T, StreamingError<TypeConfig>>;
+
+/// Makes a [`Peer`] for each node the core talks to.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) transport: Transport,
+}
+
+/// One peer, on one of its lanes.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    transport: Transport,
+    to: NodeId,
+    lane: Lane,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lane {
+    Replication,
+    Heartbeat,
+    Snapshot,
+}
+
+impl Peers {
+    fn peer(&self, to: NodeId, addr: &PeerAddr, lane: Lane) -> Peer {
+        // The membership's address is where the peer was when it was added; one learned since is better.
+        if self.transport.status(to) == PeerStatus::Unknown {
+            self.transport.set_address(to, addr.clone());
+        }
+        Peer {
+            transport: self.transport.clone(),
+            to,
+            lane,
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, node: &PeerAddr) -> Peer {
+        self.peer(target, node, Lane::Replication)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &PeerAddr) -> Peer {
+        self.peer(target, node, Lane::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &PeerAddr) -> Peer {
+        self.peer(target, node, Lane::Snapshot)
+    }
+}
+
+impl Peer {
+    async fn call<M: Method>(
+        &self,
+        request: &M::Request,
+        timeout: Duration,
+        action: RPCTypes,
+    ) -> RpcResult<M::Response> {
+        self.transport
+            .call::<M>(self.to, request, CallCtx::timeout(timeout))
+            .await
+            .map_err(|error| self.rpc_error(&error, action, timeout))
+    }
+
+    /// `Unreachable` makes the core back off; a deadline has already waited.
+    fn rpc_error(&self, error: &CallError, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
+        match error {
+            CallError::Deadline => RPCError::Timeout(Timeout {
+                action,
+                id: self.transport.local().node,
+                target: self.to,
+                timeout,
+            }),
+            CallError::MaybeExecuted { .. } => RPCError::Network(NetworkError::new(error)),
+            _ => RPCError::Unreachable(Unreachable::new(error)),
+        }
+    }
+}
+
+/// How many of `entries` fit one frame; at least one, since no entry is larger than a frame.
+fn fitting(entries: &[LogEntry]) -> usize {
+    let mut bytes = ENTRY_OVERHEAD_BYTES;
+    let fits = entries.iter().take_while(|entry| {
+        bytes = bytes.saturating_add(entry_bytes(entry));
+        bytes <= MAX_APPEND_BYTES
+    });
+    fits.count().max(1)
+}
+
+fn entry_bytes(entry: &LogEntry) -> usize {
+    use openraft::EntryPayload;
+    let body = match &entry.payload {
+        EntryPayload::Blank => 0,
+        EntryPayload::Normal(command) => command.body.len(),
+        // Ids and addresses; a host name has at most 253 bytes.
+        EntryPayload::Membership(membership) => membership.nodes().count() * 512,
+    };
+    body + ENTRY_OVERHEAD_BYTES
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    /// Sends as many entries as fit a frame, and says so if they are not all.
+    async fn append_entries(
+        &mut self,
+        mut request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let fitting = fitting(&request.entries);
+        let cut: Option<LogId> = (fitting < request.entries.len())
+            .then(|| {
+                request.entries.truncate(fitting);
+                request.entries.last().map(|entry| entry.log_id)
+            })
+            .flatten();
+        let action = RPCTypes::AppendEntries;
+        let response = if matches!(self.lane, Lane::Heartbeat) && request.entries.is_empty() {
+            self.call::<Heartbeat>(&request.into(), option.soft_ttl(), action)
+                .await?
+        } else {
+            let timeout = APPEND_TIMEOUT.max(option.soft_ttl());
+            self.call::<AppendEntries>(&request.into(), timeout, action)
+                .await?
+        };
+        Ok(match (response.into(), cut) {
+            (AppendEntriesResponse::Success, Some(last)) => AppendEntriesResponse::PartialSuccess(Some(last)),
+            (response, _) => response,
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let response = self
+            .call::<RequestVote>(&request.into(), option.soft_ttl(), RPCTypes::Vote)
+            .await?;
+        Ok(response.into())
+    }
+
+    /// Asks the peer itself. Only its answer counts: whoever cannot be asked grants nothing.
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let response = self
+            .call::<RequestPreVote>(&request.into(), option.soft_ttl(), RPCTypes::Vote)
+            .await?;
+        Ok(response.into())
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> StreamingResult<SnapshotResponse<TypeConfig>> {
+        let send = pin!(self.send_snapshot(vote, &snapshot));
+        match select(pin!(cancel), send).await {
+            Either::Left((closed, _)) => Err(closed.into()),
+            Either::Right((sent, _)) => sent,
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
+        let wire = WireTransfer {
+            from: (*request.from_leader()).into(),
+            to: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(|id| (*id).into()),
+        };
+        let timeout = option.soft_ttl();
+        let response = self
+            .call::<TransferLeader>(&wire, timeout, RPCTypes::TransferLeader)
+            .await?;
+        Ok(match response {
+            WireTransferResponse::Accepted => Ok(()),
+            WireTransferResponse::VoteChanged { expected, actual } => Err(TransferLeaderError::VoteChanged {
+                expected: expected.into(),
+                actual: actual.into(),
+            }),
+            WireTransferResponse::LogNotFlushed { expected, actual } => {
+                Err(TransferLeaderError::LogNotFlushed {
+                    expected: expected.map(Into::into),
+                    actual: actual.map(Into::into),
+                })
+            }
+        })
+    }
+}
+
+impl Peer {
+    /// Offers the snapshot, sends what the peer lacks, and has it installed.
+    ///
+    /// After an interruption the core calls again and the peer names the offset to go on from.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: &Snapshot<SnapshotData>,
+    ) -> StreamingResult<SnapshotResponse<TypeConfig>> {
+        let local = |error: std::io::Error| {
+            StreamingError::Network(NetworkError::from_string(format!("read snapshot: {error}")))
+        };
+        let data = &snapshot.snapshot;
+        let whole = data.clone();
+        let checksum = NodeRuntime::spawn_blocking(move || whole.checksum()).await;
+        let offer = WireSnapshotOffer {
+            vote: vote.into(),
+            meta: (&snapshot.meta).into(),
+            len: data.transfer_len(),
+            checksum: checksum.and_then(|sum| sum).map_err(local)?,
+        };
+        let action = RPCTypes::InstallSnapshot;
+        let mut progress = self.call::<SnapshotOffer>(&offer, CHUNK_TIMEOUT, action).await?;
+        loop {
+            let offset = match progress {
+                WireSnapshotProgress::HigherVote(vote) => return Ok(SnapshotResponse::new(vote.into())),
+                WireSnapshotProgress::Unknown => return Err(interrupted("the peer dropped the transfer")),
+                WireSnapshotProgress::Next(offset) if offset >= data.transfer_len() => break,
+                WireSnapshotProgress::Next(offset) => offset,
+            };
+            let part = data.clone();
+            let read =
+                NodeRuntime::spawn_blocking(move || part.read_transfer(offset, SNAPSHOT_CHUNK_BYTES)).await;
+            let chunk = WireSnapshotChunk {
+                checksum: offer.checksum,
+                offset,
+                data: read.and_then(|data| data).map_err(local)?,
+            };
+            progress = self.call::<SnapshotChunk>(&chunk, CHUNK_TIMEOUT, action).await?;
+            if progress == WireSnapshotProgress::Next(offset) {
+                return Err(interrupted("the peer took nothing of a chunk"));
+            }
+        }
+        let installed = self
+            .call::<SnapshotInstall>(&offer, INSTALL_TIMEOUT, action)
+            .await?;
+        match installed {
+            WireSnapshotInstalled::Done(vote) => Ok(SnapshotResponse::new(vote.into())),
+            WireSnapshotInstalled::Incomplete => Err(interrupted("the peer received other bytes")),
+        }
+    }
+}
+
+/// Back off and offer again.
+fn interrupted(cause: &str) -> StreamingError<TypeConfig> {
+    StreamingError::Unreachable(Unreachable::from_string(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::types::{LogCommand, log_id};
+
+    #[test]
+    fn a_request_never_exceeds_its_frame() {
+        let entry = |index, len| LogEntry {
+            log_id: log_id(1, index),
+            payload: EntryPayload::Normal(LogCommand {
+                namespace: 1,
+                body: Bytes::from(vec![0; len]),
+            }),
+        };
+        let check = |len: usize, count: u64, expected| {
+            let entries: Vec<_> = (0..count).map(|index| entry(index, len)).collect();
+            let fits = fitting(&entries);
+            assert_eq!(fits, expected, "{count} of {len} bytes");
+            let request = AppendEntriesRequest {
+                vote: crate::types::vote(u64::MAX, u64::MAX, true),
+                prev_log_id: Some(log_id(u64::MAX, u64::MAX)),
+                entries: entries.into_iter().take(fits).collect(),
+                leader_commit: Some(log_id(u64::MAX, u64::MAX)),
+            };
+            let bytes = postcard::to_allocvec(&crate::wire::WireAppend::from(request)).unwrap();
+            assert!(bytes.len() <= MAX_APPEND_BYTES, "{}", bytes.len());
+        };
+        check(1 << 20, 300, 7);
+        check(crate::MAX_COMMAND_BYTES, 3, 1);
+        check(100, 300, 300);
+        check(0, 1, 1);
+    }
+}

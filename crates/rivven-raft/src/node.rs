@@ -1,0 +1,332 @@
+//! `RaftNode`: the handle that applications hold.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use openraft::{async_runtime::watch::WatchReceiver, errors::RaftError};
+use rivven_raft_store::NodeDir;
+use rivven_transport::{CallCtx, CallError, PeerStatus, Transport};
+use rivven_types::{NodeId, PeerAddr};
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    Fabric, InitializeError, KvStore, NoLeader, RaftBuilder, RaftConfig, RaftStatus, RaftWatch, StartError,
+    StateMachine, TransferError,
+    adapter::{Machine, Shared},
+    runtime::NodeScope,
+    service::Reception,
+    snapshot::Snapshots,
+    status::StatusSource,
+    types::{TypeConfig, Vote},
+    wire::{Ping, TransferTo, WireTransferToResponse},
+};
+
+/// Proposals that wait for their outcome at one time. Beyond it they are refused as overloaded.
+pub(crate) const MAX_PROPOSALS: usize = 65_536;
+
+/// Bytes of proposals that wait for their outcome at one time.
+pub(crate) const MAX_PROPOSAL_BYTES: usize = 64 << 20;
+
+/// How long the consensus core may take to finish what it is doing when the node is shut down.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a transfer of leadership may take: the new leader has to catch up and win a vote.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a forwarded request looks again for a leader.
+pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long a connection to the leader may take to come up before the node looks for a leader again.
+const REACH_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// A replica of a state machine, and a vote in the group that keeps the replicas equal.
+///
+/// Clones are the same node. When the last one is dropped the node ends at once; [`Self::shutdown`] ends
+/// it in order and waits.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use rivven_raft::{Consistency, KvCommand, RaftConfig, RaftNode};
+///
+/// // Three nodes of one process. Nothing is durable without a data directory.
+/// let mut nodes = Vec::new();
+/// for node_id in 1..=3 {
+///     let config = RaftConfig {
+///         node_id,
+///         peers: (1..=3).filter(|peer| *peer != node_id).collect(),
+///         election_timeout_ms: 150..300,
+///         heartbeat_interval_ms: 50,
+///     };
+///     nodes.push(RaftNode::new(config).await?);
+/// }
+/// // Any node takes proposals and reads; they find the leader.
+/// nodes[0].propose(KvCommand::put("greeting", "hello")).await?;
+/// let read = nodes[2]
+///     .read(Consistency::Linearizable, |kv| kv.get("greeting").cloned())
+///     .await?;
+/// assert_eq!(read.value.map(|entry| entry.value), Some("hello".into()));
+/// # Ok(())
+/// # }
+/// ```
+pub struct RaftNode<S: StateMachine>(Arc<Owner<S>>);
+
+/// Ends the node when the last handle is gone; the node's own tasks and handlers do not count.
+struct Owner<S: StateMachine>(Arc<Inner<S>>);
+
+pub(crate) struct Inner<S: StateMachine> {
+    pub(crate) node_id: NodeId,
+    pub(crate) raft: openraft::Raft<TypeConfig, Machine<S>>,
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) transport: Transport,
+    /// The fabric joined, which this node then has to leave; `None` over a transport of the caller's.
+    pub(crate) fabric: Option<Fabric>,
+    pub(crate) scope: NodeScope,
+    pub(crate) source: Arc<StatusSource>,
+    pub(crate) reception: Reception,
+    pub(crate) proposals: Semaphore,
+    pub(crate) proposal_bytes: Semaphore,
+    /// The lock of the data directory, given back when the node is shut down.
+    pub(crate) dir: tokio::sync::Mutex<Option<NodeDir>>,
+}
+
+impl<S: StateMachine> Clone for RaftNode<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: StateMachine> fmt::Debug for RaftNode<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RaftNode").field(&self.status()).finish()
+    }
+}
+
+impl<S: StateMachine> Drop for Owner<S> {
+    fn drop(&mut self) {
+        self.0.end("the last handle was dropped");
+    }
+}
+
+impl RaftNode<KvStore> {
+    /// Starts a node of the default cluster of this process, with [`KvStore`] and its log in memory.
+    ///
+    /// Nodes that name each other find each other and elect a leader; this returns without waiting for
+    /// that. It opens no port and no file, so nothing survives the process, which it warns of once.
+    /// [`RaftNode::builder`] takes a data directory, a transport and any other state machine.
+    ///
+    /// # Errors
+    /// The configuration is impossible, a live node of this process has the id, or the nodes do not name
+    /// the same founders.
+    pub async fn new(config: RaftConfig) -> Result<Self, StartError> {
+        RaftNode::builder(config)
+            .state_machine(KvStore::new())
+            .start()
+            .await
+    }
+}
+
+impl<S: StateMachine> RaftNode<S> {
+    /// A node with settings beyond [`RaftConfig`].
+    #[must_use]
+    pub fn builder(config: RaftConfig) -> RaftBuilder<S> {
+        RaftBuilder::new(config)
+    }
+
+    pub(crate) fn of(inner: Arc<Inner<S>>) -> Self {
+        Self(Arc::new(Owner(inner)))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner<S>> {
+        &self.0.0
+    }
+
+    /// Founds the group with these voters. Once, on one founder or with the same set on several.
+    ///
+    /// # Errors
+    /// [`InitializeError::AlreadyInitialized`] when the node has a log, as after a restart; otherwise
+    /// nothing was changed either.
+    pub async fn initialize(&self, voters: BTreeMap<NodeId, PeerAddr>) -> Result<(), InitializeError> {
+        self.inner().initialize(voters).await
+    }
+
+    /// This node's view of itself and its group.
+    #[must_use]
+    pub fn status(&self) -> RaftStatus {
+        self.inner().status()
+    }
+
+    /// Follows [`Self::status`].
+    #[must_use]
+    pub fn watch(&self) -> RaftWatch {
+        RaftWatch::new(Arc::clone(&self.inner().source))
+    }
+
+    /// Waits until this node follows a leader or leads, and says whom.
+    ///
+    /// # Errors
+    /// There was none within `timeout`, or the node stopped.
+    pub async fn wait_for_leader(&self, timeout: Duration) -> Result<NodeId, NoLeader> {
+        let mut watch = self.watch();
+        let found = tokio::time::timeout(timeout, async {
+            loop {
+                if let Some(leader) = self.status().leader {
+                    return leader;
+                }
+                watch.changed().await;
+            }
+        });
+        found.await.map_err(|_| NoLeader {
+            node: self.inner().node_id,
+            waited: timeout,
+        })
+    }
+
+    /// Hands leadership to `to`, which first catches up. Proposals made meanwhile wait for the new leader.
+    ///
+    /// # Errors
+    /// `to` cannot lead, no leader could be asked, or it did not take over in time.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), TransferError> {
+        self.inner().transfer_to(to).await
+    }
+
+    /// Ends the node in order: the core finishes what it writes, then every task ends. Idempotent.
+    ///
+    /// A leader that is shut down lets the group wait for its election timeout; transfer leadership first.
+    pub async fn shutdown(&self) {
+        self.inner().shutdown().await;
+    }
+}
+
+impl<S: StateMachine> Inner<S> {
+    /// Why the node no longer runs, if so.
+    pub(crate) fn stop_reason(&self) -> Option<String> {
+        self.source.stop_reason()
+    }
+
+    pub(crate) fn status(&self) -> RaftStatus {
+        let mut status = self.source.status();
+        // Fresher than the core's own report, which comes after the next turn of its loop.
+        status.applied_index = self.shared.applied_index().max(status.applied_index);
+        status
+    }
+
+    pub(crate) fn current_vote(&self) -> Vote {
+        self.raft.metrics().borrow_watched().vote
+    }
+
+    pub(crate) async fn initialize(&self, voters: BTreeMap<NodeId, PeerAddr>) -> Result<(), InitializeError> {
+        let founders: Vec<NodeId> = voters.keys().copied().collect();
+        let initialized = self.raft.initialize(voters).await;
+        initialized.map_err(|error| match error {
+            RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)) => {
+                InitializeError::AlreadyInitialized
+            }
+            RaftError::APIError(openraft::errors::InitializeError::NotInMembers(_)) => {
+                InitializeError::NotAFounder {
+                    node: self.node_id,
+                    founders,
+                }
+            }
+            RaftError::Fatal(fatal) => InitializeError::Stopped {
+                cause: fatal.to_string(),
+            },
+        })
+    }
+
+    /// Makes sure of a connection to `leader`, so that what is then sent is not caught in dialling a node
+    /// that is gone while another one takes over.
+    pub(crate) async fn reach(&self, leader: NodeId) -> Result<(), String> {
+        if self.transport.status(leader) == PeerStatus::Up {
+            return Ok(());
+        }
+        let ctx = CallCtx::timeout(REACH_TIMEOUT);
+        let reached = self.transport.call::<Ping>(leader, &(), ctx).await;
+        reached.map_err(|error| format!("node {leader}: {error}"))
+    }
+
+    async fn transfer_to(&self, to: NodeId) -> Result<(), TransferError> {
+        let deadline = Instant::now() + TRANSFER_TIMEOUT;
+        let mut cause = String::from("there is none");
+        let mut asked = None;
+        loop {
+            let status = self.status();
+            if let Some(cause) = status.stopped {
+                return Err(TransferError::Stopped { cause });
+            }
+            if status.leader == Some(to) {
+                return Ok(());
+            }
+            if status.initialized && !status.voters.contains(&to) {
+                let voters = status.voters.into_iter().collect();
+                return Err(TransferError::NotAVoter { to, voters });
+            }
+            if Instant::now() >= deadline {
+                return Err(match asked {
+                    Some(_) => TransferError::Timeout {
+                        to,
+                        waited: TRANSFER_TIMEOUT,
+                    },
+                    None => TransferError::NoLeader { cause },
+                });
+            }
+            // Each leader is asked once; then it is a matter of waiting.
+            if let Some(leader) = status.leader.filter(|leader| asked != Some(*leader)) {
+                match self.ask_for_transfer(leader, to, deadline).await {
+                    Ok(()) => asked = Some(leader),
+                    Err(failure) => cause = failure,
+                }
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    async fn ask_for_transfer(&self, leader: NodeId, to: NodeId, deadline: Instant) -> Result<(), String> {
+        if leader == self.node_id {
+            let triggered = self.raft.trigger().transfer_leader(to).await;
+            return triggered.map_err(|fatal| fatal.to_string());
+        }
+        let response = self
+            .transport
+            .call::<TransferTo>(leader, &to, CallCtx { deadline })
+            .await;
+        match response {
+            Ok(WireTransferToResponse::Started) | Err(CallError::Deadline) => Ok(()),
+            Ok(WireTransferToResponse::NotLeader { leader: hint }) => {
+                Err(format!("node {leader} does not lead; it names {hint:?}"))
+            }
+            Ok(WireTransferToResponse::Stopped { cause }) => Err(cause),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Ends every task at once.
+    fn end(&self, reason: &str) {
+        self.source.stop(reason.to_owned());
+        self.scope.group().abort();
+        if self.fabric.is_some() {
+            // Leaving a process-local network takes no waiting, and frees the id this moment.
+            let _ = self.transport.shutdown(Duration::ZERO).now_or_never();
+        }
+    }
+
+    async fn shutdown(&self) {
+        // Callers that come second wait for the first; then nothing is left to do.
+        let mut dir = self.dir.lock().await;
+        self.source.stop("it was shut down".into());
+        if tokio::time::timeout(SHUTDOWN_GRACE, self.raft.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!(node_id = self.node_id, "the core did not stop in time");
+        }
+        self.end("it was shut down");
+        if !self.scope.group().join(SHUTDOWN_GRACE).await {
+            tracing::warn!(node_id = self.node_id, "some tasks did not end in time");
+        }
+        *self.reception.lock().await = None;
+        // Last, because the lock on the directory goes with it.
+        *dir = None;
+    }
+}

@@ -1,0 +1,318 @@
+//! What a node answers its peers.
+
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+};
+
+use openraft::raft::{AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest};
+use rivven_transport::{Caller, Method, Rejection, Router};
+use rivven_types::NodeId;
+use tokio::sync::Mutex;
+
+use crate::{
+    Refusal, StateMachine,
+    node::Inner,
+    propose::LocalFailure,
+    read::ReadIndexFailure,
+    snapshot::Incoming,
+    types::{NAMESPACE_APPLICATION, Snapshot, SnapshotMeta},
+    wire::{
+        AppendEntries, Heartbeat, Ping, Propose, ReadIndex, RequestPreVote, RequestVote, SnapshotChunk,
+        SnapshotInstall, SnapshotOffer, TransferLeader, TransferTo, WireAppend, WireAppendResponse,
+        WireProposal, WireProposeResponse, WireReadIndexResponse, WireSnapshotChunk, WireSnapshotInstalled,
+        WireSnapshotOffer, WireSnapshotProgress, WireTransfer, WireTransferResponse, WireTransferToResponse,
+        WireVote, WireVoteRequest, WireVoteResponse,
+    },
+};
+
+/// The snapshot on its way in. One at a time: there is one leader.
+pub(crate) type Reception = Arc<Mutex<Option<Transfer>>>;
+
+/// A snapshot transfer that has begun.
+pub(crate) struct Transfer {
+    from: NodeId,
+    offer: WireSnapshotOffer,
+    received: u64,
+    checksum: u32,
+    incoming: Incoming,
+}
+
+/// Registers every method. The table holds the node weakly: dropping its last handle stops it.
+pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
+    route::<RequestVote, S, _, _>(router, node, request_vote);
+    route::<RequestPreVote, S, _, _>(router, node, request_pre_vote);
+    route::<AppendEntries, S, _, _>(router, node, append_entries);
+    route::<Heartbeat, S, _, _>(router, node, append_entries);
+    route::<SnapshotOffer, S, _, _>(router, node, snapshot_offer);
+    route::<SnapshotChunk, S, _, _>(router, node, snapshot_chunk);
+    route::<SnapshotInstall, S, _, _>(router, node, snapshot_install);
+    route::<TransferLeader, S, _, _>(router, node, transfer_leader);
+    route::<Propose, S, _, _>(router, node, propose);
+    route::<ReadIndex, S, _, _>(router, node, read_index);
+    route::<TransferTo, S, _, _>(router, node, transfer_to);
+    route::<Ping, S, _, _>(router, node, |_, _, ()| async { Ok(()) });
+}
+
+fn route<M, S, F, Fut>(router: &Router, node: &Arc<Inner<S>>, handler: F)
+where
+    M: Method,
+    S: StateMachine,
+    F: Fn(Arc<Inner<S>>, Caller, M::Request) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<M::Response, Rejection>> + Send + 'static,
+{
+    let node: Weak<Inner<S>> = Arc::downgrade(node);
+    router.register::<M, _, _>(move |caller, request| {
+        let node = node.upgrade();
+        async move {
+            match node {
+                Some(node) if node.stop_reason().is_none() => handler(node, caller, request).await,
+                _ => Err(Rejection::new(
+                    "not-running",
+                    "the Raft node of this process has stopped",
+                )),
+            }
+        }
+    });
+}
+
+/// A leader or candidate speaks only for itself: the vote must be the caller's own.
+fn own_vote(caller: &Caller, vote: WireVote) -> Result<(), Rejection> {
+    if caller.peer.node == vote.node {
+        return Ok(());
+    }
+    tracing::warn!(
+        caller = caller.peer.node,
+        claimed = vote.node,
+        "refused a message in another node's name"
+    );
+    Err(Rejection::new(
+        "sender-mismatch",
+        "the message names another node than its sender",
+    ))
+}
+
+fn stopped(fatal: impl std::fmt::Display) -> Rejection {
+    Rejection::new("not-running", format!("the Raft node has stopped: {fatal}"))
+}
+
+fn malformed(error: impl std::fmt::Display) -> Rejection {
+    Rejection::new("malformed-request", error.to_string())
+}
+
+async fn request_vote<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    request: WireVoteRequest,
+) -> Result<WireVoteResponse, Rejection> {
+    own_vote(&caller, request.vote)?;
+    let response = node.raft.vote(request.into()).await.map_err(stopped)?;
+    Ok(response.into())
+}
+
+async fn request_pre_vote<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    request: WireVoteRequest,
+) -> Result<WireVoteResponse, Rejection> {
+    own_vote(&caller, request.vote)?;
+    let response = node.raft.pre_vote(request.into()).await.map_err(stopped)?;
+    Ok(response.into())
+}
+
+async fn append_entries<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    request: WireAppend,
+) -> Result<WireAppendResponse, Rejection> {
+    own_vote(&caller, request.vote)?;
+    let request = AppendEntriesRequest::try_from(request).map_err(malformed)?;
+    let response = node.raft.append_entries(request).await.map_err(stopped)?;
+    Ok(response.into())
+}
+
+/// Names the offset to send from: that of an interrupted transfer of the same snapshot, or 0.
+async fn snapshot_offer<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    offer: WireSnapshotOffer,
+) -> Result<WireSnapshotProgress, Rejection> {
+    own_vote(&caller, offer.vote)?;
+    // Disk and memory are taken only for a leader that is not already superseded.
+    let current = node.current_vote();
+    if current > crate::types::Vote::from(offer.vote) {
+        return Ok(WireSnapshotProgress::HigherVote(current.into()));
+    }
+    let mut reception = node.reception.lock().await;
+    if let Some(transfer) = reception.as_ref()
+        && transfer.from == caller.peer.node
+        && transfer.offer == offer
+    {
+        return Ok(WireSnapshotProgress::Next(transfer.received));
+    }
+    *reception = None;
+    let incoming = node.snapshots.receive(offer.len);
+    let incoming = incoming.map_err(|error| Rejection::new("snapshot-not-received", error.to_string()))?;
+    *reception = Some(Transfer {
+        from: caller.peer.node,
+        offer,
+        received: 0,
+        checksum: 0,
+        incoming,
+    });
+    Ok(WireSnapshotProgress::Next(0))
+}
+
+async fn snapshot_chunk<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    chunk: WireSnapshotChunk,
+) -> Result<WireSnapshotProgress, Rejection> {
+    let mut reception = Arc::clone(&node.reception).lock_owned().await;
+    let Some(transfer) = reception
+        .as_mut()
+        .filter(|transfer| transfer.from == caller.peer.node && transfer.offer.checksum == chunk.checksum)
+    else {
+        return Ok(WireSnapshotProgress::Unknown);
+    };
+    let end = chunk.offset.saturating_add(chunk.data.len() as u64);
+    if chunk.offset != transfer.received || end > transfer.offer.len {
+        return Ok(WireSnapshotProgress::Next(transfer.received));
+    }
+    // The lock goes along: a cancelled call must not leave a half-written chunk to be written over.
+    let write = node.scope.group().blocking(move || {
+        let transfer = reception.as_mut()?;
+        if let Err(error) = transfer.incoming.write(&chunk.data) {
+            *reception = None;
+            return Some(Err(error));
+        }
+        transfer.checksum = crc32c::crc32c_append(transfer.checksum, &chunk.data);
+        transfer.received = end;
+        Some(Ok(end))
+    });
+    match write.await {
+        Ok(Some(Ok(next))) => Ok(WireSnapshotProgress::Next(next)),
+        Ok(Some(Err(error))) => Err(Rejection::new("snapshot-not-received", error.to_string())),
+        Ok(None) | Err(_) => Ok(WireSnapshotProgress::Unknown),
+    }
+}
+
+async fn snapshot_install<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    offer: WireSnapshotOffer,
+) -> Result<WireSnapshotInstalled, Rejection> {
+    own_vote(&caller, offer.vote)?;
+    let transfer = {
+        let mut reception = node.reception.lock().await;
+        reception.take_if(|transfer| transfer.from == caller.peer.node && transfer.offer == offer)
+    };
+    let Some(transfer) = transfer else {
+        return Ok(WireSnapshotInstalled::Incomplete);
+    };
+    if transfer.received != offer.len || transfer.checksum != offer.checksum {
+        tracing::warn!(
+            received = transfer.received,
+            expected = offer.len,
+            "a received snapshot is not what was offered"
+        );
+        return Ok(WireSnapshotInstalled::Incomplete);
+    }
+    let meta = SnapshotMeta::try_from(offer.meta).map_err(malformed)?;
+    let finish = node.scope.group().blocking(move || transfer.incoming.finish());
+    let snapshot = finish
+        .await
+        .map_err(std::io::Error::other)
+        .and_then(|finished| finished)
+        .map_err(|error| Rejection::new("snapshot-not-received", error.to_string()))?;
+    let snapshot = Snapshot { meta, snapshot };
+    let installed = node
+        .raft
+        .install_full_snapshot(offer.vote.into(), snapshot)
+        .await
+        .map_err(stopped)?;
+    Ok(WireSnapshotInstalled::Done(installed.vote.into()))
+}
+
+async fn transfer_leader<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    request: WireTransfer,
+) -> Result<WireTransferResponse, Rejection> {
+    own_vote(&caller, request.from)?;
+    let last_log_id = request.last_log_id.map(Into::into);
+    let request = TransferLeaderRequest::new(request.from.into(), request.to, last_log_id);
+    let response = node.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+    Ok(match response {
+        Ok(()) => WireTransferResponse::Accepted,
+        Err(TransferLeaderError::VoteChanged { expected, actual }) => WireTransferResponse::VoteChanged {
+            expected: expected.into(),
+            actual: actual.into(),
+        },
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => WireTransferResponse::LogNotFlushed {
+            expected: expected.map(Into::into),
+            actual: actual.map(Into::into),
+        },
+    })
+}
+
+/// Proposes for a peer, if this node leads. Limits are checked here too: peers may run other releases.
+async fn propose<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    proposal: WireProposal,
+) -> Result<WireProposeResponse, Rejection> {
+    if proposal.namespace != NAMESPACE_APPLICATION {
+        let message = format!("namespace {} is not proposed by peers", proposal.namespace);
+        return Ok(WireProposeResponse::Refused(Refusal::new(
+            "unknown-namespace",
+            message,
+        )));
+    }
+    let command: S::Command = postcard::from_bytes(&proposal.body).map_err(malformed)?;
+    if let Err(refusal) = S::check(&command) {
+        return Ok(WireProposeResponse::Refused(refusal));
+    }
+    let Some(_permit) = node.admit(proposal.body.len()) else {
+        return Ok(WireProposeResponse::Overloaded);
+    };
+    Ok(match node.propose_here(proposal.body, caller.deadline).await {
+        Ok((index, reply)) => WireProposeResponse::Done { index, reply },
+        Err(LocalFailure::NotLeader(leader)) => WireProposeResponse::NotLeader { leader },
+        Err(LocalFailure::Unknown(cause)) => WireProposeResponse::Unknown { cause },
+        Err(LocalFailure::Stopped(cause)) => WireProposeResponse::Stopped { cause },
+    })
+}
+
+async fn read_index<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    caller: Caller,
+    (): (),
+) -> Result<WireReadIndexResponse, Rejection> {
+    Ok(match node.read_index_here(caller.deadline).await {
+        Ok(index) => WireReadIndexResponse::Index(index),
+        Err(ReadIndexFailure::NotLeader(leader)) => WireReadIndexResponse::NotLeader { leader },
+        Err(ReadIndexFailure::Unconfirmed(cause) | ReadIndexFailure::Stopped(cause)) => {
+            WireReadIndexResponse::Failed { cause }
+        }
+    })
+}
+
+async fn transfer_to<S: StateMachine>(
+    node: Arc<Inner<S>>,
+    _caller: Caller,
+    to: NodeId,
+) -> Result<WireTransferToResponse, Rejection> {
+    let status = node.status();
+    if status.leader != Some(node.node_id) {
+        return Ok(WireTransferToResponse::NotLeader {
+            leader: status.leader,
+        });
+    }
+    Ok(match node.raft.trigger().transfer_leader(to).await {
+        Ok(()) => WireTransferToResponse::Started,
+        Err(fatal) => WireTransferToResponse::Stopped {
+            cause: fatal.to_string(),
+        },
+    })
+}

@@ -1,0 +1,204 @@
+//! Where snapshots are kept, and one that is on its way in.
+
+use std::{
+    io::{self, Read, Write},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use rivven_raft_store::{SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore};
+use rivven_types::ClusterId;
+
+use crate::{
+    codec::LogCodec,
+    types::{SnapshotMeta, TypeConfig},
+};
+
+/// Snapshots kept. The log is purged behind the older, so a damaged newest one is no loss.
+const KEPT: usize = 2;
+
+/// Largest snapshot that is held in memory, by a node without a data directory.
+const MAX_MEMORY_BYTES: u64 = 1 << 30;
+
+/// The snapshots of a node. Every method may block on the disk.
+#[derive(Clone, Debug)]
+pub(crate) enum Snapshots {
+    /// Gone with the process.
+    Memory(Arc<Mutex<Vec<(SnapshotMeta, Bytes)>>>),
+    /// In the data directory.
+    Files(SnapshotStore<TypeConfig, LogCodec>),
+}
+
+/// One snapshot.
+#[derive(Clone, Debug)]
+pub(crate) enum SnapshotData {
+    Memory(Bytes),
+    File(SnapshotFile<TypeConfig>),
+}
+
+impl Snapshots {
+    pub(crate) fn memory() -> Self {
+        Self::Memory(Arc::default())
+    }
+
+    pub(crate) fn open(path: &Path, cluster: ClusterId) -> Result<Self, SnapshotError> {
+        SnapshotStore::open(path, cluster).map(Self::Files)
+    }
+
+    /// Writes a snapshot with `write` and keeps it.
+    pub(crate) fn write(
+        &self,
+        meta: &SnapshotMeta,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<SnapshotData> {
+        match self {
+            Self::Memory(kept) => {
+                let mut bytes = Vec::new();
+                write(&mut bytes)?;
+                let bytes = Bytes::from(bytes);
+                keep_in_memory(kept, meta, &bytes);
+                Ok(SnapshotData::Memory(bytes))
+            }
+            Self::Files(store) => store
+                .write(meta, write)
+                .map(SnapshotData::File)
+                .map_err(io::Error::other),
+        }
+    }
+
+    /// Keeps a snapshot that arrived; one that is kept already stays.
+    pub(crate) fn keep(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        match (self, data) {
+            (Self::Memory(kept), SnapshotData::Memory(bytes)) => {
+                keep_in_memory(kept, meta, bytes);
+                Ok(())
+            }
+            (Self::Files(store), SnapshotData::File(file)) => {
+                store.keep(meta, file).map_err(io::Error::other)
+            }
+            (Self::Memory(_), SnapshotData::File(_)) | (Self::Files(_), SnapshotData::Memory(_)) => {
+                Err(io::Error::other("the snapshot is of another kind of store"))
+            }
+        }
+    }
+
+    /// The newest snapshot.
+    pub(crate) fn latest(&self) -> Option<(SnapshotMeta, SnapshotData)> {
+        match self {
+            Self::Memory(kept) => lock(kept)
+                .last()
+                .map(|(meta, bytes)| (meta.clone(), SnapshotData::Memory(bytes.clone()))),
+            Self::Files(store) => store
+                .latest()
+                .map(|file| (file.meta().clone(), SnapshotData::File(file))),
+        }
+    }
+
+    /// Index up to which the log can be purged: that of the older of the two snapshots kept.
+    pub(crate) fn purge_upto(&self) -> Option<u64> {
+        match self {
+            Self::Memory(kept) => {
+                let kept = lock(kept);
+                let older = kept.len().checked_sub(KEPT).and_then(|at| kept.get(at))?;
+                older.0.last_log_id.map(|id| id.index)
+            }
+            Self::Files(store) => store.purge_bound(),
+        }
+    }
+
+    /// Opens the reception of a snapshot that is `len` bytes on the wire.
+    pub(crate) fn receive(&self, len: u64) -> io::Result<Incoming> {
+        match self {
+            Self::Memory(_) if len > MAX_MEMORY_BYTES => Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("a snapshot of {len} bytes does not fit a node without a data directory"),
+            )),
+            // Grows with what arrives: the length is only the sender's word.
+            Self::Memory(_) => Ok(Incoming::Memory(Vec::new())),
+            Self::Files(store) => store.receive(len).map(Incoming::File).map_err(io::Error::other),
+        }
+    }
+}
+
+fn keep_in_memory(kept: &Mutex<Vec<(SnapshotMeta, Bytes)>>, meta: &SnapshotMeta, bytes: &Bytes) {
+    let mut kept = lock(kept);
+    kept.retain(|(older, _)| older.last_log_id < meta.last_log_id);
+    kept.push((meta.clone(), bytes.clone()));
+    let surplus = kept.len().saturating_sub(KEPT);
+    kept.drain(..surplus);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each critical section leaves the list whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SnapshotData {
+    /// Bytes on the wire.
+    pub(crate) fn transfer_len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File(file) => file.transfer_len(),
+        }
+    }
+
+    /// At most `len` bytes of what goes over the wire, from `offset` on.
+    pub(crate) fn read_transfer(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        match self {
+            Self::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let end = start.saturating_add(len).min(bytes.len());
+                Ok(bytes.slice(start..end))
+            }
+            Self::File(file) => file.read_transfer(offset, len).map(Bytes::from),
+        }
+    }
+
+    /// CRC32C of all bytes on the wire: names the snapshot, and lets the receiver check it.
+    pub(crate) fn checksum(&self) -> io::Result<u32> {
+        const PIECE: usize = 256 << 10;
+        let (mut crc, mut offset) = (0, 0);
+        while offset < self.transfer_len() {
+            let piece = self.read_transfer(offset, PIECE)?;
+            crc = crc32c::crc32c_append(crc, &piece);
+            offset += piece.len() as u64;
+        }
+        Ok(crc)
+    }
+
+    /// What the state machine wrote. Each piece is checked as it is read, the whole at its end.
+    pub(crate) fn content(&self) -> Box<dyn Read + Send> {
+        match self {
+            Self::Memory(bytes) => Box::new(io::Cursor::new(bytes.clone())),
+            Self::File(file) => Box::new(file.content()),
+        }
+    }
+}
+
+/// A snapshot that is being received.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Memory(Vec<u8>),
+    File(SnapshotReceiver<TypeConfig, LogCodec>),
+}
+
+impl Incoming {
+    pub(crate) fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Memory(bytes) => {
+                bytes.extend_from_slice(data);
+                Ok(())
+            }
+            Self::File(file) => file.write(data).map_err(io::Error::other),
+        }
+    }
+
+    /// The snapshot, once all bytes are in: durable and verified, not yet kept.
+    pub(crate) fn finish(self) -> io::Result<SnapshotData> {
+        match self {
+            Self::Memory(bytes) => Ok(SnapshotData::Memory(bytes.into())),
+            Self::File(file) => file.finish().map(SnapshotData::File).map_err(io::Error::other),
+        }
+    }
+}
