@@ -6,6 +6,7 @@
 //!   the caller's, never openraft's, so an openraft release cannot make old data unreadable.
 //! - [`NodeDir`] is the data directory: its lock, its owner, its boot epoch.
 //! - [`RedbLogStore`] keeps the log in one file, with one fsync for everything that waits.
+//! - [`SnapshotStore`] keeps snapshots in files, the newest two of which are known to be whole.
 //! - [`MemLogStore`] keeps the log in memory: deterministic, without a thread, gone with the process.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod log;
 mod mem;
 mod node_dir;
 mod record;
+mod snapshot;
 mod window;
 
 pub use codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
@@ -25,3 +27,6 @@ pub use mem::MemLogStore;
 pub use node_dir::{NodeDir, NodeDirError};
 /// The openraft release this crate is built for, pinned to the letter because it is an alpha.
 pub use openraft;
+pub use snapshot::{
+    DamagedSnapshot, SnapshotContent, SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore,
+};
