@@ -105,6 +105,18 @@ impl NodeIdentity {
         })))
     }
 
+    /// An identity that no check would let pass, for tests of the peer's checks.
+    #[cfg(test)]
+    pub(crate) fn unchecked(name: NodeName, ca: &str, issued: &IssuedIdentity) -> Self {
+        let path = Path::new("test");
+        Self(Arc::new(Inner {
+            name,
+            anchors: check::certificates(ca, path).unwrap(),
+            chain: check::certificates(issued.cert_pem(), path).unwrap(),
+            key: SigningKey::from_pem(issued.key_pem()).unwrap(),
+        }))
+    }
+
     /// The cluster that the certificate names.
     #[must_use]
     pub fn cluster(&self) -> ClusterId {

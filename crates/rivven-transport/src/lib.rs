@@ -9,6 +9,7 @@ pub mod identity;
 mod memory;
 mod method;
 mod network;
+mod quic;
 mod router;
 mod secret_file;
 mod task;
@@ -17,6 +18,7 @@ pub use call::{CallCtx, CallError, Outcome, Rejection};
 pub use memory::{MemoryNetwork, MemoryNetworkError};
 pub use method::{Class, Method, MethodSpec};
 pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};
+pub use quic::{BindError, QuicKeys, QuicKeysError, QuicTransport, QuicTransportBuilder};
 pub use router::{Caller, Router};
 pub use task::TaskGroup;
 

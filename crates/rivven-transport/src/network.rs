@@ -1,6 +1,11 @@
 //! What any network of nodes offers: calls by node id, discovery by address.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -78,6 +83,11 @@ pub trait Network: Send + Sync + 'static {
     ///
     /// What a node bound to `0.0.0.0` without an advertised address tells others to dial.
     fn observed_ip(&self) -> Option<IpAddr>;
+
+    /// The address this node listens on, with the port that was picked; `None` without a socket.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
 
     /// Closes every connection, waiting at most `grace` for calls in flight. Idempotent.
     fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()>;
@@ -166,6 +176,12 @@ impl Transport {
     #[must_use]
     pub fn observed_ip(&self) -> Option<IpAddr> {
         self.0.observed_ip()
+    }
+
+    /// See [`Network::local_addr`].
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.0.local_addr()
     }
 
     /// See [`Network::shutdown`].

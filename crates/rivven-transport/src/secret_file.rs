@@ -113,3 +113,26 @@ fn is_exposed(metadata: &fs::Metadata) -> bool {
 fn is_exposed(_metadata: &fs::Metadata) -> bool {
     false
 }
+
+/// A 32-byte secret as 64 hexadecimal digits.
+pub(crate) fn to_hex(bytes: &[u8; 32]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(64));
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        }
+    }
+    text
+}
+
+/// The secret written by [`to_hex`].
+pub(crate) fn from_hex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let mut digits = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
+    let mut bytes = Zeroizing::new([0; 32]);
+    for byte in bytes.iter_mut() {
+        *byte = digits.next()?? << 4 | digits.next()??;
+    }
+    digits.next().is_none().then_some(bytes)
+}

@@ -96,11 +96,7 @@ impl GossipKey {
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(65));
-        for byte in self.0.iter() {
-            for digit in [byte >> 4, byte & 15] {
-                text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-            }
-        }
+        text.push_str(&secret_file::to_hex(&self.0));
         text.push('\n');
         text
     }
@@ -110,19 +106,9 @@ impl GossipKey {
     /// # Errors
     /// [`GossipKeyError::Malformed`].
     pub fn from_text(text: &str) -> Result<Self, GossipKeyError> {
-        let mut digits = text.trim().chars().map(|c| c.to_digit(16));
-        let mut digit = || {
-            let value = digits.next().flatten().ok_or(GossipKeyError::Malformed)?;
-            u8::try_from(value).map_err(|_| GossipKeyError::Malformed)
-        };
-        let mut bytes = Zeroizing::new([0; 32]);
-        for byte in bytes.iter_mut() {
-            *byte = digit()? << 4 | digit()?;
-        }
-        match digits.next() {
-            None => Ok(Self(bytes)),
-            Some(_) => Err(GossipKeyError::Malformed),
-        }
+        secret_file::from_hex(text.trim())
+            .map(Self)
+            .ok_or(GossipKeyError::Malformed)
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

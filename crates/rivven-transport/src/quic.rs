@@ -1,0 +1,244 @@
+//! The network over QUIC with mutual TLS.
+//!
+//! Each node dials its own connections for the calls it makes: one for Control, Raft and Client calls,
+//! one for Bulk. A connection counts as up once both sides have proven by certificate which node they
+//! are and said by hello which instance and start of it. Frames and hello: `docs/formats/wire.md`.
+
+mod config;
+mod dial;
+mod explain;
+mod frame;
+mod hello;
+mod keys;
+mod lane;
+mod limits;
+mod network;
+mod peer;
+mod serve;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+};
+
+use quinn::{Endpoint, TokioRuntime};
+use rivven_crypto::{EntropyError, Provider};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::{LocalIdentity, Router, TaskGroup, Transport, identity::NodeIdentity};
+use config::Configs;
+use network::QuicNetwork;
+use shared::Shared;
+
+pub use keys::{QuicKeys, QuicKeysError};
+
+/// The network over QUIC. Start one with [`QuicTransport::builder`], use it through [`Transport`].
+#[derive(Debug)]
+pub struct QuicTransport;
+
+/// Settings of a [`QuicTransport`].
+#[derive(Debug)]
+pub struct QuicTransportBuilder {
+    identity: NodeIdentity,
+    local: LocalIdentity,
+    bind: SocketAddr,
+    router: Router,
+    keys: Option<QuicKeys>,
+}
+
+/// Why the transport did not start. Nothing was left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another process, or another node of this one, has the port.
+    #[error("UDP port {} at {} is in use; stop what uses it or configure another port", addr.port(), addr.ip())]
+    PortInUse {
+        /// The address asked for.
+        addr: SocketAddr,
+    },
+    /// The operating system refuses the address, for instance because no interface has it.
+    #[error("cannot listen on {addr} (UDP): {source}; use an address of this machine, or 0.0.0.0")]
+    Socket {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The certificate names another node or cluster than the data directory or configuration.
+    #[error(
+        "the certificate is of node {certified} of its cluster, but this is node {configured}, or its data \
+         directory belongs to another cluster; use the certificate made for this node"
+    )]
+    IdentityMismatch {
+        /// The node id in the certificate.
+        certified: u64,
+        /// The node id in use.
+        configured: u64,
+    },
+    /// TLS does not accept certificate or key.
+    #[error("TLS does not accept this node's certificate or key: {cause}; make new ones")]
+    Tls {
+        /// What TLS said.
+        cause: String,
+    },
+    /// There is no tokio runtime to run on. Start the transport inside one.
+    #[error("the transport must be started inside a tokio runtime")]
+    NoRuntime,
+    /// The operating system gave no randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+}
+
+impl BindError {
+    /// Stable code in kebab case, listed in `docs/errors.md`.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::PortInUse { .. } => "port-in-use",
+            Self::Socket { .. } => "bind-failed",
+            Self::IdentityMismatch { .. } => "identity-mismatch",
+            Self::Tls { .. } => "tls-setup-failed",
+            Self::NoRuntime => "no-runtime",
+            Self::Entropy(_) => "no-entropy",
+        }
+    }
+}
+
+impl QuicTransport {
+    /// Settings for the node of `identity`, which must be the node and cluster of `local`.
+    ///
+    /// Without further settings it listens on a free port of 127.0.0.1, serves no method, and keeps
+    /// nothing across restarts.
+    #[must_use]
+    pub fn builder(identity: NodeIdentity, local: LocalIdentity) -> QuicTransportBuilder {
+        QuicTransportBuilder {
+            identity,
+            local,
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            router: Router::new(),
+            keys: None,
+        }
+    }
+}
+
+impl QuicTransportBuilder {
+    /// Listens on `addr` (UDP). Port 0 picks a free one; [`Transport::local_addr`] tells which.
+    #[must_use]
+    pub const fn bind(mut self, addr: SocketAddr) -> Self {
+        self.bind = addr;
+        self
+    }
+
+    /// Answers the methods of `router`, also those registered later.
+    #[must_use]
+    pub fn router(mut self, router: Router) -> Self {
+        self.router = router;
+        self
+    }
+
+    /// Uses keys that outlive the process, so that peers notice a restart at once.
+    #[must_use]
+    pub fn keys(mut self, keys: QuicKeys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Binds the socket and starts. Runs on the calling task's runtime, without threads of its own.
+    ///
+    /// # Errors
+    /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
+    /// another node.
+    pub fn start(self) -> Result<Transport, BindError> {
+        let name = self.identity.name();
+        if (name.cluster, name.node) != (self.local.cluster, self.local.node) {
+            return Err(BindError::IdentityMismatch {
+                certified: name.node,
+                configured: self.local.node,
+            });
+        }
+        let runtime = Handle::try_current().map_err(|_| BindError::NoRuntime)?;
+        let keys = match self.keys {
+            Some(keys) => keys,
+            None => QuicKeys::generate()?,
+        };
+        let Configs {
+            endpoint,
+            server,
+            client,
+        } = config::build(&self.identity, &keys, &Provider::ring())
+            .map_err(|cause| BindError::Tls { cause })?;
+        let socket = bind_socket(self.bind)?;
+        let failed = |source| BindError::Socket {
+            addr: self.bind,
+            source,
+        };
+        let endpoint =
+            Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
+        let local_addr = endpoint.local_addr().map_err(failed)?;
+        info!(node_id = self.local.node, %local_addr, "transport listening");
+        let shared = Arc::new(Shared {
+            local: self.local,
+            local_addr,
+            router: self.router,
+            tasks: TaskGroup::new(runtime),
+            in_flight: TaskTracker::new(),
+            client,
+            endpoint: Mutex::new(Some(endpoint.clone())),
+            closing: AtomicBool::new(false),
+            peers: Mutex::new(BTreeMap::new()),
+            observed: Mutex::new(None),
+        });
+        let accepting = serve::accept_loop(Arc::clone(&shared), endpoint);
+        shared.tasks.spawn(accepting);
+        Ok(Transport::new(QuicNetwork(shared)))
+    }
+}
+
+fn bind_socket(addr: SocketAddr) -> Result<UdpSocket, BindError> {
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if addr.is_ipv6() && addr.ip().is_unspecified() {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&addr.into())?;
+        Ok(socket)
+    };
+    let socket = bind().map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::PortInUse { addr },
+        _ => BindError::Socket { addr, source },
+    })?;
+    enlarge_buffers(&socket);
+    Ok(socket.into())
+}
+
+/// Asks for buffers that hold a burst; without them packets are lost while this process waits its turn.
+fn enlarge_buffers(socket: &Socket) {
+    let wanted = limits::SOCKET_BUFFER;
+    // A refusal shows in the sizes read back.
+    let _ = socket.set_recv_buffer_size(wanted);
+    let _ = socket.set_send_buffer_size(wanted);
+    let receive = socket.recv_buffer_size().unwrap_or(0);
+    let send = socket.send_buffer_size().unwrap_or(0);
+    if receive < wanted || send < wanted {
+        warn!(
+            wanted,
+            receive,
+            send,
+            "socket buffers are smaller than asked for; raise net.core.rmem_max and net.core.wmem_max"
+        );
+    }
+}
+
+/// Locks a mutex whose content is consistent after every statement, and so even when poisoned.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

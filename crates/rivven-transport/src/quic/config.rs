@@ -1,0 +1,180 @@
+//! TLS and QUIC settings: mutual TLS 1.3 under the cluster's own authority, and nothing else.
+
+use std::sync::Arc;
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use rivven_crypto::Provider;
+use rustls::{
+    DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::{
+    keys::QuicKeys,
+    limits::{
+        CONNECTION_WINDOW, IDLE_TIMEOUT, INITIAL_RTT, KEEP_ALIVE, MAX_HANDSHAKES, MAX_STREAMS, STREAM_WINDOW,
+    },
+};
+use crate::{clock::WallClock, identity::NodeIdentity};
+
+/// Application protocol (RFC 7301); 0 is the unstable version.
+const ALPN: &[u8] = b"rivven/0";
+
+/// A name for the sake of TLS. Who the peer is says its certificate, not its host name.
+pub(super) const SERVER_NAME: &str = "node.rivven.internal";
+
+/// Everything an endpoint is made of.
+pub(super) struct Configs {
+    pub(super) endpoint: quinn::EndpointConfig,
+    pub(super) server: quinn::ServerConfig,
+    pub(super) client: quinn::ClientConfig,
+}
+
+/// The settings of the node `identity`, or the cause why TLS takes none of it.
+pub(super) fn build(
+    identity: &NodeIdentity,
+    keys: &QuicKeys,
+    provider: &Provider,
+) -> Result<Configs, String> {
+    let transport = Arc::new(transport());
+    let connection_ids = keys.connection_ids();
+    let mut endpoint = provider.quic_endpoint(&keys.reset());
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)));
+    let server = server_tls(identity, provider).map_err(|error| error.to_string())?;
+    let mut server = provider
+        .quic_server(server, &keys.token())
+        .map_err(|error| error.to_string())?;
+    server
+        .transport_config(Arc::clone(&transport))
+        .migration(false)
+        .max_incoming(MAX_HANDSHAKES)
+        .time_source(Arc::new(WallClock));
+    let client = client_tls(identity, provider).map_err(|error| error.to_string())?;
+    let mut client = provider.quic_client(client).map_err(|error| error.to_string())?;
+    client.transport_config(transport);
+    Ok(Configs {
+        endpoint,
+        server,
+        client,
+    })
+}
+
+fn transport() -> TransportConfig {
+    let idle_ms = u32::try_from(IDLE_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    let mut config = TransportConfig::default();
+    config
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW));
+    config
+}
+
+fn roots(identity: &NodeIdentity) -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for anchor in identity.anchors() {
+        roots.add(anchor.clone())?;
+    }
+    Ok(roots)
+}
+
+fn server_tls(identity: &NodeIdentity, provider: &Provider) -> Result<rustls::ServerConfig, rustls::Error> {
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(identity)?), Arc::clone(provider.tls()))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let mut config =
+        rustls::ServerConfig::builder_with_details(Arc::clone(provider.tls()), Arc::new(WallClock))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(identity.chain(), identity.key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+fn client_tls(identity: &NodeIdentity, provider: &Provider) -> Result<rustls::ClientConfig, rustls::Error> {
+    let verifier = ClusterVerifier {
+        roots: roots(identity)?,
+        algorithms: provider.tls().signature_verification_algorithms,
+    };
+    let mut config =
+        rustls::ClientConfig::builder_with_details(Arc::clone(provider.tls()), Arc::new(WallClock))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(identity.chain(), identity.key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// Believes certificates that the cluster's authority signed, whatever host they were reached at.
+///
+/// Which node a certificate names is checked once the connection stands, where a refusal can be explained
+/// to the peer; nothing is sent or believed before.
+#[derive(Debug)]
+struct ClusterVerifier {
+    roots: RootCertStore,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for ClusterVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &self.roots,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,293 @@
+//! Making connections: one attempt, and the task that keeps a way to a peer open while it is wanted.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::{Connection, ConnectionError, VarInt};
+use rivven_crypto::random_bytes;
+use rivven_types::{NodeId, PeerAddr};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    config::SERVER_NAME,
+    explain::explain,
+    hello::{Hello, Purpose, Refusal, close},
+    lane::{self, Lane},
+    limits::{DIAL_TIMEOUT, MAX_ADDRESSES, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER},
+    peer::{DialError, Line, Link, Peer},
+    shared::{Shared, certified_name, classes, read_hello, write_hello},
+    write::write_loop,
+};
+use crate::{Class, PeerIdentity};
+
+/// Keeps the way to `peer` for `purpose` open, from the first call on, whenever calls want it.
+pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Purpose) {
+    let mut failures = 0_u32;
+    loop {
+        let way = peer.way(purpose);
+        way.wanted.notified().await;
+        way.link.send_replace(Link::Dialing);
+        let began = Instant::now();
+        let error = match connect(&shared, &peer, purpose, failures).await {
+            Ok(line) => {
+                info!(peer = peer.node, ?purpose, "connected");
+                way.link.send_replace(Link::Up(Arc::clone(&line)));
+                let cause = explain(&line.connection.closed().await).to_string();
+                for (_, lane) in &line.lanes {
+                    lane.close(&cause);
+                }
+                info!(peer = peer.node, ?purpose, cause, "disconnected");
+                if began.elapsed() >= STABLE_AFTER {
+                    failures = 0;
+                    way.link.send_replace(Link::Idle);
+                    continue;
+                }
+                DialError::Unreachable(cause)
+            }
+            Err(error) => error,
+        };
+        debug!(peer = peer.node, ?purpose, ?error, failures, "no connection");
+        way.link.send_replace(Link::Failed(error));
+        failures = failures.saturating_add(1);
+        tokio::select! {
+            biased;
+            () = way.poked.notified() => failures = 0,
+            () = sleep(backoff(failures)) => {}
+        }
+    }
+}
+
+/// A random pause below a bound that doubles with each failure ("full jitter"), so that many nodes do not
+/// return to a restarted one in step.
+fn backoff(failures: u32) -> Duration {
+    let bound = MIN_BACKOFF
+        .saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX))
+        .min(MAX_BACKOFF);
+    let random = random_bytes().map_or(u16::MAX, u16::from_be_bytes);
+    bound.mul_f64(f64::from(random) / f64::from(u16::MAX))
+}
+
+async fn connect(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    purpose: Purpose,
+    attempt: u32,
+) -> Result<Arc<Line>, DialError> {
+    let addr = peer
+        .addr()
+        .ok_or_else(|| DialError::Unreachable("no address is known for this node".into()))?;
+    let dialled = dial(shared, &addr, Some(peer.node), purpose, attempt).await?;
+    open_lanes(shared, peer.node, dialled.connection, purpose).await
+}
+
+/// A connection that has passed both hellos.
+pub(super) struct Dialled {
+    pub(super) connection: Connection,
+    pub(super) identity: PeerIdentity,
+}
+
+/// One attempt to reach `addr`, and `expected` there if it is known who should answer.
+///
+/// Of several addresses of a host name, `attempt` picks one, so that repeated attempts try them all.
+pub(super) async fn dial(
+    shared: &Shared,
+    addr: &PeerAddr,
+    expected: Option<NodeId>,
+    purpose: Purpose,
+    attempt: u32,
+) -> Result<Dialled, DialError> {
+    let attempt = async {
+        let remote = resolve(shared, addr, attempt).await?;
+        let connecting = shared
+            .connect(remote, SERVER_NAME)
+            .map_err(DialError::Unreachable)?;
+        let connection = connecting.await.map_err(|error| failed(remote, &error))?;
+        match greet(shared, &connection, expected, purpose).await {
+            Ok(identity) => Ok(Dialled { connection, identity }),
+            Err(error) => Err(close_after(&connection, remote, error)),
+        }
+    };
+    timeout(DIAL_TIMEOUT, attempt)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("nobody answered at {addr}"))))
+}
+
+async fn resolve(shared: &Shared, addr: &PeerAddr, attempt: u32) -> Result<SocketAddr, DialError> {
+    let unreachable = |cause| Err(DialError::Unreachable(cause));
+    if addr.is_unspecified() || addr.port() == 0 {
+        return unreachable(format!("{addr} can be bound but not dialled"));
+    }
+    if let Some(addr) = addr.as_socket_addr() {
+        return Ok(addr);
+    }
+    let found = match tokio::net::lookup_host((addr.host(), addr.port())).await {
+        Ok(found) => found,
+        Err(error) => return unreachable(format!("cannot look up {addr}: {error}")),
+    };
+    let usable: Vec<_> = found
+        .filter(|found| shared.local_addr.is_ipv6() || found.is_ipv4())
+        .take(MAX_ADDRESSES)
+        .collect();
+    let picked = (attempt as usize).checked_rem(usable.len());
+    match picked.and_then(|picked| usable.get(picked)) {
+        Some(addr) => Ok(*addr),
+        None => unreachable(format!("{addr} has no address of this node's family")),
+    }
+}
+
+/// Why the hellos came to nothing.
+enum GreetError {
+    Refused(Refusal),
+    Lost(ConnectionError),
+    Unreadable(String),
+}
+
+/// Says who this node is, and learns and checks who answers.
+async fn greet(
+    shared: &Shared,
+    connection: &Connection,
+    expected: Option<NodeId>,
+    purpose: Purpose,
+) -> Result<PeerIdentity, GreetError> {
+    let name = certified_name(connection).map_err(GreetError::Refused)?;
+    shared.check_cluster(name.cluster).map_err(GreetError::Refused)?;
+    if let Some(expected) = expected.filter(|expected| *expected != name.node) {
+        let found = name.node;
+        return Err(GreetError::Refused(Refusal::Unexpected { found, expected }));
+    }
+    let (mut send, mut recv) = connection.open_bi().await.map_err(GreetError::Lost)?;
+    let answer = async {
+        let hello = shared.hello(purpose, connection.remote_address());
+        write_hello(&mut send, &hello).await?;
+        read_hello(&mut recv).await
+    };
+    let hello: Hello = match answer.await {
+        Ok(bytes) => Hello::decode(&bytes).map_err(GreetError::Refused)?,
+        // The close frame of a refusal explains more than the broken stream.
+        Err(error) => {
+            return Err(match connection.close_reason() {
+                Some(reason) => GreetError::Lost(reason),
+                None => GreetError::Unreadable(error.to_string()),
+            });
+        }
+    };
+    shared.check_hello(&hello, name).map_err(GreetError::Refused)?;
+    if hello.identity.node != shared.local.node {
+        let peer = shared
+            .peer_or_insert(hello.identity.node)
+            .map_err(GreetError::Refused)?;
+        peer.admit(&hello.identity).map_err(GreetError::Refused)?;
+    }
+    shared.observe(hello.observed.ip());
+    Ok(hello.identity)
+}
+
+fn close_after(connection: &Connection, remote: SocketAddr, error: GreetError) -> DialError {
+    match error {
+        GreetError::Refused(refusal) => {
+            warn!(%remote, reason = %refusal, "refused connection");
+            let text = refusal.to_string();
+            connection.close(refusal.close_code(), text.as_bytes());
+            match refusal {
+                Refusal::Version | Refusal::OtherCluster { .. } => DialError::Incompatible(text),
+                _ => DialError::Unreachable(text),
+            }
+        }
+        GreetError::Lost(error) => failed(remote, &error),
+        GreetError::Unreadable(cause) => {
+            connection.close(VarInt::from_u32(close::MALFORMED), b"malformed hello");
+            DialError::Unreachable(format!("the hello of {remote} cannot be read: {cause}"))
+        }
+    }
+}
+
+/// What a failed connection means, said aloud when one side refused the other.
+fn failed(remote: SocketAddr, error: &ConnectionError) -> DialError {
+    let reason = explain(error);
+    if reason.is_refusal() {
+        warn!(%remote, %reason, "connection refused");
+    }
+    let text = format!("{remote}: {reason}");
+    match error {
+        ConnectionError::ApplicationClosed(frame)
+            if u32::try_from(frame.error_code.into_inner()).is_ok_and(Refusal::is_incompatible) =>
+        {
+            DialError::Incompatible(text)
+        }
+        _ => DialError::Unreachable(text),
+    }
+}
+
+/// Opens one stream for each class of `purpose`.
+async fn open_lanes(
+    shared: &Shared,
+    node: NodeId,
+    connection: Connection,
+    purpose: Purpose,
+) -> Result<Arc<Line>, DialError> {
+    let lost = |error: ConnectionError| DialError::Unreachable(explain(&error).to_string());
+    let mut lanes = Vec::new();
+    for class in classes(purpose) {
+        let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
+        // The stream is new, so neither call can find it closed; the write tells if the connection is.
+        let _ = send.set_priority(priority(*class));
+        send.write_all(&[class_byte(*class)])
+            .await
+            .map_err(|error| DialError::Unreachable(error.to_string()))?;
+        let (queue, queued) = mpsc::channel(lane::QUEUE);
+        let lane = Arc::new(Lane::new(*class, node, queue));
+        lanes.push((*class, Arc::clone(&lane)));
+        let writing = connection.clone();
+        shared.tasks.spawn(async move {
+            if let Err(error) = write_loop(send, queued).await {
+                debug!(%error, "stopped writing calls");
+                writing.close(VarInt::from_u32(close::PROTOCOL), b"a call stream ended");
+            }
+        });
+        let reading = connection.clone();
+        shared.tasks.spawn(async move {
+            let ended = lane.read_loop(recv).await;
+            if reading.close_reason().is_none() {
+                warn!(peer = node, ?ended, "closing connection: its call stream ended");
+                reading.close(VarInt::from_u32(close::PROTOCOL), b"a call stream ended");
+            }
+        });
+    }
+    Ok(Arc::new(Line { connection, lanes }))
+}
+
+/// First byte of a class's stream.
+pub(super) const fn class_byte(class: Class) -> u8 {
+    match class {
+        Class::Control => 0,
+        Class::Raft => 1,
+        Class::Client => 2,
+        Class::Bulk => 3,
+    }
+}
+
+/// Priority of a class's stream among those of its connection.
+pub(super) const fn priority(class: Class) -> i32 {
+    match class {
+        Class::Control => 2,
+        Class::Raft => 1,
+        Class::Client | Class::Bulk => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound_and_never_beyond() {
+        for (failures, bound) in [(0, MIN_BACKOFF), (3, MIN_BACKOFF * 8), (40, MAX_BACKOFF)] {
+            for _ in 0..100 {
+                assert!(backoff(failures) <= bound);
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The first words of a connection, and the reasons to refuse it. See `docs/formats/wire.md`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::{Buf, BufMut};
+use quinn::VarInt;
+use rivven_types::{BootEpoch, ClusterId, InstanceId};
+
+use crate::PeerIdentity;
+
+/// First bytes of a hello.
+const MAGIC: &[u8; 4] = b"RVVN";
+
+/// Oldest and newest protocol version of this release. 0 is unstable and will be refused later.
+pub(super) const VERSIONS: (u16, u16) = (0, 0);
+
+/// Bytes of a hello of version 0. A later version may append, up to [`MAX_LEN`].
+const LEN: usize = 4 + 2 + 2 + 1 + 16 + 8 + 16 + 8 + 1 + 16 + 2;
+
+/// Longest hello that is read.
+pub(super) const MAX_LEN: usize = 512;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Control, Raft and Client calls.
+    Main,
+    /// Bulk calls.
+    Bulk,
+    /// Learning who answers at an address; carries no calls.
+    Discover,
+}
+
+/// What each side says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub(super) versions: (u16, u16),
+    pub(super) purpose: Purpose,
+    pub(super) cluster: ClusterId,
+    pub(super) identity: PeerIdentity,
+    /// Where the sender sees the receiver.
+    pub(super) observed: SocketAddr,
+}
+
+/// Why a connection is not accepted. The number travels in the QUIC close frame, the text beside it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("malformed hello")]
+    Malformed,
+    #[error("no common protocol version; run the same release on all nodes")]
+    Version,
+    #[error("the peer is of another cluster ({theirs}); this is cluster {ours}")]
+    OtherCluster { ours: ClusterId, theirs: ClusterId },
+    #[error("the peer's certificate names no node")]
+    Nameless,
+    #[error("the peer's hello claims node {claimed}, its certificate names node {certified}")]
+    WrongNode { claimed: u64, certified: u64 },
+    #[error("node {found} answered where node {expected} was expected")]
+    Unexpected { found: u64, expected: u64 },
+    #[error("the peer's boot epoch went back from {latest} to {claimed}: its disk was rolled back")]
+    StaleEpoch { claimed: BootEpoch, latest: BootEpoch },
+    #[error("duplicate node id: node {0} is connected with another data directory")]
+    DuplicateNode(u64),
+    #[error("this node knows too many peers")]
+    TooManyPeers,
+}
+
+impl Refusal {
+    /// The code in the close frame.
+    pub(super) const fn close_code(&self) -> VarInt {
+        VarInt::from_u32(match self {
+            Self::Malformed => close::MALFORMED,
+            Self::Version => close::VERSION,
+            Self::OtherCluster { .. } => close::OTHER_CLUSTER,
+            Self::Nameless | Self::WrongNode { .. } | Self::Unexpected { .. } => close::WRONG_NODE,
+            Self::StaleEpoch { .. } => close::STALE_EPOCH,
+            Self::DuplicateNode(_) => close::DUPLICATE_NODE,
+            Self::TooManyPeers => close::TOO_MANY_PEERS,
+        })
+    }
+
+    /// Whether no retry can help while both sides are what they are.
+    pub(super) const fn is_incompatible(code: u32) -> bool {
+        matches!(code, close::VERSION | close::OTHER_CLUSTER)
+    }
+}
+
+/// Codes of QUIC's application close frame.
+pub(super) mod close {
+    /// Done with the connection.
+    pub(in super::super) const DONE: u32 = 0;
+    /// A frame that no peer of this version sends.
+    pub(in super::super) const PROTOCOL: u32 = 1;
+    /// A hello that cannot be read.
+    pub(in super::super) const MALFORMED: u32 = 2;
+    /// No common protocol version.
+    pub(in super::super) const VERSION: u32 = 3;
+    /// Another cluster.
+    pub(in super::super) const OTHER_CLUSTER: u32 = 4;
+    /// Certificate, hello and expectation name different nodes.
+    pub(in super::super) const WRONG_NODE: u32 = 5;
+    /// A boot epoch below the latest one known.
+    pub(in super::super) const STALE_EPOCH: u32 = 6;
+    /// Another instance of this node is connected.
+    pub(in super::super) const DUPLICATE_NODE: u32 = 7;
+    /// The table of peers is full.
+    pub(in super::super) const TOO_MANY_PEERS: u32 = 8;
+    /// A newer connection or a newer start of the peer takes over.
+    pub(in super::super) const SUPERSEDED: u32 = 9;
+    /// The node shuts down.
+    pub(in super::super) const SHUTDOWN: u32 = 10;
+}
+
+impl Hello {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(LEN);
+        out.put_slice(MAGIC);
+        out.put_u16(self.versions.0);
+        out.put_u16(self.versions.1);
+        out.put_u8(match self.purpose {
+            Purpose::Main => 0,
+            Purpose::Bulk => 1,
+            Purpose::Discover => 2,
+        });
+        out.put_slice(&self.cluster.to_bytes());
+        out.put_u64(self.identity.node);
+        out.put_slice(&self.identity.instance.to_bytes());
+        out.put_u64(self.identity.boot_epoch.0);
+        match self.observed.ip() {
+            IpAddr::V4(ip) => {
+                out.put_u8(4);
+                out.put_slice(&ip.octets());
+                out.put_bytes(0, 12);
+            }
+            IpAddr::V6(ip) => {
+                out.put_u8(6);
+                out.put_slice(&ip.octets());
+            }
+        }
+        out.put_u16(self.observed.port());
+        out
+    }
+
+    /// Reads a hello and settles the version; bytes that a later version appended are ignored.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        let mut fixed = bytes.get(..LEN).ok_or(Refusal::Malformed)?;
+        if fixed.copy_to_bytes(MAGIC.len()) != MAGIC[..] {
+            return Err(Refusal::Malformed);
+        }
+        let versions = (fixed.get_u16(), fixed.get_u16());
+        if versions.0 > versions.1 {
+            return Err(Refusal::Malformed);
+        }
+        if versions.0 > VERSIONS.1 || versions.1 < VERSIONS.0 {
+            return Err(Refusal::Version);
+        }
+        let purpose = match fixed.get_u8() {
+            0 => Purpose::Main,
+            1 => Purpose::Bulk,
+            2 => Purpose::Discover,
+            _ => return Err(Refusal::Malformed),
+        };
+        let cluster = ClusterId::from_bytes(fixed.get_u128().to_be_bytes());
+        let identity = PeerIdentity {
+            node: fixed.get_u64(),
+            instance: InstanceId::from_bytes(fixed.get_u128().to_be_bytes()),
+            boot_epoch: BootEpoch(fixed.get_u64()),
+        };
+        let (family, ip) = (fixed.get_u8(), fixed.get_u128());
+        let ip = match family {
+            4 => {
+                let [a, b, c, d, ..] = ip.to_be_bytes();
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+            }
+            6 => IpAddr::V6(Ipv6Addr::from_bits(ip)),
+            _ => return Err(Refusal::Malformed),
+        };
+        Ok(Self {
+            versions,
+            purpose,
+            cluster,
+            identity,
+            observed: SocketAddr::new(ip, fixed.get_u16()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hello() -> Hello {
+        Hello {
+            versions: VERSIONS,
+            purpose: Purpose::Bulk,
+            cluster: ClusterId::from_bytes([1; 16]),
+            identity: PeerIdentity {
+                node: 2,
+                instance: InstanceId::from_bytes([3; 16]),
+                boot_epoch: BootEpoch(4),
+            },
+            observed: "10.0.0.5:9093".parse().unwrap(),
+        }
+    }
+
+    /// The layout of version 0; see `docs/formats/wire.md`.
+    #[test]
+    fn golden_vector() {
+        let hex: String = hello()
+            .encode()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let expected = [
+            "5256564e",
+            "0000",
+            "0000",
+            "01",
+            "01010101010101010101010101010101",
+            "0000000000000002",
+            "03030303030303030303030303030303",
+            "0000000000000004",
+            "04",
+            "0a000005000000000000000000000000",
+            "2385",
+        ];
+        assert_eq!(hex, expected.concat());
+    }
+
+    #[test]
+    fn a_hello_survives_the_wire_and_may_be_longer_in_later_versions() {
+        let v6 = Hello {
+            observed: "[fe80::1]:1".parse().unwrap(),
+            ..hello()
+        };
+        for sent in [hello(), v6] {
+            let mut bytes = sent.encode();
+            assert_eq!(bytes.len(), LEN);
+            assert_eq!(Hello::decode(&bytes), Ok(sent.clone()));
+            bytes.extend(b"later");
+            assert_eq!(Hello::decode(&bytes), Ok(sent));
+        }
+    }
+
+    #[test]
+    fn strange_hellos_are_refused() {
+        let check = |at: usize, byte, expected| {
+            let mut bytes = hello().encode();
+            bytes[at] = byte;
+            assert_eq!(Hello::decode(&bytes), Err(expected));
+        };
+        check(0, b'X', Refusal::Malformed);
+        check(5, 1, Refusal::Malformed);
+        check(8, 3, Refusal::Malformed);
+        check(LEN - 19, 5, Refusal::Malformed);
+        let future = Hello {
+            versions: (1, 2),
+            ..hello()
+        };
+        assert_eq!(Hello::decode(&future.encode()), Err(Refusal::Version));
+        let range = Hello {
+            versions: (0, 2),
+            ..hello()
+        };
+        assert!(Hello::decode(&range.encode()).is_ok());
+        assert_eq!(
+            Hello::decode(&hello().encode()[..LEN - 1]),
+            Err(Refusal::Malformed)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Hello::decode(&bytes);
+            if let Some(start) = bytes.get_mut(..8) {
+                start.copy_from_slice(b"RVVN\0\0\0\0");
+            }
+            let _ = Hello::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Bounds and timers of the QUIC transport. Everything here is a constant on purpose: two nodes of one
+//! cluster must agree on most of it.
+
+use std::time::Duration;
+
+use crate::Class;
+
+/// Largest frame of a class, header included; checked before anything is allocated.
+pub(super) const fn max_frame(class: Class) -> usize {
+    match class {
+        Class::Control => 1 << 20,
+        Class::Raft | Class::Client => 8 << 20,
+        // A snapshot chunk of 1 MiB and what surrounds it.
+        Class::Bulk => (1 << 20) + (64 << 10),
+    }
+}
+
+/// Calls in flight to one peer in one class; further ones wait in a queue.
+pub(super) const MAX_IN_FLIGHT: usize = 256;
+
+/// Bytes of requests in flight to one peer in one class; further ones wait.
+pub(super) const MAX_IN_FLIGHT_BYTES: usize = 32 << 20;
+
+/// Calls that may wait for their turn in one class; further ones are refused as overloaded.
+pub(super) const MAX_WAITING: usize = 1_024;
+
+/// Longest explanation that travels with a rejection; longer ones are cut.
+pub(super) const MAX_REJECTION_TEXT: usize = 4 << 10;
+
+/// Largest encoded rejection.
+pub(super) const MAX_REJECTION: usize = 16 << 10;
+
+/// Longest time a handler may run, whatever the caller asks for.
+pub(super) const MAX_CALL_TIME: Duration = Duration::from_secs(3_600);
+
+/// Frames that one write gathers.
+pub(super) const MAX_BATCH: usize = 256;
+
+/// Bodies up to this size are copied next to their header; larger ones are written where they are.
+pub(super) const COPY_BELOW: usize = 4 << 10;
+
+/// Time for a hello after the connection is made.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time for one attempt to connect, look-up and hello included. Short, because each attempt begins with
+/// quick retransmissions, and a peer that has just come back should not have to wait for a slow one.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// Bounds of the pause between attempts; the pause is random below the current bound.
+pub(super) const MIN_BACKOFF: Duration = Duration::from_millis(50);
+
+/// See [`MIN_BACKOFF`].
+pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(5);
+
+/// A connection that lives shorter than this counts as a failed attempt.
+pub(super) const STABLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Silence after which a connection is dead.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Pause after which an idle connection is probed.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Round-trip time assumed before the first measurement.
+pub(super) const INITIAL_RTT: Duration = Duration::from_millis(20);
+
+/// Incoming handshakes at a time; further ones are turned away unread.
+pub(super) const MAX_HANDSHAKES: usize = 256;
+
+/// Incoming handshakes at a time above which a peer must first prove its address (RFC 9000, section 8.1.2).
+pub(super) const RETRY_ABOVE: usize = 64;
+
+/// Streams a peer may have open on a connection: hello, and one per class.
+pub(super) const MAX_STREAMS: u32 = 8;
+
+/// Flow-control window of a stream.
+pub(super) const STREAM_WINDOW: u32 = 8 << 20;
+
+/// Flow-control window of a connection, and the most bytes it keeps for retransmission.
+pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Size asked for the socket's buffers.
+pub(super) const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Peers this node remembers.
+pub(super) const MAX_PEERS: usize = 10_000;
+
+/// Addresses of one host name that are tried.
+pub(super) const MAX_ADDRESSES: usize = 8;

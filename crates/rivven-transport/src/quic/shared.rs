@@ -1,0 +1,163 @@
+//! What all tasks of one endpoint share, and the checks that both sides of a hello make.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use quinn::{Connection, Endpoint};
+use rivven_types::{ClusterId, NodeId};
+use rustls_pki_types::CertificateDer;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    hello::{Hello, MAX_LEN, Purpose, Refusal, VERSIONS},
+    limits::MAX_PEERS,
+    lock,
+    peer::Peer,
+};
+use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::NodeName};
+
+/// One end of the network.
+pub(super) struct Shared {
+    pub(super) local: LocalIdentity,
+    pub(super) local_addr: SocketAddr,
+    pub(super) router: Router,
+    pub(super) tasks: TaskGroup,
+    /// Calls and handlers in flight, which a shutdown waits for.
+    pub(super) in_flight: TaskTracker,
+    pub(super) client: quinn::ClientConfig,
+    /// `None` once shut down, so that the socket is free.
+    pub(super) endpoint: Mutex<Option<Endpoint>>,
+    pub(super) closing: AtomicBool,
+    pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
+    pub(super) observed: Mutex<Option<IpAddr>>,
+}
+
+impl Shared {
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn connect(&self, remote: SocketAddr, name: &str) -> Result<quinn::Connecting, String> {
+        let endpoint = lock(&self.endpoint);
+        let endpoint = endpoint.as_ref().ok_or("this node is shut down")?;
+        endpoint
+            .connect_with(self.client.clone(), remote, name)
+            .map_err(|error| format!("cannot dial {remote}: {error}"))
+    }
+
+    pub(super) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        lock(&self.peers).get(&node).cloned()
+    }
+
+    pub(super) fn peer_or_insert(&self, node: NodeId) -> Result<Arc<Peer>, Refusal> {
+        let mut peers = lock(&self.peers);
+        if !peers.contains_key(&node) && peers.len() >= MAX_PEERS {
+            return Err(Refusal::TooManyPeers);
+        }
+        let peer = peers.entry(node).or_insert_with(|| Arc::new(Peer::new(node)));
+        Ok(Arc::clone(peer))
+    }
+
+    pub(super) fn observe(&self, ip: IpAddr) {
+        *lock(&self.observed) = Some(ip.to_canonical());
+    }
+
+    pub(super) fn identity(&self) -> PeerIdentity {
+        PeerIdentity {
+            node: self.local.node,
+            instance: self.local.instance,
+            boot_epoch: self.local.boot_epoch,
+        }
+    }
+
+    /// What this node says to the peer at `remote`.
+    pub(super) fn hello(&self, purpose: Purpose, remote: SocketAddr) -> Hello {
+        Hello {
+            versions: VERSIONS,
+            purpose,
+            cluster: self.local.cluster,
+            identity: self.identity(),
+            observed: remote,
+        }
+    }
+
+    pub(super) fn check_cluster(&self, theirs: ClusterId) -> Result<(), Refusal> {
+        let ours = self.local.cluster;
+        if theirs == ours {
+            Ok(())
+        } else {
+            Err(Refusal::OtherCluster { ours, theirs })
+        }
+    }
+
+    /// Whether a hello says what the certificate proves, and is not of a double of this node.
+    pub(super) fn check_hello(&self, hello: &Hello, certified: NodeName) -> Result<(), Refusal> {
+        self.check_cluster(hello.cluster)?;
+        if hello.identity.node != certified.node {
+            return Err(Refusal::WrongNode {
+                claimed: hello.identity.node,
+                certified: certified.node,
+            });
+        }
+        if hello.identity.node == self.local.node && hello.identity != self.identity() {
+            return Err(Refusal::DuplicateNode(self.local.node));
+        }
+        Ok(())
+    }
+}
+
+/// The name in the certificate that the peer has proven to own.
+pub(super) fn certified_name(connection: &Connection) -> Result<NodeName, Refusal> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = chain.as_deref().and_then(|chain| chain.first());
+    leaf.and_then(|leaf| NodeName::of(leaf).ok())
+        .ok_or(Refusal::Nameless)
+}
+
+/// The classes whose calls travel on a connection.
+pub(super) const fn classes(purpose: Purpose) -> &'static [Class] {
+    match purpose {
+        Purpose::Main => &[Class::Control, Class::Raft, Class::Client],
+        Purpose::Bulk => &[Class::Bulk],
+        Purpose::Discover => &[],
+    }
+}
+
+/// The connection that calls of a class take.
+pub(super) const fn purpose(class: Class) -> Purpose {
+    match class {
+        Class::Control | Class::Raft | Class::Client => Purpose::Main,
+        Class::Bulk => Purpose::Bulk,
+    }
+}
+
+/// Writes a hello, preceded by its length in two bytes, and finishes the stream.
+pub(super) async fn write_hello(stream: &mut quinn::SendStream, hello: &Hello) -> io::Result<()> {
+    let body = hello.encode();
+    let len = u16::try_from(body.len()).map_err(io::Error::other)?;
+    stream.write_all(&len.to_be_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.finish().map_err(io::Error::other)
+}
+
+/// Reads what [`write_hello`] wrote.
+pub(super) async fn read_hello(stream: &mut quinn::RecvStream) -> io::Result<Vec<u8>> {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).await.map_err(io::Error::other)?;
+    let len = usize::from(u16::from_be_bytes(len));
+    if len > MAX_LEN {
+        return Err(io::Error::other("the hello is too long"));
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).await.map_err(io::Error::other)?;
+    Ok(body)
+}

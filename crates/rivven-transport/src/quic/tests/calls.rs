@@ -1,0 +1,182 @@
+//! Calls: answers, refusals, limits, deadlines, cancellation.
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::Outcome;
+
+#[tokio::test]
+async fn calls_of_every_class_are_answered_in_both_directions() {
+    let (one, two) = pair();
+    assert_eq!(echo(&one, 2, ctx(5000)).await.unwrap(), (1, "hi".into()));
+    assert_eq!(echo(&two, 1, ctx(5000)).await.unwrap(), (2, "hi".into()));
+    one.call::<Sleep>(2, &0, ctx(5000)).await.unwrap();
+    let bulk = vec![7; 1_000_000];
+    assert_eq!(one.call::<BulkEcho>(2, &bulk, ctx(5000)).await.unwrap(), bulk);
+    assert_eq!(one.status(2), PeerStatus::Up);
+    let seen = one.peer(2).unwrap();
+    assert_eq!((seen.node, seen.boot_epoch), (2, BootEpoch(1)));
+    assert_eq!(one.observed_ip(), Some("127.0.0.1".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn a_node_calls_itself_without_a_connection() {
+    let (one, _two) = pair();
+    assert_eq!(echo(&one, 1, ctx(100)).await.unwrap(), (1, "hi".into()));
+}
+
+#[tokio::test]
+async fn many_calls_travel_at_once_and_answers_overtake_each_other() {
+    let (one, _two) = pair();
+    let slow = one.call::<Sleep>(2, &300, ctx(5000));
+    let began = Instant::now();
+    let many = async {
+        let texts: Vec<_> = (0..1_000).map(|n| format!("{n}{}", "x".repeat(n * 7))).collect();
+        let calls = texts.iter().map(|text| one.call::<Echo>(2, text, ctx(10_000)));
+        for (text, answer) in texts.iter().zip(join_all(calls).await) {
+            assert_eq!(answer.unwrap().1, *text);
+        }
+        // On the lane of the sleeping call too.
+        one.call::<Sleep>(2, &0, ctx(5000)).await.unwrap();
+        began.elapsed()
+    };
+    let (slow, many) = tokio::join!(slow, many);
+    slow.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(300), "{many:?}");
+}
+
+#[tokio::test]
+async fn refusals_of_handlers_and_their_panics_are_told_apart() {
+    let (one, two) = pair();
+    let rejected = one.call::<Fail>(2, &"bad".into(), ctx(5000)).await.unwrap_err();
+    assert_eq!(
+        (rejected.code(), rejected.outcome()),
+        ("no-such-luck", Outcome::NotDone)
+    );
+    let panicked = one.call::<Fail>(2, &"panic".into(), ctx(5000)).await.unwrap_err();
+    assert_eq!(
+        (panicked.code(), panicked.outcome()),
+        ("maybe-executed", Outcome::Unknown)
+    );
+    two.shutdown(Duration::ZERO).await;
+    let (one, _two) = {
+        let ca = authority();
+        let one = start(identity(&ca, 1));
+        let two = identity(&ca, 2);
+        let local = local(&two, 1);
+        let two = QuicTransport::builder(two, local).start().unwrap();
+        introduce(&one, &two);
+        (one, two)
+    };
+    assert_eq!(
+        echo(&one, 2, ctx(5000)).await.unwrap_err().code(),
+        "unknown-method"
+    );
+}
+
+/// Echo with other limits: what a peer of another release might send.
+macro_rules! other_echo {
+    ($name:ident, $class:expr, $request:expr, $response:expr) => {
+        struct $name;
+
+        impl Method for $name {
+            const ID: u16 = Echo::ID;
+            const NAME: &'static str = "other-echo";
+            const CLASS: Class = $class;
+            const MAX_REQUEST: usize = $request;
+            const MAX_RESPONSE: usize = $response;
+            type Request = String;
+            type Response = (NodeId, String);
+        }
+    };
+}
+
+other_echo!(LongEcho, Class::Client, 16 << 20, 1 << 20);
+other_echo!(ShortEcho, Class::Client, 64, 1);
+other_echo!(RaftEcho, Class::Raft, 64, 64);
+
+#[tokio::test]
+async fn oversize_bodies_are_refused_where_they_are_noticed() {
+    let (one, _two) = pair();
+    let long = "x".repeat(Echo::MAX_REQUEST);
+    let own_limit = one.call::<Echo>(2, &long, ctx(5000)).await.unwrap_err();
+    assert_eq!(own_limit.code(), "not-sent");
+    let peers_limit = one.call::<LongEcho>(2, &long, ctx(5000)).await.unwrap_err();
+    assert_eq!(peers_limit.code(), "request-too-large");
+    let class_limit = one
+        .call::<LongEcho>(2, &long.repeat(8), ctx(5000))
+        .await
+        .unwrap_err();
+    assert_eq!(class_limit.code(), "not-sent");
+    let wrong_class = one.call::<RaftEcho>(2, &"x".into(), ctx(5000)).await.unwrap_err();
+    assert_eq!(wrong_class.code(), "wrong-class");
+    let response = one
+        .call::<ShortEcho>(2, &"hi".into(), ctx(5000))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (response.code(), response.outcome()),
+        ("maybe-executed", Outcome::Unknown)
+    );
+    // The connection was closed for that; the next call makes a new one.
+    echo(&one, 2, ctx(5000)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_call_and_a_missed_deadline_end_the_handler() {
+    let ca = authority();
+    let slept = Slept::default();
+    let one = start(identity(&ca, 1));
+    let two = identity(&ca, 2);
+    let two_local = local(&two, 1);
+    let two = start_with(two, two_local, &slept);
+    introduce(&one, &two);
+    let call = one.call::<Sleep>(2, &60_000, ctx(60_000));
+    tokio::select! {
+        biased;
+        _ = call => unreachable!("the handler sleeps for a minute"),
+        () = slept.wait_for(&["began"]) => {}
+    }
+    slept.wait_for(&["began", "cancelled"]).await;
+    let late = one.call::<Sleep>(2, &60_000, ctx(100)).await.unwrap_err();
+    assert_eq!((late.code(), late.outcome()), ("deadline", Outcome::Unknown));
+    slept
+        .wait_for(&["began", "cancelled", "began", "cancelled"])
+        .await;
+    one.call::<Sleep>(2, &0, ctx(5000)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_exceeds_the_calls_in_flight_waits_and_then_is_overloaded() {
+    let (one, _two) = pair();
+    one.call::<Sleep>(2, &0, ctx(5000)).await.unwrap();
+    let calls = (0..limits::MAX_IN_FLIGHT + 5).map(|_| one.call::<Sleep>(2, &60_000, ctx(300)));
+    let mut codes: Vec<_> = join_all(calls)
+        .await
+        .into_iter()
+        .map(|result| result.unwrap_err().code().to_owned())
+        .collect();
+    codes.sort_unstable();
+    let overloaded = codes.iter().filter(|code| *code == "overloaded").count();
+    assert_eq!((overloaded, codes[0].as_str()), (5, "deadline"));
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_what_is_in_flight_and_refuses_the_rest() {
+    let (one, two) = pair();
+    echo(&one, 2, ctx(5000)).await.unwrap();
+    let in_flight = one.call::<Sleep>(2, &300, ctx(5000));
+    let later = async {
+        sleep(Duration::from_millis(100)).await;
+        one.call::<Sleep>(2, &0, ctx(5000)).await
+    };
+    let shutdown = async {
+        sleep(Duration::from_millis(50)).await;
+        two.shutdown(Duration::from_secs(5)).await;
+    };
+    let (in_flight, later, ()) = tokio::join!(in_flight, later, shutdown);
+    in_flight.unwrap();
+    assert_eq!(later.unwrap_err().code(), "shutting-down");
+    assert_eq!(echo(&two, 1, ctx(100)).await.unwrap_err().code(), "not-sent");
+    two.shutdown(Duration::from_secs(5)).await;
+}

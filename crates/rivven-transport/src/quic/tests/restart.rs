@@ -1,0 +1,227 @@
+//! Peers that come, go, and come back.
+
+use super::*;
+
+/// Node 2, to be started again and again on one port.
+struct Restarting {
+    identity: NodeIdentity,
+    addr: SocketAddr,
+    keys: QuicKeys,
+}
+
+impl Restarting {
+    fn new(ca: &CertificateAuthority) -> Self {
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+        Self {
+            identity: identity(ca, 2),
+            addr: free.local_addr().unwrap(),
+            keys: QuicKeys::generate().unwrap(),
+        }
+    }
+
+    /// The port of the process before is free only once its last task has noticed that it is gone.
+    async fn start(&self, boot_epoch: u64, keys: QuicKeys) -> Transport {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let started = QuicTransport::builder(self.identity.clone(), local(&self.identity, boot_epoch))
+                .bind(self.addr)
+                .router(router(&Slept::default()))
+                .keys(keys.clone())
+                .start();
+            match started {
+                Ok(transport) => return transport,
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_there_is_unreachable_until_it_comes_up() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let two = Restarting::new(&ca);
+    let unknown = echo(&one, 2, ctx(5000)).await.unwrap_err();
+    assert!(unknown.to_string().contains("no address"), "{unknown}");
+    assert_eq!(one.status(2), PeerStatus::Unknown);
+    one.set_address(2, two.addr.into());
+    assert_eq!(echo(&one, 2, ctx(100)).await.unwrap_err().code(), "unreachable");
+    let waiting = echo(&one, 2, ctx(10_000));
+    let coming = async {
+        sleep(Duration::from_millis(300)).await;
+        two.start(1, two.keys.clone()).await
+    };
+    let (answer, _two) = tokio::join!(waiting, coming);
+    assert_eq!(answer.unwrap(), (1, "hi".into()));
+}
+
+#[tokio::test]
+async fn a_peer_that_shuts_down_and_restarts_is_used_again_at_once() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let two = Restarting::new(&ca);
+    one.set_address(2, two.addr.into());
+    let mut running = two.start(1, two.keys.clone()).await;
+    for boot_epoch in 2..5 {
+        echo(&one, 2, ctx(5000)).await.unwrap();
+        running.shutdown(Duration::from_secs(1)).await;
+        drop(running);
+        let other_keys = QuicKeys::generate().unwrap();
+        running = two.start(boot_epoch, other_keys).await;
+        let began = Instant::now();
+        echo(&one, 2, ctx(5000)).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(one.peer(2).unwrap().boot_epoch, BootEpoch(boot_epoch));
+    }
+}
+
+/// Lets packets through to whichever endpoint is the current one, so that a node can vanish without a
+/// word, as a killed process does, and another take its place.
+struct Relay {
+    addr: SocketAddr,
+    to: Arc<Mutex<Option<SocketAddr>>>,
+}
+
+impl Relay {
+    async fn start(tasks: &TaskGroup) -> Self {
+        let outside = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let inside = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = outside.local_addr().unwrap();
+        let to = Arc::new(Mutex::new(None));
+        let target = Arc::clone(&to);
+        tasks.spawn(async move {
+            let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+            let mut client = None;
+            loop {
+                tokio::select! {
+                    Ok((len, from)) = outside.recv_from(&mut there) => {
+                        client = Some(from);
+                        let target = *lock(&target);
+                        if let Some(target) = target {
+                            let _ = inside.send_to(&there[..len], target).await;
+                        }
+                    }
+                    Ok((len, from)) = inside.recv_from(&mut back) => {
+                        let current = *lock(&target) == Some(from);
+                        if let (Some(client), true) = (client, current) {
+                            let _ = outside.send_to(&back[..len], client).await;
+                        }
+                    }
+                }
+            }
+        });
+        Self { addr, to }
+    }
+}
+
+/// Kills node 2 without a word and starts it again; returns how long the next call took.
+async fn kill_and_restart(same_keys: bool) -> Duration {
+    let ca = authority();
+    let tasks = TaskGroup::current();
+    let relay = Relay::start(&tasks).await;
+    let one = start(identity(&ca, 1));
+    one.set_address(2, relay.addr.into());
+    let two = identity(&ca, 2);
+    let keys = QuicKeys::generate().unwrap();
+    let start_two = |boot_epoch, keys| {
+        let started = QuicTransport::builder(two.clone(), local(&two, boot_epoch))
+            .router(router(&Slept::default()))
+            .keys(keys)
+            .start()
+            .unwrap();
+        *lock(&relay.to) = started.local_addr();
+        started
+    };
+    let killed = start_two(1, keys.clone());
+    echo(&one, 2, ctx(5000)).await.unwrap();
+    let keys = if same_keys {
+        keys
+    } else {
+        QuicKeys::generate().unwrap()
+    };
+    let _restarted = start_two(2, keys);
+    let began = Instant::now();
+    while echo(&one, 2, ctx(200)).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "never again");
+    }
+    drop(killed);
+    tasks.abort();
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_killed_peer_that_restarts_with_its_keys_is_used_again_at_once() {
+    let took = kill_and_restart(true).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_killed_peer_that_restarts_with_other_keys_is_used_again_after_the_idle_timeout() {
+    let took = kill_and_restart(false).await;
+    assert!(
+        took > Duration::from_secs(1),
+        "the keys make the difference: {took:?}"
+    );
+    assert!(took < limits::IDLE_TIMEOUT + Duration::from_secs(4), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_later_start_supersedes_and_an_earlier_one_is_refused() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let two = identity(&ca, 2);
+    let start_two = |boot_epoch| {
+        let started = start_with(two.clone(), local(&two, boot_epoch), &Slept::default());
+        introduce(&started, &one);
+        started
+    };
+    let first = start_two(5);
+    introduce(&one, &first);
+    echo(&first, 1, ctx(5000)).await.unwrap();
+    // In flight from node 1 to the first start when the second one says hello.
+    let in_flight = one.call::<Sleep>(2, &60_000, ctx(60_000));
+    let second = async {
+        sleep(Duration::from_millis(300)).await;
+        let second = start_two(6);
+        echo(&second, 1, ctx(5000)).await.unwrap();
+        second
+    };
+    let (in_flight, _second) = tokio::join!(in_flight, second);
+    assert_eq!(in_flight.unwrap_err().code(), "maybe-executed");
+    assert_eq!(one.peer(2).unwrap().boot_epoch, BootEpoch(6));
+    let error = echo(&first, 1, ctx(700)).await.unwrap_err();
+    assert!(
+        error.to_string().contains("boot epoch went back from 6 to 5"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_transport_frees_its_port_and_tells_its_peers() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let two = Restarting::new(&ca);
+    one.set_address(2, two.addr.into());
+    let running = two.start(1, two.keys.clone()).await;
+    let in_flight = one.call::<Sleep>(2, &60_000, ctx(60_000));
+    let dropping = async {
+        sleep(Duration::from_millis(300)).await;
+        drop(running);
+    };
+    let (in_flight, ()) = tokio::join!(in_flight, dropping);
+    let error = in_flight.unwrap_err();
+    assert_eq!(error.code(), "maybe-executed");
+    assert!(error.to_string().contains("shutting down"), "{error}");
+    two.start(2, two.keys.clone()).await;
+}
+
+#[tokio::test]
+async fn a_silent_peer_delays_nobody_else() {
+    let (one, _two) = pair();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    one.set_address(3, silent.local_addr().unwrap().into());
+    let (silent, answered) = tokio::join!(echo(&one, 3, ctx(1_000)), echo(&one, 2, ctx(900)));
+    assert_eq!(silent.unwrap_err().code(), "unreachable");
+    answered.unwrap();
+}
