@@ -1,7 +1,10 @@
 //! The shared handle: snapshots stay, changes are whole, no change is lost.
 
 use alloc::{format, string::ToString, vec::Vec};
-use std::thread;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use super::*;
 
@@ -72,6 +75,29 @@ fn writers_on_many_threads_lose_no_change() {
         });
     });
     assert_eq!((ring.snapshot().len(), ring.generation()), (32, Generation(32)));
+}
+
+#[test]
+fn a_change_made_during_another_one_is_not_lost() {
+    let (ring, done) = (HashRing::new(4), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let first = ring.update(|next| {
+            scope.spawn(|| {
+                ring.add_node("second").unwrap();
+                done.store(true, Ordering::Release);
+            });
+            // Time for the second writer to get past this one, if it could.
+            for _ in 0..1_000 {
+                if done.load(Ordering::Acquire) {
+                    break;
+                }
+                thread::yield_now();
+            }
+            next.add("first")
+        });
+        assert_eq!(first, Ok(Generation(1)));
+    });
+    assert_eq!(ring.snapshot().len(), 2);
 }
 
 #[test]

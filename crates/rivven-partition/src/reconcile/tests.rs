@@ -130,13 +130,58 @@ fn a_returned_node_leads_again_after_a_hold() {
 
     settle(&mut state, &members, 2_000 + LATER - 1);
     assert!(!leaders(&state).contains(&2));
+    let before = leaders(&state);
     settle(&mut state, &members, 2_000 + LATER);
+    let moved = before
+        .iter()
+        .zip(leaders(&state))
+        .filter(|(was, is)| **was != *is)
+        .count();
+    assert_eq!(moved, 4, "as many as the returned node now leads");
     assert_eq!(
         state.map().leaders_per_node(),
         BTreeMap::from([(1, 4), (2, 4), (3, 4)])
     );
     // A clock behind the last controller's does not hold for ever.
     assert_eq!(reconcile(&state, &members, 0), []);
+}
+
+#[test]
+fn balancing_moves_no_more_leaders_than_the_returned_node_gains() {
+    let (mut state, mut members) = with_orders(&[""; 5], 100, 3);
+    members.insert(2, Liveness::Dead);
+    settle(&mut state, &members, 0);
+    members.insert(2, Liveness::Alive);
+    settle(&mut state, &members, 0);
+    let before = leaders(&state);
+    settle(&mut state, &members, LATER);
+    let moved = before
+        .iter()
+        .zip(leaders(&state))
+        .filter(|(was, is)| **was != *is)
+        .count();
+    let gained = leaders(&state).into_iter().filter(|leader| *leader == 2).count();
+    assert!(gained >= 18, "{gained} of a hundred partitions and five nodes");
+    assert_eq!(moved, gained);
+}
+
+#[test]
+fn leaders_are_balanced_between_nodes_below_the_mean_too() {
+    // Node 3 leads most and can hand nothing over; 1 and 2 share eight partitions, led 6 to 2.
+    let (mut state, members) = cluster(&["", "", ""]);
+    let sets = [vec![vec![3]; 10], vec![vec![1, 2]; 6], vec![vec![2, 1]; 2]];
+    let create = |assignment| PartitionCommand::CreateTopic {
+        name: "orders".into(),
+        replication_factor: 2,
+        allow_fewer_replicas: true,
+        assignment,
+    };
+    apply(&mut state, create(sets.concat()));
+    settle(&mut state, &members, LATER);
+    assert_eq!(
+        state.map().leaders_per_node(),
+        BTreeMap::from([(1, 4), (2, 4), (3, 10)])
+    );
 }
 
 #[test]
