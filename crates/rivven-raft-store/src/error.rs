@@ -42,6 +42,12 @@ pub enum StoreError {
         /// Who wrote it.
         found: String,
     },
+    /// There was a log, and it is gone. Nothing was created: without its vote the node must not take part.
+    #[error("the log {} is gone; put it back, or empty the data directory and run `rivven-node member replace`", path.display())]
+    Missing {
+        /// The log.
+        path: PathBuf,
+    },
     /// A newer release wrote this. Nothing was changed; retrying cannot help.
     #[error("{record} of the log {} has format version {found}, which this build does not know; run the release that wrote it, or a newer one", path.display())]
     NewerFormat {
@@ -187,6 +193,7 @@ impl StoreError {
             Self::Open { .. } => "log-not-opened",
             Self::Locked { .. } => "log-locked",
             Self::Foreign { .. } => "log-foreign",
+            Self::Missing { .. } => "log-missing",
             Self::NewerFormat { .. } => "log-newer-format",
             Self::Damaged { .. } | Self::DamagedRecord { .. } | Self::MissingEntry { .. } => "log-damaged",
             Self::OutOfOrder { .. } => "log-out-of-order",
@@ -275,6 +282,7 @@ impl From<StoreError> for io::Error {
             StoreError::Open { .. }
             | StoreError::Locked { .. }
             | StoreError::Foreign { .. }
+            | StoreError::Missing { .. }
             | StoreError::Io { .. }
             | StoreError::Poisoned { .. }
             | StoreError::Closed { .. } => ErrorKind::Other,

@@ -4,15 +4,23 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
+use openraft::RaftTypeConfig;
 use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::durable;
+use crate::{
+    EntryCodec, LogOptions, LogOwner, RedbLogStore, SnapshotError, SnapshotStore, StoreError, durable,
+};
 
 /// Version of `identity.json` that this build writes. 0 is unstable: the next release may refuse it.
 const IDENTITY_VERSION: u32 = 0;
+
+/// Names of files in the directory.
+const LOG_FILE: &str = "log.redb";
+const IDENTITY_FILE: &str = "identity.json";
 
 /// Largest `identity.json` that is read; a real one has about 250 bytes.
 const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
@@ -47,6 +55,8 @@ pub struct NodeDir {
     node: NodeId,
     instance: InstanceId,
     boot_epoch: BootEpoch,
+    /// Whether the log was created, and must be there from then on.
+    has_log: AtomicBool,
     /// Holds the lock until it is dropped.
     _lock: File,
 }
@@ -154,7 +164,7 @@ impl NodeDir {
     ) -> Result<Self, NodeDirError> {
         let path = path.as_ref().to_path_buf();
         let lock = lock(&path)?;
-        let identity_path = path.join("identity.json");
+        let identity_path = path.join(IDENTITY_FILE);
         let mut identity = match Identity::read(&identity_path)? {
             Some(identity) => identity,
             None if path.join(LOG_FILE).exists() => {
@@ -165,6 +175,7 @@ impl NodeDir {
                 node,
                 instance: InstanceId::from_random(random),
                 boot_epoch: BootEpoch(0),
+                has_log: false,
             },
         };
         if identity.cluster != cluster {
@@ -186,7 +197,10 @@ impl NodeDir {
         identity.boot_epoch = identity.boot_epoch.next();
         identity.write(&identity_path)?;
         let Identity {
-            instance, boot_epoch, ..
+            instance,
+            boot_epoch,
+            has_log,
+            ..
         } = identity;
         Ok(Self {
             path,
@@ -194,8 +208,69 @@ impl NodeDir {
             node,
             instance,
             boot_epoch,
+            has_log: AtomicBool::new(has_log),
             _lock: lock,
         })
+    }
+
+    /// Opens the log of this node, creating it the first time.
+    ///
+    /// `options.owner` is set to this node. A log that was there once and is gone is an error, not a new
+    /// log: a node that forgot its vote could elect a second leader.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], and those of [`RedbLogStore::open`].
+    pub fn open_log<C, K>(&self, mut options: LogOptions) -> Result<RedbLogStore<C, K>, StoreError>
+    where
+        C: RaftTypeConfig,
+        K: EntryCodec<C>,
+    {
+        let path = self.log_path();
+        let had_log = self.has_log.load(Ordering::Relaxed);
+        if had_log && !path.exists() {
+            return Err(StoreError::Missing { path });
+        }
+        options.owner = Some(self.owner());
+        let log = RedbLogStore::open(&path, options)?;
+        if !had_log {
+            let identity = Identity {
+                cluster: self.cluster,
+                node: self.node,
+                instance: self.instance,
+                boot_epoch: self.boot_epoch,
+                has_log: true,
+            };
+            identity
+                .write(&self.path.join(IDENTITY_FILE))
+                .map_err(|error| StoreError::Open {
+                    path,
+                    source: error.into(),
+                })?;
+            self.has_log.store(true, Ordering::Relaxed);
+        }
+        Ok(log)
+    }
+
+    /// Opens the snapshots of this node.
+    ///
+    /// # Errors
+    /// Those of [`SnapshotStore::open`].
+    pub fn open_snapshots<C, K>(&self) -> Result<SnapshotStore<C, K>, SnapshotError>
+    where
+        C: RaftTypeConfig,
+        K: EntryCodec<C>,
+    {
+        SnapshotStore::open(self.snapshots_path(), self.cluster)
+    }
+
+    /// What the log says about whose it is.
+    #[must_use]
+    pub const fn owner(&self) -> LogOwner {
+        LogOwner {
+            cluster: self.cluster,
+            node: self.node,
+            instance: self.instance,
+        }
     }
 
     /// The directory itself.
@@ -241,9 +316,6 @@ impl NodeDir {
     }
 }
 
-/// Name of the log inside the directory.
-const LOG_FILE: &str = "log.redb";
-
 /// Creates the directory and takes its lock.
 fn lock(path: &Path) -> Result<File, NodeDirError> {
     let not_writable = |path: &Path| {
@@ -272,6 +344,7 @@ struct Identity {
     node: NodeId,
     instance: InstanceId,
     boot_epoch: BootEpoch,
+    has_log: bool,
 }
 
 /// `identity.json`. Ids are text, so that an operator can compare them with what logs and errors print.
@@ -283,6 +356,7 @@ struct IdentityFile {
     node: NodeId,
     instance: String,
     boot_epoch: u64,
+    has_log: bool,
     /// CRC32C over the other fields. A boot epoch that lost a digit would let old connections supersede
     /// new ones, and JSON alone would not notice.
     crc32c: String,
@@ -296,9 +370,10 @@ impl IdentityFile {
             node,
             instance,
             boot_epoch,
+            has_log,
             crc32c: _,
         } = self;
-        let text = format!("{version} {cluster} {node} {instance} {boot_epoch}");
+        let text = format!("{version} {cluster} {node} {instance} {boot_epoch} {has_log}");
         format!("{:08x}", crc32c::crc32c(text.as_bytes()))
     }
 }
@@ -345,6 +420,7 @@ impl Identity {
             node: file.node,
             instance: file.instance.parse().map_err(id)?,
             boot_epoch: BootEpoch(file.boot_epoch),
+            has_log: file.has_log,
         })
     }
 
@@ -355,6 +431,7 @@ impl Identity {
             node: self.node,
             instance: self.instance.to_string(),
             boot_epoch: self.boot_epoch.0,
+            has_log: self.has_log,
             crc32c: String::new(),
         };
         file.crc32c = file.checksum();

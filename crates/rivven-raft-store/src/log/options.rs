@@ -52,7 +52,8 @@ pub enum WriterMode {
     /// A thread named `rivven-raft-log`, started by the store and joined when it is dropped.
     #[default]
     Thread,
-    /// The caller, before its call returns: deterministic and without group commit, for simulation.
+    /// The caller, before its call returns: deterministic and without group commit. For simulation, and for
+    /// every test with tokio's clock paused, which runs ahead while only a thread is at work.
     Inline,
 }
 

@@ -159,3 +159,81 @@ fn a_log_without_an_identity_is_nobodys() {
     fs::write(parent.path().join("log.redb"), "").unwrap();
     assert_eq!(refused(open(parent.path())).0, "identity-missing");
 }
+
+mod log {
+    //! Whether a log must exist already.
+
+    use openraft::storage::RaftLogStorage;
+
+    use super::*;
+    use crate::{CodecError, put_u64};
+
+    openraft::declare_raft_types!(
+        pub(crate) Types:
+            D = u64,
+            R = (),
+    );
+
+    type Entry = openraft::type_config::alias::EntryOf<Types>;
+    type LogId = openraft::type_config::alias::LogIdOf<Types>;
+    type Vote = openraft::type_config::alias::VoteOf<Types>;
+    type Membership = openraft::type_config::alias::StoredMembershipOf<Types>;
+
+    /// A codec for a log that nothing is written to.
+    struct Empty;
+
+    impl EntryCodec<Types> for Empty {
+        fn encode_entry(_: &Entry, _: &mut Vec<u8>) -> Result<(), CodecError> {
+            Ok(())
+        }
+        fn decode_entry(_: LogId, _: &[u8]) -> Result<Entry, CodecError> {
+            Err(CodecError::Truncated)
+        }
+        fn encode_log_id(id: &LogId, out: &mut Vec<u8>) {
+            put_u64(out, id.index);
+        }
+        fn decode_log_id(_: &[u8]) -> Result<LogId, CodecError> {
+            Err(CodecError::Truncated)
+        }
+        fn encode_vote(_: &Vote, _: &mut Vec<u8>) {}
+        fn decode_vote(_: &[u8]) -> Result<Vote, CodecError> {
+            Err(CodecError::Truncated)
+        }
+        fn encode_membership(_: &Membership, _: &mut Vec<u8>) -> Result<(), CodecError> {
+            Ok(())
+        }
+        fn decode_membership(_: &[u8]) -> Result<Membership, CodecError> {
+            Err(CodecError::Truncated)
+        }
+    }
+
+    fn open_log(dir: &NodeDir) -> Result<RedbLogStore<Types, Empty>, StoreError> {
+        dir.open_log(LogOptions::default())
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_there_once_is_never_created_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = open(parent.path()).unwrap();
+        for _ in 0..2 {
+            let mut log = open_log(&dir).unwrap();
+            assert_eq!(log.get_log_state().await.unwrap(), openraft::LogState::default());
+        }
+        drop(dir);
+        fs::remove_file(parent.path().join("log.redb")).unwrap();
+        let dir = open(parent.path()).unwrap();
+        let error = open_log(&dir).unwrap_err();
+        assert_eq!(error.code(), "log-missing");
+        assert!(!dir.log_path().exists());
+    }
+
+    #[test]
+    fn the_log_of_another_directory_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let one = NodeDir::open(parent.path().join("1"), OURS, 1, [1; 16]).unwrap();
+        let two = NodeDir::open(parent.path().join("2"), OURS, 1, [2; 16]).unwrap();
+        drop(open_log(&one).unwrap());
+        fs::copy(one.log_path(), two.log_path()).unwrap();
+        assert_eq!(open_log(&two).unwrap_err().code(), "log-foreign");
+    }
+}

@@ -8,8 +8,8 @@ use crate::{
     support::{Random, Store, inline, read_all},
 };
 
-/// Cuts per test run; each takes a few milliseconds.
-const CUTS: u64 = 300;
+/// Cuts per test run, unless `RIVVEN_TEST_CUTS` says otherwise; each takes a few milliseconds.
+const CUTS: u64 = 200;
 
 /// Runs random steps until the power fails, then opens what is left. The log must be that of the
 /// acknowledged steps, or that and the step that was under way.

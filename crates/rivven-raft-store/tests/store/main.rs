@@ -11,6 +11,8 @@ mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod reopen;

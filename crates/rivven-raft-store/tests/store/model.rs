@@ -162,7 +162,7 @@ async fn compare(seed: u64, options: LogOptions) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_store_is_the_map_it_stands_for(seed: u64, tail_bytes in 0_usize..4000) {
