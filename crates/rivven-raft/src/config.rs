@@ -172,6 +172,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::reversed_empty_ranges,
+        reason = "that it is refused is what is tested"
+    )]
     fn impossible_timing_is_refused_with_a_remedy() {
         for (election, heartbeat) in [
             (150..300, 150),

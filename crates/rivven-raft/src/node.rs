@@ -120,10 +120,7 @@ impl RaftNode<KvStore> {
     /// The configuration is impossible, a live node of this process has the id, or the nodes do not name
     /// the same founders.
     pub async fn new(config: RaftConfig) -> Result<Self, StartError> {
-        RaftNode::builder(config)
-            .state_machine(KvStore::new())
-            .start()
-            .await
+        Self::builder(config).state_machine(KvStore::new()).start().await
     }
 }
 
@@ -210,6 +207,11 @@ impl<S: StateMachine> Inner<S> {
         // Fresher than the core's own report, which comes after the next turn of its loop.
         status.applied_index = self.shared.applied_index().max(status.applied_index);
         status
+    }
+
+    /// The leader to ask, or why there is nobody to ask any more.
+    pub(crate) fn leader(&self) -> Result<Option<NodeId>, String> {
+        self.source.leader()
     }
 
     pub(crate) fn current_vote(&self) -> Vote {

@@ -113,11 +113,8 @@ impl<S: StateMachine> Inner<S> {
         let deadline = Instant::now() + within;
         let mut cause = String::from("no leader is known");
         loop {
-            let status = self.status();
-            if let Some(cause) = status.stopped {
-                return Err(ProposeError::Stopped { cause });
-            }
-            if let Some(leader) = status.leader {
+            let leader = self.leader().map_err(|cause| ProposeError::Stopped { cause })?;
+            if let Some(leader) = leader {
                 let attempt = if leader == self.node_id {
                     self.attempt_here(body.clone(), deadline).await
                 } else {

@@ -91,11 +91,8 @@ impl<S: StateMachine> Inner<S> {
         let deadline = Instant::now() + within;
         let mut cause = String::from("no leader is known");
         let index = loop {
-            let status = self.status();
-            if let Some(cause) = status.stopped {
-                return Err(ReadError::Stopped { cause });
-            }
-            if let Some(leader) = status.leader {
+            let leader = self.leader().map_err(|cause| ReadError::Stopped { cause })?;
+            if let Some(leader) = leader {
                 let attempt = if leader == self.node_id {
                     self.read_index_here(deadline).await
                 } else {

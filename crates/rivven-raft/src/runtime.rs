@@ -198,14 +198,14 @@ mod tests {
         let scope = NodeScope::new(TaskGroup::current(), 7);
         let task = scope
             .run(async {
-                NodeRuntime::spawn(async {
-                    let inner = NodeRuntime::spawn(std::future::pending::<()>());
-                    inner.await
-                })
+                let nested = async { NodeRuntime::spawn(std::future::pending::<()>()).await };
+                [NodeRuntime::spawn(nested)]
             })
             .await;
         scope.group().abort();
-        assert!(matches!(task.await, Err(NodeJoinError::NodeEnded)));
+        for task in task {
+            assert!(matches!(task.await, Err(NodeJoinError::NodeEnded)));
+        }
         assert!(scope.group().join(Duration::from_secs(1)).await);
 
         let numbers = |seed| async move {

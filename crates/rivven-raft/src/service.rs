@@ -1,5 +1,8 @@
 //! What a node answers its peers.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::Future,
     sync::{Arc, Weak},
@@ -303,11 +306,9 @@ async fn transfer_to<S: StateMachine>(
     _caller: Caller,
     to: NodeId,
 ) -> Result<WireTransferToResponse, Rejection> {
-    let status = node.status();
-    if status.leader != Some(node.node_id) {
-        return Ok(WireTransferToResponse::NotLeader {
-            leader: status.leader,
-        });
+    let leader = node.leader().map_err(stopped)?;
+    if leader != Some(node.node_id) {
+        return Ok(WireTransferToResponse::NotLeader { leader });
     }
     Ok(match node.raft.trigger().transfer_leader(to).await {
         Ok(()) => WireTransferToResponse::Started,

@@ -190,6 +190,18 @@ impl StatusSource {
         self.stopped.get().cloned().or_else(fatal)
     }
 
+    /// The leader, or why the node no longer runs. Cheaper than the whole status.
+    pub(crate) fn leader(&self) -> Result<Option<NodeId>, String> {
+        if let Some(reason) = self.stopped.get() {
+            return Err(reason.clone());
+        }
+        let metrics = self.metrics.borrow_watched();
+        match &metrics.running_state {
+            Ok(()) => Ok(metrics.current_leader),
+            Err(fatal) => Err(fatal.to_string()),
+        }
+    }
+
     pub(crate) fn status(&self) -> RaftStatus {
         let stopped = self.stop_reason();
         let metrics = self.metrics.borrow_watched();

@@ -28,8 +28,8 @@ pub(crate) const MAX_APPEND_BYTES: usize = (8 << 20) - (64 << 10);
 /// Counted for each entry beside its body: ids, kind, lengths.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64;
 
-/// Data in one snapshot chunk: the bulk frame of 1 MiB less room for its header.
-pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = (1 << 20) - (4 << 10);
+/// Data in one snapshot chunk.
+pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 
 /// Most bytes of a message without bulk data. A membership of a hundred nodes takes about 10 KiB.
 const MAX_SMALL_BYTES: usize = 64 << 10;

@@ -2,12 +2,12 @@
 
 mod common;
 
-use std::{sync::atomic::AtomicUsize, time::Duration};
+use std::{io, sync::atomic::AtomicUsize, time::Duration};
 
 use common::*;
 use rivven_raft::{
-    Consistency, Fabric, KvCommand, KvResponse, KvStore, MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome,
-    ProposeError, ProposeOptions, RaftConfig, RaftNode, ReadError, Role, TransferError,
+    ApplyCtx, Consistency, Fabric, KvCommand, KvResponse, KvStore, MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome,
+    ProposeError, ProposeOptions, RaftConfig, RaftNode, ReadError, Role, StateMachine, TransferError,
 };
 use tokio::time::Instant;
 
@@ -389,4 +389,74 @@ async fn shutdown_is_idempotent_and_leaves_no_task_behind() {
         tokio::runtime::Handle::current().metrics().num_alive_tasks(),
         before
     );
+}
+
+/// Applies what it is told, unless told to panic.
+#[derive(Default)]
+struct Fragile(u64);
+
+impl StateMachine for Fragile {
+    type Command = bool;
+    type Response = u64;
+    type Snapshot = u64;
+    fn apply(&mut self, ctx: &ApplyCtx, healthy: bool) -> u64 {
+        assert!(healthy, "told to panic");
+        self.0 = ctx.log_index;
+        self.0
+    }
+    fn snapshot(&self) -> u64 {
+        self.0
+    }
+    fn encode_snapshot(snapshot: &u64, out: &mut dyn io::Write) -> io::Result<()> {
+        out.write_all(&snapshot.to_le_bytes())
+    }
+    fn restore(&mut self, input: &mut dyn io::Read) -> io::Result<()> {
+        let mut bytes = [0; 8];
+        input.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_machine_that_panics_stops_its_node_which_says_why() {
+    let fabric = Fabric::new();
+    let builder = RaftNode::<Fragile>::builder(config(1, 1)).fabric(&fabric);
+    let node = builder.state_machine(Fragile::default()).start().await.unwrap();
+    assert!(node.propose(true).await.unwrap() > 0);
+    let error = node.propose(false).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    let status = node.status();
+    assert_eq!(status.role, Role::Stopped);
+    let reason = status.stopped.unwrap();
+    assert!(
+        reason.contains("told to panic") && reason.contains("at log entry"),
+        "{reason}"
+    );
+    let error = node.propose(true).await.unwrap_err();
+    assert_eq!((error.code(), error.outcome()), ("stopped", Outcome::NotDone));
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_proposals_in_flight_are_refused_and_not_done() {
+    let fabric = Fabric::new();
+    let nodes = group(&fabric, 3).await;
+    let leader = agreed_leader(&nodes).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    isolate(&fabric, leader, &others);
+    let options = ProposeOptions {
+        deadline: Duration::from_millis(50),
+    };
+    let proposals = (0..70).map(|i| {
+        let command = KvCommand::put(i.to_string(), vec![7; MAX_VALUE_BYTES]);
+        node(&nodes, leader).propose_with(command, options)
+    });
+    let errors: Vec<_> = futures_util::future::join_all(proposals)
+        .await
+        .into_iter()
+        .map(|outcome| outcome.unwrap_err().code())
+        .collect();
+    let refused = errors.iter().filter(|code| **code == "overloaded").count();
+    assert_eq!(refused, 70 - 63, "{errors:?}");
 }

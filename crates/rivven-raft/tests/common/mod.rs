@@ -1,15 +1,21 @@
 //! A group of nodes on a network of its own.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
 
 use std::time::Duration;
 
 use rivven_raft::{Consistency, Fabric, KvCommand, KvStore, NodeId, RaftConfig, RaftNode};
 
-pub type Node = RaftNode<KvStore>;
+pub(crate) type Node = RaftNode<KvStore>;
 
-pub const WAIT: Duration = Duration::from_secs(10);
+pub(crate) const WAIT: Duration = Duration::from_secs(10);
 
-pub fn config(node_id: NodeId, voters: u64) -> RaftConfig {
+pub(crate) fn config(node_id: NodeId, voters: u64) -> RaftConfig {
     RaftConfig {
         node_id,
         peers: (1..=voters).filter(|peer| *peer != node_id).collect(),
@@ -18,7 +24,7 @@ pub fn config(node_id: NodeId, voters: u64) -> RaftConfig {
     }
 }
 
-pub async fn start(fabric: &Fabric, node_id: NodeId, voters: u64) -> Node {
+pub(crate) async fn start(fabric: &Fabric, node_id: NodeId, voters: u64) -> Node {
     RaftNode::builder(config(node_id, voters))
         .fabric(fabric)
         .seed(node_id)
@@ -29,7 +35,7 @@ pub async fn start(fabric: &Fabric, node_id: NodeId, voters: u64) -> Node {
 }
 
 /// `count` nodes, in the order of their ids from 1.
-pub async fn group(fabric: &Fabric, count: u64) -> Vec<Node> {
+pub(crate) async fn group(fabric: &Fabric, count: u64) -> Vec<Node> {
     let mut nodes = Vec::new();
     for node_id in 1..=count {
         nodes.push(start(fabric, node_id, count).await);
@@ -38,7 +44,7 @@ pub async fn group(fabric: &Fabric, count: u64) -> Vec<Node> {
 }
 
 /// The leader that every one of `nodes` names.
-pub async fn agreed_leader(nodes: &[Node]) -> NodeId {
+pub(crate) async fn agreed_leader(nodes: &[Node]) -> NodeId {
     let agreed = async {
         loop {
             let first = nodes[0].status().leader;
@@ -53,26 +59,26 @@ pub async fn agreed_leader(nodes: &[Node]) -> NodeId {
     tokio::time::timeout(WAIT, agreed).await.expect("a leader")
 }
 
-pub fn node(nodes: &[Node], id: NodeId) -> &Node {
+pub(crate) fn node(nodes: &[Node], id: NodeId) -> &Node {
     nodes.iter().find(|node| node.status().node_id == id).unwrap()
 }
 
-pub async fn put(node: &Node, key: &str, value: &str) {
+pub(crate) async fn put(node: &Node, key: &str, value: &str) {
     node.propose(KvCommand::put(key, value.to_owned())).await.unwrap();
 }
 
-pub async fn get(node: &Node, key: &str) -> Option<String> {
+pub(crate) async fn get(node: &Node, key: &str) -> Option<String> {
     let read = node.read(Consistency::Linearizable, |kv| value(kv, key)).await;
     read.unwrap().value
 }
 
-pub fn value(kv: &KvStore, key: &str) -> Option<String> {
+pub(crate) fn value(kv: &KvStore, key: &str) -> Option<String> {
     kv.get(key)
         .map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
 }
 
 /// Cuts every link of `id`, both ways.
-pub fn isolate(fabric: &Fabric, id: NodeId, others: &[NodeId]) {
+pub(crate) fn isolate(fabric: &Fabric, id: NodeId, others: &[NodeId]) {
     for other in others {
         fabric.network().cut(id, *other);
         fabric.network().cut(*other, id);

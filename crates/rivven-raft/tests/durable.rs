@@ -1,0 +1,210 @@
+//! Nodes with a data directory: restart, snapshots, catching up, damage.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+mod common;
+
+use std::{path::Path, time::Duration};
+
+use common::*;
+use rivven_raft::{Consistency, Fabric, KvStore, NodeDir, NodeId, RaftBuilder, RaftNode};
+use rivven_types::ClusterId;
+use tempfile::TempDir;
+
+const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
+
+fn open(root: &Path, node_id: NodeId) -> NodeDir {
+    let random = [u8::try_from(node_id).unwrap(); 16];
+    NodeDir::open(root.join(node_id.to_string()), CLUSTER, node_id, random).unwrap()
+}
+
+fn builder(fabric: &Fabric, root: &Path, node_id: NodeId, voters: u64) -> RaftBuilder<KvStore> {
+    RaftNode::builder(config(node_id, voters))
+        .fabric(fabric)
+        .seed(node_id)
+        .data_dir(open(root, node_id))
+        .inline_writes()
+        .state_machine(KvStore::new())
+}
+
+async fn start_durable(fabric: &Fabric, root: &Path, node_id: NodeId, voters: u64) -> Node {
+    builder(fabric, root, node_id, voters).start().await.unwrap()
+}
+
+async fn durable_group(fabric: &Fabric, root: &Path) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for node_id in 1..=3 {
+        nodes.push(
+            builder(fabric, root, node_id, 3)
+                .snapshot_every(50)
+                .start()
+                .await
+                .unwrap(),
+        );
+    }
+    nodes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_node_has_what_it_had() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let node = start_durable(&fabric, root.path(), 1, 1).await;
+    for i in 0..20 {
+        put(&node, &i.to_string(), "v").await;
+    }
+    let before = node.status();
+    node.shutdown().await;
+    drop(node);
+    let node = start_durable(&fabric, root.path(), 1, 1).await;
+    // The committed index is stored beside the log, so the state is back before there is a leader.
+    let read = node.read(Consistency::Stale, KvStore::len).await.unwrap();
+    assert!(read.value >= 19, "{read:?}");
+    assert_eq!(get(&node, "19").await.as_deref(), Some("v"));
+    let after = node.status();
+    assert!(after.term > before.term && after.last_log_index > before.last_log_index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_node_frees_its_directory_and_loses_nothing_acknowledged() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let node = start_durable(&fabric, root.path(), 1, 1).await;
+    put(&node, "a", "1").await;
+    drop(node);
+    // Its tasks end at their next turn.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let node = start_durable(&fabric, root.path(), 1, 1).await;
+    assert_eq!(get(&node, "a").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_nodes_restarted_at_once_go_on_where_they_were() {
+    let root = TempDir::new().unwrap();
+    let mut fabric = Fabric::new();
+    for round in 0..3_u64 {
+        let nodes = durable_group(&fabric, root.path()).await;
+        agreed_leader(&nodes).await;
+        for earlier in 0..round {
+            assert_eq!(
+                get(&nodes[1], &earlier.to_string()).await,
+                Some(earlier.to_string())
+            );
+        }
+        put(&nodes[2], &round.to_string(), &round.to_string()).await;
+        for node in &nodes {
+            node.shutdown().await;
+        }
+        fabric = Fabric::new();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lags_behind_the_purged_log_catches_up_by_snapshot() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let mut nodes = durable_group(&fabric, root.path()).await;
+    agreed_leader(&nodes).await;
+    let away = nodes.remove(2);
+    away.shutdown().await;
+    drop(away);
+    let large = "x".repeat(20_000);
+    for i in 0..300_u64 {
+        put(&nodes[0], &format!("{i:03}"), &large).await;
+    }
+    // Several snapshots later the first entries are gone from the log.
+    let back = start_durable(&fabric, root.path(), 3, 3).await;
+    assert_eq!(get(&back, "299").await.as_deref(), Some(&*large));
+    let read = back.read(Consistency::Stale, KvStore::len).await.unwrap();
+    assert_eq!(read.value, 300);
+    assert!(back.status().snapshot_index.is_some(), "{:?}", back.status());
+    back.shutdown().await;
+    drop(back);
+    // What was installed is also there after a restart, without the others.
+    for node in &nodes {
+        node.shutdown().await;
+    }
+    let alone = start_durable(&fabric, root.path(), 3, 3).await;
+    assert!(alone.read(Consistency::Stale, KvStore::len).await.unwrap().value >= 250);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_purged_behind_the_older_snapshot_so_a_damaged_newest_is_no_loss() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let node = builder(&fabric, root.path(), 1, 1)
+        .snapshot_every(50)
+        .start()
+        .await
+        .unwrap();
+    for i in 0..230_u64 {
+        put(&node, &format!("{i:03}"), "v").await;
+    }
+    node.shutdown().await;
+    drop(node);
+    let snapshots = root.path().join("1/snapshots");
+    let mut files: Vec<_> = std::fs::read_dir(&snapshots)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 2, "{files:?}");
+    let newest = files.pop().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    let node = start_durable(&fabric, root.path(), 1, 1).await;
+    assert_eq!(get(&node, "229").await.as_deref(), Some("v"));
+    assert_eq!(
+        node.read(Consistency::Stale, KvStore::len).await.unwrap().value,
+        230
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_of_another_node_is_refused() {
+    let root = TempDir::new().unwrap();
+    let refused = RaftNode::builder(config(2, 3))
+        .fabric(&Fabric::new())
+        .data_dir(open(root.path(), 1))
+        .state_machine(KvStore::new())
+        .start()
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), "identity-mismatch");
+}
+
+/// With the thread of the log and real time, as in production.
+#[tokio::test]
+async fn group_commit_serves_many_writers_at_once() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let mut nodes = Vec::new();
+    for node_id in 1..=3 {
+        let mut config = config(node_id, 3);
+        // Slow disks of test machines are not what is tested here.
+        config.election_timeout_ms = 1_000..2_000;
+        let builder = RaftNode::builder(config)
+            .fabric(&fabric)
+            .data_dir(open(root.path(), node_id));
+        nodes.push(builder.state_machine(KvStore::new()).start().await.unwrap());
+    }
+    agreed_leader(&nodes).await;
+    let writes = (0..64).map(|writer| {
+        let node = nodes[writer % 3].clone();
+        async move {
+            for i in 0..5 {
+                put(&node, &format!("{writer}-{i}"), "v").await;
+            }
+        }
+    });
+    futures_util::future::join_all(writes).await;
+    let read = nodes[1]
+        .read(Consistency::Linearizable, KvStore::len)
+        .await
+        .unwrap();
+    assert_eq!(read.value, 320);
+    for node in &nodes {
+        node.shutdown().await;
+    }
+}
