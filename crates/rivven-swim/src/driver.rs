@@ -26,9 +26,7 @@ use tracing::warn;
 
 pub use self::error::StartError;
 use self::{envelope::Envelope, run::Runner};
-use crate::{
-    Command, Event, Identity, MAX_DATAGRAM_LEN, MemberEvent, MemberView, Settings, Swim, SwimConfig, Time,
-};
+use crate::{Command, Identity, MAX_DATAGRAM_LEN, MemberEvent, MemberView, Settings, Swim, SwimConfig, Time};
 
 /// Events kept for a consumer that is slow; then it misses some and is told so.
 const EVENT_BUFFER: usize = 1_024;
@@ -70,7 +68,8 @@ struct Shared {
     origin: Instant,
     /// Tells the socket's task that a command left something to do.
     commanded: Notify,
-    events: broadcast::Sender<MemberEvent>,
+    /// The sender belongs to the socket's task, so that events end when it does.
+    events: broadcast::WeakSender<MemberEvent>,
     left: watch::Sender<bool>,
 }
 
@@ -86,19 +85,6 @@ impl Shared {
     fn command(&self, command: Command) {
         self.swim().command(self.now(), command);
         self.commanded.notify_one();
-    }
-
-    fn publish(&self, event: Event) {
-        match event {
-            Event::Member(event) => {
-                run::log(&event);
-                // Nobody listening is no fault.
-                let _ = self.events.send(event);
-            }
-            Event::LeaveComplete => {
-                self.left.send_replace(true);
-            }
-        }
     }
 }
 
@@ -143,9 +129,10 @@ impl SwimNode {
     /// Changes in the membership from here on.
     #[must_use]
     pub fn events(&self) -> MemberEvents {
-        MemberEvents {
-            receiver: self.inner.shared.events.subscribe(),
-        }
+        let sender = self.inner.shared.events.upgrade();
+        // After the end there are no events: the other half of this channel is gone already.
+        let receiver = sender.map_or_else(|| broadcast::channel(1).1, |sender| sender.subscribe());
+        MemberEvents { receiver }
     }
 
     /// Who this member is.
@@ -171,6 +158,9 @@ impl SwimNode {
     ///
     /// The member still answers until [`Self::shutdown`]. Cancel safe: the goodbye is told all the same.
     pub async fn leave(&self) {
+        if self.inner.tasks.is_aborted() {
+            return;
+        }
         let mut left = self.inner.shared.left.subscribe();
         self.inner.shared.command(Command::Leave);
         // Failing to be heard is like crashing a little later, which others cope with.
@@ -294,15 +284,16 @@ impl SwimBuilder {
                  give SwimNode::builder an identity and a key"
             );
         }
+        let events = broadcast::channel(EVENT_BUFFER).0;
         let shared = Arc::new(Shared {
             swim: Mutex::new(swim),
             origin,
             commanded: Notify::new(),
-            events: broadcast::channel(EVENT_BUFFER).0,
+            events: events.downgrade(),
             left: watch::channel(false).0,
         });
         let tasks = TaskGroup::current();
-        tasks.spawn(Runner::new(Arc::clone(&shared), socket, local_addr, envelope).run());
+        tasks.spawn(Runner::new(Arc::clone(&shared), socket, local_addr, envelope, events).run());
         resolve::start(
             &tasks,
             &shared,

@@ -4,8 +4,6 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use rivven_types::NodeId;
 
-use crate::suspicion::log10_permille;
-
 /// Members with untold news. What is told is read from the member at that moment, so news about the same
 /// member replaces older news, and the queue is never longer than the member list.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +57,8 @@ impl Gossip {
 /// How often news is told in a cluster of `members`: `4 * ceil(log10(members + 1))`, at least 4.
 pub(crate) fn retransmit_limit(members: usize) -> u32 {
     const MULTIPLIER: u32 = 4;
-    MULTIPLIER * log10_permille(members + 1).div_ceil(1000).max(1)
+    // ceil(log10(n + 1)) is the number of decimal digits of n.
+    MULTIPLIER * (members.max(1).ilog10() + 1)
 }
 
 #[cfg(test)]

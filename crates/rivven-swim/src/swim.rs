@@ -73,6 +73,7 @@ struct Me {
     leaving: bool,
     fingerprint: u64,
     conflict_muted_until: Time,
+    superseded_muted_until: Time,
 }
 
 impl Me {
@@ -150,6 +151,7 @@ impl Swim {
             leaving: false,
             fingerprint: 0,
             conflict_muted_until: Time::ZERO,
+            superseded_muted_until: Time::ZERO,
         };
         let next_seq = u32::from_le_bytes(rng.next().to_le_bytes()[..4].try_into().unwrap_or_default());
         let mut swim = Self {

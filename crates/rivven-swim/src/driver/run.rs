@@ -8,14 +8,14 @@ use std::{
     vec::Vec,
 };
 
-use tokio::{net::UdpSocket, time::Instant};
+use tokio::{net::UdpSocket, sync::broadcast, time::Instant};
 use tracing::{debug, info, trace, warn};
 
 use super::{
     Shared,
     envelope::{Envelope, Refused},
 };
-use crate::{MAX_DATAGRAM_LEN, MemberEvent, Time};
+use crate::{Event, MAX_DATAGRAM_LEN, MemberEvent, Time};
 
 /// Most datagrams taken in before timers get their turn.
 const BATCH: usize = 256;
@@ -32,6 +32,7 @@ pub(super) struct Runner {
     socket: UdpSocket,
     local_addr: SocketAddr,
     envelope: Envelope,
+    events: broadcast::Sender<MemberEvent>,
     refused: u64,
     reported: Option<Instant>,
     /// One byte more than is allowed, so that too long is seen.
@@ -45,12 +46,14 @@ impl Runner {
         socket: UdpSocket,
         local_addr: SocketAddr,
         envelope: Envelope,
+        events: broadcast::Sender<MemberEvent>,
     ) -> Self {
         Self {
             shared,
             socket,
             local_addr,
             envelope,
+            events,
             refused: 0,
             reported: None,
             datagram: vec![0; MAX_DATAGRAM_LEN + 1],
@@ -106,12 +109,25 @@ impl Runner {
             swim.poll_timeout()
         };
         for event in events {
-            self.shared.publish(event);
+            self.publish(event);
         }
         for (to, payload) in transmits {
             self.send(to, &payload);
         }
         deadline
+    }
+
+    fn publish(&self, event: Event) {
+        match event {
+            Event::Member(event) => {
+                log(&event);
+                // Nobody listening is no fault.
+                let _ = self.events.send(event);
+            }
+            Event::LeaveComplete => {
+                self.shared.left.send_replace(true);
+            }
+        }
     }
 
     fn send(&mut self, to: SocketAddr, payload: &[u8]) {

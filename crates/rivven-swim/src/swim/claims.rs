@@ -100,8 +100,8 @@ impl Swim {
         }
         let epoch = claim.incarnation.boot_epoch();
         if epoch > me.boot_epoch {
-            if now >= self.me.conflict_muted_until {
-                self.me.conflict_muted_until = now + CONFLICT_MUTE;
+            if now >= self.me.superseded_muted_until {
+                self.me.superseded_muted_until = now + CONFLICT_MUTE;
                 self.emit(MemberEvent::Superseded { known: epoch });
             }
             return;

@@ -44,6 +44,13 @@ enum Stage {
     Heal,
 }
 
+#[cfg(test)]
+impl Probe {
+    pub(super) fn began(&self, at: Time) -> bool {
+        self.sent == at
+    }
+}
+
 impl Swim {
     /// Probes the next member of the round robin.
     pub(super) fn probe_next(&mut self, now: Time) {

@@ -1,1 +1,432 @@
 //! Tests of the machine by hand-made datagrams.
+
+use std::{vec, vec::Vec};
+
+use proptest::prelude::*;
+use rivven_types::{BootEpoch, InstanceId, PeerAddr};
+
+use super::*;
+use crate::{
+    SwimConfig,
+    wire::{Ack, Claim, PADDED_REQUEST_LEN, Payload, Ping, PingReq, Sync, WireAddr},
+};
+
+const ME: NodeId = 1;
+
+fn addr(node: NodeId) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, node.to_le_bytes()[0]], 7946))
+}
+
+fn identity(node: NodeId, epoch: u64) -> Identity {
+    Identity {
+        node,
+        instance: InstanceId::from_bytes([node.to_le_bytes()[0]; 16]),
+        boot_epoch: BootEpoch(epoch),
+    }
+}
+
+fn incarnation(epoch: u64, refutations: u64) -> Incarnation {
+    (0..refutations).fold(Incarnation::first(BootEpoch(epoch)), |i, _| i.refuted())
+}
+
+fn config() -> SwimConfig {
+    SwimConfig {
+        bind_addr: PeerAddr::from(addr(ME)),
+        known_peers: Vec::new(),
+        protocol_period_ms: 1_000,
+        suspect_timeout_ms: 5_000,
+    }
+}
+
+fn machine(bound: SocketAddr) -> Swim {
+    let settings = Settings::new(&config(), bound).unwrap();
+    Swim::new(settings, identity(ME, 1), b"me", Time::ZERO, 1).unwrap()
+}
+
+fn claim(node: NodeId, incarnation: Incarnation, state: MemberState) -> Claim<'static> {
+    Claim {
+        node,
+        instance: identity(node, 0).instance,
+        incarnation,
+        state,
+        addr: WireAddr::new(addr(node)),
+        gone_secs: 0,
+        accusers: Vec::new(),
+        meta: (state == Alive).then_some(b"meta"),
+    }
+}
+
+fn payload(items: &[Item<'_>]) -> Vec<u8> {
+    let mut payload = Payload::new(1_400);
+    for item in items {
+        payload.push(item);
+    }
+    payload.into_bytes()
+}
+
+/// `swim` gets `items` from member 9.
+fn tell(swim: &mut Swim, items: &[Item<'_>]) {
+    swim.handle_datagram(Time::ZERO, addr(9), identity(9, 1), &payload(items));
+}
+
+fn tell_claims(swim: &mut Swim, claims: &[(NodeId, Incarnation, MemberState)]) {
+    for (node, incarnation, state) in claims {
+        tell(swim, &[Item::Claim(claim(*node, *incarnation, *state))]);
+    }
+}
+
+fn events(swim: &mut Swim) -> Vec<Event> {
+    core::iter::from_fn(|| swim.poll_event()).collect()
+}
+
+/// Every datagram that waits, with its length, as `(to, length, has an item that matches)`.
+fn sent(swim: &mut Swim, matches: impl Fn(&Item<'_>) -> bool) -> Vec<(SocketAddr, usize, bool)> {
+    let mut bytes = Vec::new();
+    let mut all = Vec::new();
+    while let Some(transmit) = swim.poll_transmit(&mut bytes) {
+        let items = wire::decode(&bytes).unwrap();
+        all.push((transmit.to, bytes.len(), items.iter().any(&matches)));
+    }
+    all
+}
+
+fn standing(swim: &Swim, node: NodeId) -> Option<(u64, MemberState)> {
+    let view = swim.member(node)?;
+    Some((view.incarnation.refutations(), view.state))
+}
+
+use MemberState::{Alive, Dead, Left, Suspect};
+
+#[test]
+fn nothing_old_comes_back() {
+    let mut swim = machine(addr(ME));
+    let steps = [
+        ((2, incarnation(1, 1), Alive), (1, Alive)),
+        ((2, incarnation(1, 1), Dead), (1, Dead)),
+        ((2, incarnation(1, 10), Dead), (10, Dead)),
+        ((2, incarnation(1, 2), Alive), (10, Dead)),
+        ((2, incarnation(1, 10), Alive), (10, Dead)),
+        ((2, incarnation(1, 10), Suspect), (10, Dead)),
+        ((2, incarnation(1, 10), Left), (10, Left)),
+        ((2, incarnation(1, 11), Alive), (11, Alive)),
+        ((2, incarnation(0, 99), Dead), (11, Alive)),
+    ];
+    for (told, expected) in steps {
+        tell_claims(&mut swim, &[told]);
+        assert_eq!(standing(&swim, 2), Some(expected), "after {told:?}");
+    }
+    tell_claims(&mut swim, &[(2, incarnation(2, 0), Alive)]);
+    assert_eq!(standing(&swim, 2), Some((0, Alive)), "a restart supersedes");
+}
+
+#[test]
+fn only_this_node_raises_its_incarnation_and_only_to_contradict() {
+    let mut swim = machine(addr(ME));
+    tell_claims(&mut swim, &[(ME, incarnation(1, 0), Alive)]);
+    assert_eq!(swim.incarnation(), incarnation(1, 0));
+    tell_claims(&mut swim, &[(ME, incarnation(1, 0), Suspect)]);
+    assert_eq!(swim.incarnation(), incarnation(1, 1));
+    tell_claims(&mut swim, &[(ME, incarnation(1, 0), Dead)]);
+    assert_eq!(swim.incarnation(), incarnation(1, 1), "contradicted already");
+    tell_claims(&mut swim, &[(ME, incarnation(1, 7), Dead)]);
+    assert_eq!(swim.incarnation(), incarnation(1, 8));
+    assert!(events(&mut swim).is_empty());
+}
+
+#[test]
+fn lies_from_far_ahead_are_not_believed() {
+    let mut swim = machine(addr(ME));
+    let far = Incarnation::first(BootEpoch(u64::MAX));
+    tell_claims(
+        &mut swim,
+        &[(2, incarnation(1, 0), Alive), (2, far, Dead), (3, far, Alive)],
+    );
+    assert_eq!(standing(&swim, 2), Some((0, Alive)));
+    assert_eq!(standing(&swim, 3), None);
+}
+
+#[test]
+fn a_suspect_is_told_and_its_answer_contradicts() {
+    let mut swim = machine(addr(ME));
+    let ping = Item::Ping(Ping {
+        seq: 5,
+        target: ME,
+        digest: 0,
+    });
+    tell(
+        &mut swim,
+        &[ping, Item::Claim(claim(ME, incarnation(1, 0), Suspect))],
+    );
+    let refutes = |item: &Item<'_>| matches!(item, Item::Claim(c) if c.node == ME && c.incarnation == incarnation(1, 1));
+    assert!(
+        sent(&mut swim, refutes)
+            .iter()
+            .any(|(to, _, found)| *to == addr(9) && *found)
+    );
+}
+
+#[test]
+fn another_data_directory_under_a_known_id_is_ignored_and_reported_once() {
+    let mut swim = machine(addr(ME));
+    tell_claims(&mut swim, &[(2, incarnation(1, 0), Alive)]);
+    events(&mut swim);
+    let impostor = Identity {
+        instance: InstanceId::from_bytes([99; 16]),
+        ..identity(2, 50)
+    };
+    let own = Claim {
+        instance: impostor.instance,
+        ..claim(2, incarnation(50, 0), Alive)
+    };
+    for _ in 0..3 {
+        let bytes = payload(&[Item::Sync(Sync { seq: 1, after: None }), Item::Claim(own.clone())]);
+        swim.handle_datagram(Time::ZERO, addr(8), impostor, &bytes);
+    }
+    let conflict = MemberEvent::Conflict {
+        node: 2,
+        known: identity(2, 0).instance,
+        other: impostor.instance,
+        addr: addr(8),
+    };
+    assert_eq!(events(&mut swim), [Event::Member(conflict)]);
+    assert_eq!(swim.member(2).unwrap().boot_epoch, BootEpoch(1));
+    // It gets its answer, and learns from it who has its id.
+    assert_eq!(
+        sent(&mut swim, |item| matches!(item, Item::Page(_)))
+            .iter()
+            .filter(|s| s.2)
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn a_second_node_of_this_id_and_a_later_start_are_reported() {
+    let mut swim = machine(addr(ME));
+    let twin = Identity {
+        instance: InstanceId::from_bytes([99; 16]),
+        ..identity(ME, 1)
+    };
+    swim.handle_datagram(Time::ZERO, addr(8), twin, &payload(&[]));
+    tell_claims(&mut swim, &[(ME, incarnation(4, 0), Alive)]);
+    let events = events(&mut swim);
+    assert!(
+        matches!(events[0], Event::Member(MemberEvent::Conflict { node: ME, .. })),
+        "{events:?}"
+    );
+    assert_eq!(
+        events[1..],
+        [Event::Member(MemberEvent::Superseded { known: BootEpoch(4) })]
+    );
+    assert_eq!(swim.incarnation(), incarnation(1, 0));
+}
+
+#[test]
+fn news_of_an_old_death_is_only_a_suspicion() {
+    let mut swim = machine(addr(ME));
+    tell_claims(&mut swim, &[(2, incarnation(1, 0), Alive)]);
+    let page = wire::Page {
+        seq: 1,
+        next: None,
+        observed: WireAddr::Observe(1),
+    };
+    tell(
+        &mut swim,
+        &[Item::Page(page), Item::Claim(claim(2, incarnation(1, 0), Dead))],
+    );
+    assert_eq!(standing(&swim, 2), Some((0, Suspect)));
+    tell(&mut swim, &[Item::Claim(claim(2, incarnation(1, 0), Dead))]);
+    assert_eq!(standing(&swim, 2), Some((0, Dead)), "fresh news is believed");
+}
+
+#[test]
+fn strangers_get_at_most_three_times_what_they_sent() {
+    let mut swim = machine(addr(ME));
+    for node in 2..100 {
+        tell_claims(&mut swim, &[(node, incarnation(1, 0), Alive)]);
+    }
+    let _ = sent(&mut swim, |_| false);
+    let requests = [
+        payload(&[Item::Ping(Ping {
+            seq: 1,
+            target: ME,
+            digest: 0,
+        })]),
+        payload(&[Item::Sync(Sync { seq: 1, after: None })]),
+        payload(&[Item::Ack(Ack {
+            seq: 1,
+            digest: 0,
+            observed: WireAddr::Observe(1),
+            stranger: true,
+        })]),
+        payload(&[Item::PingReq(PingReq {
+            seq: 1,
+            target: 2,
+            addr: WireAddr::new(addr(2)),
+            wait_ms: 1_000,
+        })]),
+    ];
+    for request in requests {
+        swim.handle_datagram(Time::ZERO, addr(200), identity(200, 1), &request);
+        let answer: usize = sent(&mut swim, |_| false).iter().map(|(_, len, _)| len).sum();
+        assert!(
+            answer <= 3 * request.len(),
+            "{answer} bytes for {}",
+            request.len()
+        );
+    }
+    assert!(swim.member(200).is_none());
+    let mut padded = Payload::new(1_400);
+    padded.push(&Item::Sync(Sync { seq: 1, after: None }));
+    padded.pad_to(PADDED_REQUEST_LEN);
+    swim.handle_datagram(Time::ZERO, addr(200), identity(200, 1), &padded.into_bytes());
+    assert!(
+        sent(&mut swim, |_| false)[0].1 > 1_000,
+        "a padded request gets a full page"
+    );
+}
+
+#[test]
+fn an_unspecified_address_is_not_told_and_the_observed_one_is() {
+    let mut swim = machine("0.0.0.0:7946".parse().unwrap());
+    swim.command(Time::ZERO, Command::Seeds(vec![addr(9)]));
+    swim.handle_timeout(Time::ZERO);
+    let unknown =
+        |item: &Item<'_>| matches!(item, Item::Claim(c) if c.node == ME && c.addr == WireAddr::Observe(7946));
+    assert!(sent(&mut swim, unknown)[0].2);
+    let seq = *swim.pulls.first_key_value().unwrap().0;
+    let observed: SocketAddr = "10.1.2.3:555".parse().unwrap();
+    let page = wire::Page {
+        seq,
+        next: None,
+        observed: WireAddr::new(observed),
+    };
+    let host = claim(9, incarnation(1, 0), Alive);
+    tell(&mut swim, &[Item::Page(page), Item::Claim(host)]);
+    assert_eq!(swim.member(ME).unwrap().addr, "10.1.2.3:7946".parse().unwrap());
+    assert_eq!(
+        swim.incarnation(),
+        incarnation(1, 0),
+        "nobody knew another address"
+    );
+    swim.command(Time::ZERO, Command::Advertise("10.9.9.9:1".parse().unwrap()));
+    assert_eq!(
+        swim.incarnation(),
+        incarnation(1, 1),
+        "others must take the new one"
+    );
+}
+
+#[test]
+fn this_node_among_the_seeds_is_asked_once() {
+    let mut swim = machine(addr(ME));
+    let seed: SocketAddr = "127.0.0.1:7946".parse().unwrap();
+    swim.command(Time::ZERO, Command::Seeds(vec![seed]));
+    swim.handle_timeout(Time::ZERO);
+    let mut bytes = Vec::new();
+    assert_eq!(swim.poll_transmit(&mut bytes).unwrap().to, seed);
+    swim.handle_datagram(Time::ZERO, seed, identity(ME, 1), &bytes);
+    let mut now = Time::ZERO;
+    for _ in 0..100 {
+        now = swim.poll_timeout().unwrap().max(now);
+        swim.handle_timeout(now);
+    }
+    assert_eq!(sent(&mut swim, |_| true), []);
+    assert_eq!(events(&mut swim), []);
+    assert_eq!(swim.live_count(), 1);
+}
+
+#[test]
+fn a_pause_of_this_node_extends_suspicions_and_voids_probes() {
+    let mut swim = machine(addr(ME));
+    tell_claims(
+        &mut swim,
+        &[
+            (2, incarnation(1, 0), Alive),
+            (3, incarnation(1, 0), Alive),
+            (2, incarnation(1, 0), Suspect),
+        ],
+    );
+    swim.command(Time::ZERO, Command::Hint(3));
+    assert!(!swim.probes.is_empty());
+    let late = Time::from_micros(60_000_000);
+    swim.handle_timeout(late);
+    assert!(
+        swim.probes.values().all(|probe| probe.began(late)),
+        "only what began after the pause"
+    );
+    assert_eq!(
+        [standing(&swim, 2), standing(&swim, 3)],
+        [Some((0, Suspect)), Some((0, Alive))]
+    );
+}
+
+#[test]
+fn meta_too_long_is_refused_at_the_start() {
+    let settings = Settings::new(&config(), addr(ME)).unwrap();
+    let long = [0; MAX_META_LEN + 1];
+    let error = Swim::new(settings, identity(ME, 1), &long, Time::ZERO, 1).unwrap_err();
+    assert_eq!(
+        (error, error.code()),
+        (ConfigError::MetaTooLong(257), "gossip-meta-too-long")
+    );
+}
+
+#[test]
+fn settings_that_cannot_work_are_named() {
+    let check = |period, suspect, expected: Option<ConfigError>| {
+        let config = SwimConfig {
+            protocol_period_ms: period,
+            suspect_timeout_ms: suspect,
+            ..config()
+        };
+        assert_eq!(Settings::new(&config, addr(ME)).err(), expected);
+    };
+    check(1_000, 5_000, None);
+    check(0, 5_000, Some(ConfigError::ProtocolPeriod(0)));
+    check(1_000, 1_999, Some(ConfigError::SuspectTimeout(1_999)));
+    check(1_000, u64::MAX, Some(ConfigError::SuspectTimeout(u64::MAX)));
+}
+
+fn any_state() -> impl Strategy<Value = MemberState> {
+    prop_oneof![Just(Alive), Just(Suspect), Just(Dead), Just(Left)]
+}
+
+proptest! {
+    #[test]
+    fn views_agree_in_whatever_order_claims_arrive(
+        claims in proptest::collection::vec((2_u64..5, 1_u64..3, 0_u64..3, any_state()), 1..20),
+        turn in 0_usize..20,
+    ) {
+        let claims: Vec<_> = claims.into_iter().map(|(n, e, r, s)| (n, incarnation(e, r), s)).collect();
+        let mut one = machine(addr(ME));
+        tell_claims(&mut one, &claims);
+        let mut turned = claims.clone();
+        turned.rotate_left(turn % claims.len());
+        turned.reverse();
+        let mut other = machine(addr(ME));
+        tell_claims(&mut other, &turned);
+        tell_claims(&mut other, &claims);
+        for node in 2..5 {
+            prop_assert_eq!(standing(&one, node), standing(&other, node));
+        }
+        let recount = one.members.values().fold(one.me.fingerprint, |sum, m| sum.wrapping_add(m.fingerprint));
+        prop_assert_eq!(one.digest, recount);
+        let live = one.members.values().filter(|member| member.is_live()).count();
+        prop_assert_eq!(one.live_count(), live + 1);
+    }
+
+    #[test]
+    fn no_datagram_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), node in 0_u64..4) {
+        let mut swim = machine(addr(ME));
+        tell_claims(&mut swim, &[(2, incarnation(1, 0), Alive)]);
+        let mut framed = vec![0];
+        framed.extend(&bytes);
+        for payload in [&bytes, &framed] {
+            swim.handle_datagram(Time::ZERO, addr(3), identity(node, 1), payload);
+        }
+        while let Some(at) = swim.poll_timeout().filter(|at| *at < Time::from_micros(20_000_000)) {
+            swim.handle_timeout(at);
+        }
+    }
+}
