@@ -23,7 +23,7 @@ use rivven_types::{NodeId, PeerAddr};
 pub use error::{ConfigError, ConfigErrorKind};
 pub use value::Profile;
 
-pub(crate) use validate::CheckedConfig;
+pub(crate) use validate::{CheckedConfig, with_port};
 
 use self::{document::Document, read::Reader};
 
@@ -114,7 +114,8 @@ pub struct GossipSection {
     /// Where members send gossip to this node. Default: the bind address if it is specific, else the
     /// address members see this node come from.
     pub advertise_address: Option<PeerAddr>,
-    /// Members to join through; one that answers is enough. Looked up again on every attempt.
+    /// Members to join through; one that answers is enough. Looked up again on every attempt. Default: the
+    /// hosts of `raft.peers` at this node's `bind_port`.
     pub known_peers: Vec<PeerAddr>,
     /// How often a member is probed. Default from the profile. Detection takes a few periods.
     pub protocol_period_ms: Option<u64>,

@@ -1,10 +1,76 @@
 //! Coordination for distributed systems: leader election, membership, partition assignment.
+//!
+//! A [`Cluster`] is one node. Give it a [`ClusterConfig`] and it finds its peers over QUIC with mutual TLS,
+//! replicates a key-value map and the assignment of partitions with Raft, and watches the members with
+//! SWIM. Each layer is a crate of its own and works without this one: [`RaftNode`], [`SwimNode`],
+//! [`HashRing`].
+//!
+//! ```
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use rivven_cluster::{Cluster, ClusterConfig, Consistency, TopicSpec, identity};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path();
+//! // A cluster of one, with certificates of its own. Real ones come from `rivven-node cert init`.
+//! identity::write_cluster(&dir.join("certs"), &[1])?;
+//! let mut config = ClusterConfig::dev(dir.join("data"));
+//! config.tls_dir = Some(dir.join("certs/node-1"));
+//! let cluster = Cluster::start(config).await?;
+//! cluster.wait_ready(Duration::from_secs(10)).await?;
+//!
+//! let revision = cluster.kv().put("greeting", "hello").await?;
+//! let entry = cluster.kv().get("greeting", Consistency::Linearizable).await?.ok_or("lost")?;
+//! assert_eq!((entry.value, entry.mod_revision), ("hello".into(), revision));
+//!
+//! cluster.partitions().create_topic("orders", TopicSpec::new(12)).await?;
+//! let leader = cluster.partitions().leader("orders", 0)?;
+//! assert_eq!(leader.node, cluster.node_id());
+//! cluster.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
 
+mod clock;
+mod cluster;
 mod config;
+mod controller;
+mod error;
+mod founding;
+mod health;
+mod inner;
+mod kv;
+mod members;
+mod partitions;
+mod probe;
+mod published;
+mod shutdown;
+mod state;
+mod status;
+mod upkeep;
 
+pub use cluster::{Cluster, NotReady};
 pub use config::{
     AdminSection, ClusterConfig, ConfigError, ConfigErrorKind, GossipSection, MAX_CONFIG_BYTES,
     PartitioningSection, Profile, RaftSection,
 };
+pub use error::{ReadError, StartError, TransferError, WriteError};
+pub use kv::{Kv, Swap};
+pub use members::{Member, MemberEvent, MemberEvents, Members};
+pub use partitions::{AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};
+pub use shutdown::ShutdownReport;
+pub use status::{Check, ClusterStatus, Phase, Problem};
 
+pub use rivven_hashring::{HashRing, RingError};
+pub use rivven_partition::{
+    LeaderEpoch, Node, NodeStatus, Partition, PartitionEpoch, PartitionError, PartitionMap, Topic, TopicId,
+    TopicName, TopicSpec,
+};
+pub use rivven_raft::{
+    Consistency, Fabric, KvCommand, KvEntry, KvResponse, KvStore, MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome,
+    RaftConfig, RaftNode, RaftStatus, Read, Refusal, Role, StateMachine,
+};
+pub use rivven_swim::{SwimConfig, SwimNode};
+pub use rivven_transport::identity;
 pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

@@ -333,7 +333,7 @@ fn values_that_cannot_work_are_refused_with_a_remedy() {
     );
     bad("node3:9093", "node3:0", invalid, (8, 9), &["port 0"]);
     bad("128", "0", invalid, (19, 20), &["from 1 to 4096"]);
-    bad("factor: 3", "factor: 17", invalid, (20, 25), &["from 1 to 16"]);
+    bad("factor: 3", "factor: 16", invalid, (20, 25), &["from 1 to 15"]);
     let admin = "node_id: 1\n  admin: {address: \"0.0.0.0:9640\"}";
     bad("node_id: 1", admin, invalid, (3, 20), &["`admin.insecure: true`"]);
     verdict(&PROMISED.replace("node_id: 1", &admin.replace('}', ", insecure: true}"))).unwrap();

@@ -7,29 +7,30 @@ use std::{
     time::Duration,
 };
 
+use rivven_partition::MAX_REPLICATION_FACTOR;
 use rivven_types::{NodeId, PeerAddr};
 
 use super::{ClusterConfig, ConfigError, ConfigErrorKind};
 
 /// Most founders; more names than this in a list are a mistake.
-pub(super) const MAX_FOUNDERS: usize = 64;
+pub(super) const MAX_FOUNDERS: usize = 15;
 
 /// Most addresses to join gossip through.
-const MAX_KNOWN_PEERS: usize = 1_024;
+const MAX_KNOWN_PEERS: usize = 64;
 
 /// Longest zone name.
-const MAX_ZONE_BYTES: usize = 128;
+const MAX_ZONE_BYTES: usize = rivven_partition::MAX_ZONE_LEN;
 
-/// Below 20 ms a scheduler hiccup is an election; above 10 minutes nobody is left who waits.
-const ELECTION_MS: RangeInclusive<u64> = 20..=600_000;
+/// Below 20 ms a scheduler hiccup is an election; above 5 minutes nobody is left who waits.
+const ELECTION_MS: RangeInclusive<u64> = 20..=300_000;
 
 /// A heartbeat below 5 ms is load, not liveness.
-const HEARTBEAT_MS: RangeInclusive<u64> = 5..=300_000;
+const HEARTBEAT_MS: RangeInclusive<u64> = 5..=150_000;
 
-const PERIOD_MS: RangeInclusive<u64> = 20..=600_000;
+const PERIOD_MS: RangeInclusive<u64> = 20..=60_000;
 const SUSPECT_MS: RangeInclusive<u64> = 40..=3_600_000;
 const VIRTUAL_NODES: RangeInclusive<u64> = 1..=4_096;
-const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=16;
+const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=MAX_REPLICATION_FACTOR as u64;
 
 /// Periods a member stays suspect when the file names no time (Lifeguard's default multiplier).
 const SUSPECT_PERIODS: u64 = 5;
@@ -52,7 +53,7 @@ pub(crate) struct CheckedConfig {
     pub(crate) protocol_period: Duration,
     pub(crate) suspect_timeout: Duration,
     pub(crate) virtual_nodes: u32,
-    pub(crate) replication_factor: u32,
+    pub(crate) replication_factor: u16,
 }
 
 /// Fills in what follows from other values.
@@ -64,8 +65,9 @@ pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
         .unwrap_or_else(|| PathBuf::from("./rivven-data").join(config.node_id.to_string()));
     full.tls_dir = Some(config.tls_dir.clone().unwrap_or_else(|| data_dir.join("tls")));
     full.data_dir = Some(data_dir);
-    if config.advertise_address.is_none() && !config.bind_address.ip().is_unspecified() {
-        full.advertise_address = Some(config.bind_address.into());
+    let bind = config.bind_address;
+    if config.advertise_address.is_none() && !bind.ip().is_unspecified() && bind.port() != 0 {
+        full.advertise_address = Some(bind.into());
     }
 
     let raft = &config.raft;
@@ -91,6 +93,12 @@ pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
     if gossip.advertise_address.is_none() {
         full.gossip.advertise_address = gossip_address(ip, config);
     }
+    if gossip.known_peers.is_empty() && gossip.bind_port != 0 {
+        let peers = config.raft.peers.iter();
+        full.gossip.known_peers = peers
+            .filter_map(|peer| with_port(peer, gossip.bind_port))
+            .collect();
+    }
     full.gossip.protocol_period_ms = Some(period);
     let suspect = gossip
         .suspect_timeout_ms
@@ -102,16 +110,21 @@ pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
 /// Gossip is reached at its own address if that is specific, else at the host that is advertised for QUIC.
 fn gossip_address(ip: IpAddr, config: &ClusterConfig) -> Option<PeerAddr> {
     let port = config.gossip.bind_port;
+    if port == 0 {
+        return None;
+    }
     if !ip.is_unspecified() {
         return Some(SocketAddr::new(ip, port).into());
     }
-    let host = config.advertise_address.as_ref()?.host();
-    let bracketed = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
-    bracketed.parse().ok()
+    with_port(config.advertise_address.as_ref()?, port)
+}
+
+/// The same host at another port.
+pub(crate) fn with_port(addr: &PeerAddr, port: u16) -> Option<PeerAddr> {
+    match addr.as_socket_addr() {
+        Some(addr) => Some(SocketAddr::new(addr.ip(), port).into()),
+        None => format!("{}:{port}", addr.host()).parse().ok(),
+    }
 }
 
 /// Checks `config` and fills it in.
@@ -143,7 +156,11 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         protocol_period: Duration::from_millis(period),
         suspect_timeout: Duration::from_millis(suspect),
         virtual_nodes: full.partitioning.virtual_nodes,
-        replication_factor: full.partitioning.replication_factor,
+        replication_factor: full
+            .partitioning
+            .replication_factor
+            .try_into()
+            .unwrap_or(MAX_REPLICATION_FACTOR),
     })
 }
 

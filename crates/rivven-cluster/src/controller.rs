@@ -1,0 +1,165 @@
+//! The controller: the Raft leader, bringing the partitions in line with who is alive.
+//!
+//! It remembers nothing. Whatever it decides follows from the replicated state and from what gossip and
+//! its own probes say at this moment (`rivven_partition::reconcile`), so a new controller takes up where
+//! the old one died.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use rivven_partition::{Liveness, NodeStatus, PartitionCommand, PartitionState, reconcile};
+use rivven_raft::{Consistency, RaftNode, Role};
+use rivven_swim::{MemberState, MemberView};
+use rivven_types::NodeId;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::{clock, inner::Inner, probe, state::ClusterState};
+
+/// How often the controller looks even though nothing has changed: balancing waits for time to pass, and
+/// a refused command is to be decided again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long one decision may take to be committed.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Rounds in a row before other work gets its turn; each round moves tens of thousands of leaders.
+const MAX_ROUNDS: usize = 16;
+
+/// What gossip and the node's own start say about a member before anybody is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// Nothing to check.
+    Settled(Liveness),
+    /// Believed gone: this, unless it answers the controller's own probe.
+    Doubted(Liveness),
+}
+
+/// Acts whenever this node leads the Raft group. Never returns.
+pub(crate) async fn run(inner: Arc<Inner>, raft: RaftNode<ClusterState>) {
+    let mut status = raft.watch();
+    let mut changes = inner.published.subscribe();
+    let mut events = inner.swim.events();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reign: Option<(u64, Instant)> = None;
+    loop {
+        let now = raft.status();
+        if now.role == Role::Leader {
+            let since = match reign {
+                Some((term, since)) if term == now.term => since,
+                _ => {
+                    tracing::info!(node_id = now.node_id, term = now.term, "became controller");
+                    let since = Instant::now();
+                    reign = Some((now.term, since));
+                    since
+                }
+            };
+            for _ in 0..MAX_ROUNDS {
+                if !round(&inner, since).await {
+                    break;
+                }
+            }
+        } else {
+            reign = None;
+        }
+        tokio::select! {
+            biased;
+            _ = status.changed() => {}
+            _ = changes.changed() => {}
+            Some(_) = events.next() => {}
+            _ = tick.tick() => {}
+        }
+    }
+}
+
+/// One decision on the newest state. `true` if something was changed, so that there may be more to do.
+async fn round(inner: &Inner, since: Instant) -> bool {
+    // A quorum confirms that this node still leads, and the state has all that was committed before.
+    let state = inner.read(Consistency::Linearizable, PROPOSE_TIMEOUT, |state| {
+        state.partitions.clone()
+    });
+    let state = match state.await {
+        Ok(read) => read.value,
+        Err(error) => {
+            tracing::debug!(node_id = inner.local.node, %error, "the controller cannot read its state");
+            return false;
+        }
+    };
+    let liveness = liveness(inner, &state, since).await;
+    let mut changed = false;
+    for command in reconcile(&state, &liveness, clock::unix_ms()) {
+        let what = describe(&command);
+        match inner.propose_partitions(command, PROPOSE_TIMEOUT).await {
+            Ok(_) => {
+                tracing::info!(
+                    node_id = inner.local.node,
+                    decision = what,
+                    "the controller decided"
+                );
+                changed = true;
+            }
+            Err(error) => {
+                tracing::warn!(node_id = inner.local.node, decision = what, %error, "a decision failed");
+                return false;
+            }
+        }
+    }
+    changed
+}
+
+/// Who lives: gossip's word, except that nobody is dead who answers a probe.
+async fn liveness(inner: &Inner, state: &PartitionState, since: Instant) -> BTreeMap<NodeId, Liveness> {
+    // After this long a member that gossip has never mentioned is no longer merely late.
+    let unheard_of = since.elapsed() >= 2 * inner.config.suspect_timeout;
+    let founding = inner.founders.accepted().map(|founding| founding.id);
+    let nodes = state
+        .map()
+        .nodes()
+        .filter(|node| node.status != NodeStatus::Removed);
+    let judged = nodes.map(|node| {
+        let id = node.registration.node;
+        let epoch = node.registration.boot_epoch;
+        async move {
+            if id == inner.local.node {
+                return (id, Liveness::Alive);
+            }
+            let view = inner.swim.member(id).filter(|view| view.boot_epoch >= epoch);
+            match evidence(view.as_ref(), unheard_of) {
+                Evidence::Settled(life) => (id, life),
+                Evidence::Doubted(_) if probe::answers(&inner.transport, id, founding).await => {
+                    (id, Liveness::Suspect)
+                }
+                Evidence::Doubted(life) => (id, life),
+            }
+        }
+    });
+    join_all(judged).await.into_iter().collect()
+}
+
+/// What gossip says of a member, whose news of earlier starts were left out.
+fn evidence(view: Option<&MemberView>, unheard_of: bool) -> Evidence {
+    let Some(view) = view else {
+        return if unheard_of {
+            Evidence::Doubted(Liveness::Dead)
+        } else {
+            Evidence::Settled(Liveness::Unknown)
+        };
+    };
+    match view.state {
+        MemberState::Alive => Evidence::Settled(Liveness::Alive),
+        MemberState::Suspect if view.confirmed => Evidence::Doubted(Liveness::Dead),
+        MemberState::Suspect => Evidence::Settled(Liveness::Suspect),
+        MemberState::Dead => Evidence::Doubted(Liveness::Dead),
+        MemberState::Left => Evidence::Doubted(Liveness::Left),
+    }
+}
+
+fn describe(command: &PartitionCommand) -> String {
+    match command {
+        PartitionCommand::ChangeLeaders { changes } => format!("change {} partitions", changes.len()),
+        PartitionCommand::SetNodeStatus { node, status, .. } => format!("node {node} is {status:?}"),
+        PartitionCommand::RegisterNode(registration) => format!("register node {}", registration.node),
+        PartitionCommand::CreateTopic { name, .. } => format!("create topic {name}"),
+        PartitionCommand::DeleteTopic { name } => format!("delete topic {name}"),
+    }
+}

@@ -1,0 +1,292 @@
+//! What the handles and tasks of one node share.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use rivven_partition::{Applied, Liveness, PartitionCommand, PartitionState};
+use rivven_raft::{Consistency, NodeDir, ProposeOptions, RaftConfig, RaftNode, Read, Role};
+use rivven_swim::{MemberState, SwimNode};
+use rivven_transport::{LocalIdentity, PeerStatus, Router, TaskGroup, Transport};
+use rivven_types::{NodeId, PeerAddr};
+use tokio::sync::{SetOnce, watch};
+
+use crate::{
+    ReadError, StartError, WriteError,
+    config::{CheckedConfig, with_port},
+    founding::{Founders, Founding, bootstrap::Resolver},
+    kv::unexpected,
+    published::Published,
+    shutdown::ShutdownReport,
+    state::{ClusterCommand, ClusterState, Op, OpResponse},
+    status::{ClusterStatus, Phase, Problem},
+};
+
+/// How long an address may stay unknown because nobody has said yet what it looks like from outside.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Whether the node runs, is on its way out, or is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Up,
+    Stopping,
+    Stopped,
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: CheckedConfig,
+    pub(crate) local: LocalIdentity,
+    /// Where QUIC really listens.
+    pub(crate) bound: SocketAddr,
+    pub(crate) tasks: TaskGroup,
+    pub(crate) transport: Transport,
+    pub(crate) router: Router,
+    pub(crate) swim: SwimNode,
+    pub(crate) published: Arc<Published>,
+    pub(crate) founders: Arc<Founders>,
+    pub(crate) resolver: Arc<Resolver>,
+    /// Set once a founding is accepted: before, this disk takes no part in Raft.
+    pub(crate) raft: SetOnce<RaftNode<ClusterState>>,
+    /// The data directory, until Raft takes it over.
+    pub(crate) dir: Mutex<Option<NodeDir>>,
+    pub(crate) stage: watch::Sender<Stage>,
+    /// What an operator must mend, by code.
+    pub(crate) problems: Mutex<BTreeMap<&'static str, String>>,
+    pub(crate) report: tokio::sync::Mutex<Option<ShutdownReport>>,
+}
+
+impl Inner {
+    /// Has one operation committed.
+    pub(crate) async fn propose(&self, op: Op, timeout: Duration) -> Result<OpResponse, WriteError> {
+        let command = ClusterCommand { ops: vec![op] };
+        let options = ProposeOptions { deadline: timeout };
+        let raft = self.raft().ok_or_else(|| WriteError::NotReady {
+            cause: self.waiting_for(),
+        })?;
+        let mut response = raft.propose_with(command, options).await?;
+        match (response.results.pop(), response.results.is_empty()) {
+            (Some(result), true) => Ok(result),
+            (result, _) => Err(unexpected(&result)),
+        }
+    }
+
+    /// Has one operation on the partitions committed.
+    pub(crate) async fn propose_partitions(
+        &self,
+        command: PartitionCommand,
+        timeout: Duration,
+    ) -> Result<Applied, WriteError> {
+        match self.propose(Op::Partitions(command), timeout).await? {
+            OpResponse::Partitions(response) => response.map_err(WriteError::Partition),
+            other @ OpResponse::Kv(_) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads the replicated state.
+    pub(crate) async fn read<T>(
+        &self,
+        consistency: Consistency,
+        timeout: Duration,
+        read: impl FnOnce(&ClusterState) -> T,
+    ) -> Result<Read<T>, ReadError> {
+        let raft = self.raft().ok_or_else(|| ReadError::NotReady {
+            cause: self.waiting_for(),
+        })?;
+        Ok(raft.read_within(consistency, timeout, read).await?)
+    }
+
+    /// The Raft node, unless it has not started or has been shut down.
+    pub(crate) fn raft(&self) -> Option<&RaftNode<ClusterState>> {
+        self.raft.get().filter(|_| *self.stage.borrow() < Stage::Stopped)
+    }
+
+    /// Starts Raft in the data directory. Only for a node that has accepted `founding`.
+    pub(crate) async fn start_raft(&self, founding: &Founding) -> Result<RaftNode<ClusterState>, StartError> {
+        let dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let peers = founding
+            .founders
+            .keys()
+            .copied()
+            .filter(|node| *node != self.local.node);
+        let config = RaftConfig {
+            node_id: self.local.node,
+            peers: peers.collect(),
+            election_timeout_ms: self.config.election_timeout_ms.clone(),
+            heartbeat_interval_ms: self.config.heartbeat_interval_ms,
+        };
+        let mut builder = RaftNode::builder(config)
+            .cluster_name(&self.local.cluster.to_string())
+            .transport(self.transport.clone(), self.router.clone())
+            .state_machine(ClusterState::new(Arc::clone(&self.published)));
+        if let Some(dir) = dir {
+            builder = builder.data_dir(dir);
+        }
+        let raft = builder.start().await?;
+        // Started once: by `Cluster::start` or, without a founding, by the task that found one.
+        let _ = self.raft.set(raft.clone());
+        Ok(raft)
+    }
+
+    /// Where peers reach this node. Waits until a peer has said what it observes, if it must.
+    pub(crate) async fn quic_addr(&self) -> PeerAddr {
+        loop {
+            if let Some(addr) = self.known_quic_addr() {
+                return addr;
+            }
+            tokio::time::sleep(OBSERVE_INTERVAL).await;
+        }
+    }
+
+    fn known_quic_addr(&self) -> Option<PeerAddr> {
+        if let Some(addr) = &self.config.advertise_address {
+            return Some(addr.clone());
+        }
+        let port = self.bound.port();
+        if !self.bound.ip().is_unspecified() {
+            return Some(self.bound.into());
+        }
+        let observed = self.transport.observed_ip();
+        // A cluster of one is seen by nobody, and nobody needs to reach it.
+        let alone = self.config.peers.is_empty().then_some(Ipv4Addr::LOCALHOST.into());
+        observed.or(alone).map(|ip| SocketAddr::new(ip, port).into())
+    }
+
+    /// Where members reach this node's gossip.
+    pub(crate) fn gossip_addr(&self, quic: &PeerAddr) -> PeerAddr {
+        if let Some(addr) = &self.config.gossip_advertise {
+            return addr.clone();
+        }
+        let own = self.swim.member(self.local.node).map(|view| view.addr);
+        match own.filter(|addr| !addr.ip().is_unspecified()) {
+            Some(addr) => addr.into(),
+            None => with_port(quic, self.swim.local_addr().port()).unwrap_or_else(|| quic.clone()),
+        }
+    }
+
+    /// Who lives, for placing a topic: gossip's view, and this node's own connections where it has none yet.
+    pub(crate) fn liveness_hint(&self, state: &PartitionState) -> BTreeMap<NodeId, Liveness> {
+        let nodes = state.map().nodes().map(|node| node.registration.node);
+        nodes.map(|node| (node, self.life_of(node))).collect()
+    }
+
+    fn life_of(&self, node: NodeId) -> Liveness {
+        if node == self.local.node {
+            return Liveness::Alive;
+        }
+        match self.swim.member(node).map(|view| view.state) {
+            Some(MemberState::Alive) => Liveness::Alive,
+            Some(MemberState::Suspect) => Liveness::Suspect,
+            Some(MemberState::Dead) => Liveness::Dead,
+            Some(MemberState::Left) => Liveness::Left,
+            None if self.transport.status(node) == PeerStatus::Up => Liveness::Alive,
+            None => Liveness::Unknown,
+        }
+    }
+
+    /// Notes a problem, or that it has passed, and says so in the log when it is news.
+    pub(crate) fn note(&self, code: &'static str, problem: Option<String>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            None => {
+                problems.remove(code);
+            }
+            Some(problem) if problems.get(code) == Some(&problem) => {}
+            Some(problem) => {
+                tracing::error!(
+                    node_id = self.local.node,
+                    code,
+                    problem,
+                    "this node needs an operator"
+                );
+                problems.insert(code, problem);
+            }
+        }
+    }
+
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let own = self
+            .problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let own = own.into_iter().map(|(code, message)| Problem::new(code, message));
+        own.chain(self.founders.problems()).collect()
+    }
+
+    /// How far the node is.
+    pub(crate) fn phase(&self) -> Phase {
+        match (*self.stage.borrow(), self.raft.get()) {
+            (Stage::Stopping, _) => Phase::Stopping,
+            (Stage::Stopped, _) => Phase::Stopped,
+            (Stage::Up, None) => Phase::Founding,
+            (Stage::Up, Some(raft)) if raft.status().leader.is_none() => Phase::Electing,
+            (Stage::Up, Some(_)) => Phase::Running,
+        }
+    }
+
+    /// What a node without Raft waits for, for people.
+    pub(crate) fn waiting_for(&self) -> String {
+        if *self.stage.borrow() > Stage::Up {
+            return "this node is stopping; ask another one".into();
+        }
+        if let Some(problem) = self.problems().first() {
+            return format!("{} ({})", problem.message, problem.code);
+        }
+        let missing: Vec<String> = self.resolver.missing().iter().map(ToString::to_string).collect();
+        if missing.is_empty() {
+            "the founders are agreeing; wait a moment".into()
+        } else {
+            format!(
+                "the cluster is not founded yet; waiting for {}",
+                missing.join(", ")
+            )
+        }
+    }
+
+    /// Ends every task at once, when nobody is left to wait for their end.
+    pub(crate) fn abandon(&self) {
+        if *self.stage.borrow() == Stage::Stopped {
+            return;
+        }
+        tracing::warn!(
+            node_id = self.local.node,
+            "the last handle was dropped without a shutdown"
+        );
+        self.stage.send_replace(Stage::Stopped);
+        self.tasks.abort();
+        self.router.clear();
+        // Closes what can be closed without waiting; the rest ends with the last reference.
+        let _ = self.transport.shutdown(Duration::ZERO).now_or_never();
+    }
+
+    pub(crate) fn status(&self) -> ClusterStatus {
+        let status = ClusterStatus {
+            cluster_id: self.local.cluster.to_string(),
+            node_id: self.local.node,
+            instance_id: self.local.instance.to_string(),
+            boot_epoch: self.local.boot_epoch.0,
+            phase: self.phase(),
+            problems: self.problems(),
+            founding_id: self.founders.accepted().map(|founding| founding.id.to_string()),
+            controller: None,
+            term: 0,
+            role: Role::Learner,
+            commit_index: 0,
+            applied_index: 0,
+            last_log_index: 0,
+            voters: Vec::new(),
+            learners: Vec::new(),
+            generation: self.published.read(PartitionState::generation),
+        };
+        match self.raft.get() {
+            Some(raft) => status.with_raft(raft.status()),
+            None => status,
+        }
+    }
+}

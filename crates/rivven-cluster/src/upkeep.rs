@@ -1,0 +1,149 @@
+//! What every node keeps doing: register itself, learn addresses, report what is wrong.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use rivven_partition::{NodeAddrs, PartitionCommand, PartitionError, Registration};
+use rivven_raft::RaftNode;
+use rivven_swim::{MemberEvent, MemberState};
+use rivven_transport::PeerStatus;
+use rivven_types::{NodeId, PeerAddr};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{WriteError, founding::bootstrap::introduce_to, inner::Inner, state::ClusterState};
+
+/// How often a lost connection is turned into a probe, and a failed registration repeated.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Every how many ticks nodes compare their foundings.
+const INTRODUCE_TICKS: u32 = 40;
+
+/// How long a registration may take to be committed.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Registers this node and follows the registrations of the others. Never returns.
+pub(crate) async fn run(inner: Arc<Inner>, raft: RaftNode<ClusterState>) {
+    let mut changes = inner.published.subscribe();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut dialled = BTreeMap::new();
+    let mut ticks = 0_u32;
+    loop {
+        if raft.status().leader.is_some() {
+            register(&inner).await;
+        }
+        follow_addresses(&inner, &mut dialled);
+        hint(&inner);
+        if ticks.is_multiple_of(INTRODUCE_TICKS) {
+            compare_foundings(&inner).await;
+        }
+        tokio::select! {
+            biased;
+            _ = changes.changed() => {}
+            _ = tick.tick() => ticks = ticks.wrapping_add(1),
+        }
+    }
+}
+
+/// Proposes this node's registration unless the state has it already.
+async fn register(inner: &Inner) {
+    let quic = inner.quic_addr().await;
+    let registration = Registration {
+        node: inner.local.node,
+        instance: inner.local.instance,
+        boot_epoch: inner.local.boot_epoch,
+        addrs: NodeAddrs {
+            gossip: inner.gossip_addr(&quic),
+            quic,
+            admin: None,
+        },
+        zone: inner.config.zone.clone(),
+    };
+    let known = inner.published.read(|state| {
+        let node = state.map().node(inner.local.node);
+        node.is_some_and(|node| node.registration == registration)
+    });
+    if known {
+        return;
+    }
+    let command = PartitionCommand::RegisterNode(registration);
+    match inner.propose_partitions(command, REGISTER_TIMEOUT).await {
+        Ok(_) => {
+            tracing::info!(node_id = inner.local.node, "registered");
+            inner.note("instance-mismatch", None);
+        }
+        Err(WriteError::Partition(error @ PartitionError::InstanceMismatch { .. })) => {
+            inner.note("instance-mismatch", Some(error.to_string()));
+        }
+        Err(error) => tracing::warn!(
+            node_id = inner.local.node,
+            code = error.code(),
+            %error,
+            "not registered yet; trying again"
+        ),
+    }
+}
+
+/// Tells the transport where registered nodes are, so that one that moved is found again.
+fn follow_addresses(inner: &Inner, dialled: &mut BTreeMap<NodeId, PeerAddr>) {
+    inner.published.read(|state| {
+        for node in state.map().nodes() {
+            let (id, addr) = (node.registration.node, &node.registration.addrs.quic);
+            if id != inner.local.node && dialled.get(&id) != Some(addr) {
+                inner.transport.set_address(id, addr.clone());
+                dialled.insert(id, addr.clone());
+            }
+        }
+    });
+}
+
+/// A connection that went down is no proof, but a good reason to look.
+fn hint(inner: &Inner) {
+    for member in inner.swim.members() {
+        let down = inner.transport.status(member.node) == PeerStatus::Down;
+        if down && member.state == MemberState::Alive && member.node != inner.local.node {
+            inner.swim.hint(member.node);
+        }
+    }
+}
+
+/// Two histories under one certificate authority are noticed by both sides.
+async fn compare_foundings(inner: &Inner) {
+    let nodes = inner.published.read(|state| {
+        let nodes = state.map().nodes().map(|node| node.registration.node);
+        nodes.filter(|node| *node != inner.local.node).collect::<Vec<_>>()
+    });
+    join_all(
+        nodes
+            .into_iter()
+            .map(|node| introduce_to(&inner.founders, &inner.transport, node)),
+    )
+    .await;
+}
+
+/// Turns what gossip reports about this node itself into problems. Ends with gossip.
+pub(crate) async fn watch_gossip(inner: Arc<Inner>) {
+    let mut events = inner.swim.events();
+    while let Some(event) = events.next().await {
+        match event {
+            MemberEvent::Conflict {
+                node, other, addr, ..
+            } if node == inner.local.node => {
+                let problem = format!(
+                    "another process at {addr} uses node id {node} with data directory {other}; give each node \
+                     an id and a certificate of its own"
+                );
+                inner.note("duplicate-node-id", Some(problem));
+            }
+            MemberEvent::Superseded { known } => {
+                let problem = format!(
+                    "the members know start {known} of this data directory, and this is start {}: it is an old \
+                     copy, or in use twice; stop the other process, or restore the newest copy",
+                    inner.local.boot_epoch
+                );
+                inner.note("superseded", Some(problem));
+            }
+            _ => {}
+        }
+    }
+}
