@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Cuts per test run, unless `RIVVEN_TEST_CUTS` says otherwise; each takes a few milliseconds.
-const CUTS: u64 = 200;
+const CUTS: u64 = 150;
 
 /// Runs random steps until the power fails, then opens what is left. The log must be that of the
 /// acknowledged steps, or that and the step that was under way.
@@ -53,10 +53,9 @@ async fn cut_once(seed: u64) -> Result<(), String> {
 
 #[tokio::test]
 async fn a_power_cut_never_loses_what_was_acknowledged() {
-    let first = std::env::var("RIVVEN_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seeds = first.map_or(0..CUTS, |seed| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let cuts = number("RIVVEN_TEST_CUTS").unwrap_or(CUTS);
+    let seeds = number("RIVVEN_TEST_SEED").map_or(0..cuts, |seed| seed..seed + 1);
     for seed in seeds {
         if let Err(report) = cut_once(seed).await {
             panic!("replay with RIVVEN_TEST_SEED={seed}: {report}");
