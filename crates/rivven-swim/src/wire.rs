@@ -3,6 +3,7 @@
 //! An item of unknown kind, or of a known kind that does not parse, is skipped by its length, and bytes
 //! after the known fields of an item are ignored; so newer members may add kinds and append fields. The
 //! bodies are postcard. Who sent it is proven by the envelope around the payload and is not repeated here.
+//! `docs/formats/gossip.md` describes the format.
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

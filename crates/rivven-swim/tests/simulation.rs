@@ -1,5 +1,10 @@
 //! The protocol in a simulated network: what members know, and when.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests fail loudly, and their numbers are small"
+)]
 
 mod sim;
 
