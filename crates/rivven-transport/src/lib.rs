@@ -1,6 +1,7 @@
 //! Calls and sealed datagrams between the nodes of one cluster, over QUIC with mutual TLS.
 //!
 //! This crate moves bytes and knows who sent them; what the bytes mean is the caller's business.
+#![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 mod call;
 mod clock;

@@ -150,7 +150,8 @@ async fn a_dropped_call_and_a_missed_deadline_end_the_handler() {
 async fn what_exceeds_the_calls_in_flight_waits_and_then_is_overloaded() {
     let (one, _two) = pair();
     one.call::<Sleep>(2, &0, ctx(5000)).await.unwrap();
-    let calls = (0..limits::MAX_IN_FLIGHT + 5).map(|_| one.call::<Sleep>(2, &60_000, ctx(300)));
+    let ctx = ctx(500);
+    let calls = (0..limits::MAX_IN_FLIGHT + 5).map(|_| one.call::<Sleep>(2, &60_000, ctx));
     let mut codes: Vec<_> = join_all(calls)
         .await
         .into_iter()

@@ -53,7 +53,7 @@ async fn check_refused(host: NodeIdentity, stranger: NodeIdentity, code: &str, r
     let _guard = tracing::subscriber::set_default(warnings.clone());
     let (host, stranger) = (start(host), start(stranger));
     introduce(&stranger, &host);
-    let error = echo(&stranger, 1, ctx(700)).await.unwrap_err();
+    let error = echo(&stranger, 1, ctx(1_500)).await.unwrap_err();
     assert_eq!(error.code(), code, "{error}");
     assert_eq!(error.outcome(), crate::Outcome::NotDone);
     let text = lock(&warnings.0).join("\n");
@@ -122,7 +122,7 @@ async fn a_certificate_without_a_name_or_of_another_node_is_refused() {
     // The dialled node is not the one expected.
     let (one, three) = (start(identity(&ca, 1)), start(identity(&ca, 3)));
     one.set_address(2, three.local_addr().unwrap().into());
-    let error = echo(&one, 2, ctx(700)).await.unwrap_err();
+    let error = echo(&one, 2, ctx(1_500)).await.unwrap_err();
     assert!(
         error
             .to_string()
@@ -156,11 +156,13 @@ async fn a_second_process_of_the_same_node_is_refused() {
     };
     let double = start_with(double, double_local, &Slept::default());
     introduce(&double, &one);
-    let error = echo(&double, 1, ctx(700)).await.unwrap_err();
+    let error = echo(&double, 1, ctx(1_500)).await.unwrap_err();
     assert!(error.to_string().contains("duplicate node id"), "{error}");
     echo(&two, 1, ctx(5000)).await.unwrap();
     // It may not talk to its double either.
-    let found = double.discover(two.local_addr().unwrap().into(), ctx(700)).await;
+    let found = double
+        .discover(two.local_addr().unwrap().into(), ctx(1_500))
+        .await;
     assert!(found.unwrap_err().to_string().contains("duplicate node id"));
 }
 

@@ -71,7 +71,7 @@ async fn a_peer_that_shuts_down_and_restarts_is_used_again_at_once() {
         running = two.start(boot_epoch, other_keys).await;
         let began = Instant::now();
         echo(&one, 2, ctx(5000)).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert_eq!(one.peer(2).unwrap().boot_epoch, BootEpoch(boot_epoch));
     }
 }
@@ -153,7 +153,7 @@ async fn kill_and_restart(same_keys: bool) -> Duration {
 #[tokio::test]
 async fn a_killed_peer_that_restarts_with_its_keys_is_used_again_at_once() {
     let took = kill_and_restart(true).await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_later_start_supersedes_and_an_earlier_one_is_refused() {
     let (in_flight, _second) = tokio::join!(in_flight, second);
     assert_eq!(in_flight.unwrap_err().code(), "maybe-executed");
     assert_eq!(one.peer(2).unwrap().boot_epoch, BootEpoch(6));
-    let error = echo(&first, 1, ctx(700)).await.unwrap_err();
+    let error = echo(&first, 1, ctx(1_500)).await.unwrap_err();
     assert!(
         error.to_string().contains("boot epoch went back from 6 to 5"),
         "{error}"
