@@ -1,5 +1,6 @@
 //! The ring as a value: tokens in order, and who owns them.
 
+mod edit;
 #[cfg(feature = "serde")]
 mod repr;
 #[cfg(test)]
@@ -42,12 +43,17 @@ pub struct Ring {
     pub(crate) nodes: Vec<Member>,
     tokens: Vec<u64>,
     owners: Vec<u16>,
+    /// Number of nodes in each zone; no zone counts as one.
+    zones: Vec<usize>,
 }
 
-/// A node and the digest of it and its tokens.
+/// A node and what follows from it.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) node: RingNode,
+    /// Index of its zone in `Ring::zones`.
+    zone: usize,
+    /// Digest of the node and its tokens.
     digest: u64,
 }
 
@@ -69,6 +75,7 @@ impl Ring {
             nodes: Vec::new(),
             tokens: Vec::new(),
             owners: Vec::new(),
+            zones: Vec::new(),
         }
     }
 
@@ -89,10 +96,33 @@ impl Ring {
     /// [`RingError::DuplicateNode`], [`RingError::InvalidName`], [`RingError::TooManyNodes`] or
     /// [`RingError::TooManyTokens`]; the ring is then unchanged.
     pub fn add(&mut self, node: impl Into<RingNode>) -> Result<Generation, RingError> {
-        let node = node.into();
-        node.check()?;
-        let tokens = self.tokens_of(&node)?;
-        self.insert(node, tokens)?;
+        self.add_all([node])
+    }
+
+    /// Adds many nodes at once, or none: one pass over the ring instead of one for each.
+    ///
+    /// # Errors
+    /// As [`Self::add`]; the ring is then unchanged.
+    pub fn add_all<N: Into<RingNode>>(
+        &mut self,
+        nodes: impl IntoIterator<Item = N>,
+    ) -> Result<Generation, RingError> {
+        let mut joiners = Vec::new();
+        let mut total = self.tokens.len();
+        for node in nodes {
+            if joiners.len() == MAX_NODES {
+                return Err(RingError::TooManyNodes);
+            }
+            let node = node.into();
+            node.check()?;
+            let tokens = spec::tokens(&node, self.virtual_nodes);
+            total += tokens.len();
+            if total > MAX_TOKENS {
+                return Err(RingError::TooManyTokens);
+            }
+            joiners.push((node, tokens.collect()));
+        }
+        self.insert(joiners)?;
         Ok(self.changed())
     }
 
@@ -111,13 +141,11 @@ impl Ring {
     /// [`RingError::UnknownNode`], [`RingError::InvalidName`] or [`RingError::TooManyTokens`]; the ring is
     /// then unchanged.
     pub fn replace(&mut self, node: RingNode) -> Result<Generation, RingError> {
-        node.check()?;
         let mut next = self.clone();
         next.take(&node.name)?;
-        let tokens = next.tokens_of(&node)?;
-        next.insert(node, tokens)?;
+        let generation = next.add(node)?;
         *self = next;
-        Ok(self.changed())
+        Ok(generation)
     }
 
     /// The node that owns a partition.
@@ -134,7 +162,7 @@ impl Ring {
     /// [`RingError::EmptyRing`].
     pub fn owner_at(&self, position: Position) -> Result<&NodeName, RingError> {
         let owner = self.owner_index(position).and_then(|at| self.member(at));
-        owner.map(|node| &node.name).ok_or(RingError::EmptyRing)
+        owner.map(|member| &member.node.name).ok_or(RingError::EmptyRing)
     }
 
     /// The nodes that hold a partition, the owner first.
@@ -225,8 +253,8 @@ impl Ring {
             .binary_search_by(|member| member.node.name.as_str().cmp(name))
     }
 
-    fn member(&self, owner: u16) -> Option<&RingNode> {
-        self.nodes.get(usize::from(owner)).map(|member| &member.node)
+    fn member(&self, owner: u16) -> Option<&Member> {
+        self.nodes.get(usize::from(owner))
     }
 
     /// Index of the first token at or after `position`, around the ring; 0 in an empty ring.
@@ -238,63 +266,6 @@ impl Ring {
     pub(crate) fn owner_index(&self, position: Position) -> Option<u16> {
         self.owners.get(self.token_index(position)).copied()
     }
-
-    /// The tokens of a node, unless they are more than the ring may hold.
-    fn tokens_of(&self, node: &RingNode) -> Result<Vec<u64>, RingError> {
-        let tokens = spec::tokens(node, self.virtual_nodes);
-        if self.tokens.len() + tokens.len() > MAX_TOKENS {
-            return Err(RingError::TooManyTokens);
-        }
-        Ok(tokens.collect())
-    }
-
-    /// Puts a node and its tokens in their places: one pass over the ring.
-    fn insert(&mut self, node: RingNode, mut tokens: Vec<u64>) -> Result<(), RingError> {
-        let Err(at) = self.find(&node.name) else {
-            return Err(RingError::DuplicateNode { name: node.name });
-        };
-        if self.nodes.len() >= MAX_NODES {
-            return Err(RingError::TooManyNodes);
-        }
-        let owner = u16::try_from(at).map_err(|_| RingError::TooManyNodes)?;
-
-        let digest = spec::node_digest(&node, &tokens);
-        tokens.sort_unstable();
-        let total = self.tokens.len() + tokens.len();
-        let mut merged = (Vec::with_capacity(total), Vec::with_capacity(total));
-        let mut joining = tokens.iter().map(|token| (*token, owner)).peekable();
-        for (token, old) in self.tokens.iter().zip(&self.owners) {
-            // Names after the newcomer's move up by one.
-            let here = (*token, old + u16::from(*old >= owner));
-            while let Some(new) = joining.next_if(|new| *new < here) {
-                push(&mut merged, new);
-            }
-            push(&mut merged, here);
-        }
-        joining.for_each(|new| push(&mut merged, new));
-
-        (self.tokens, self.owners) = merged;
-        self.nodes.insert(at, Member { node, digest });
-        Ok(())
-    }
-
-    /// Takes a node out with exactly the tokens that it owns.
-    fn take(&mut self, name: &str) -> Result<(), RingError> {
-        let at = self
-            .find(name)
-            .map_err(|_| RingError::UnknownNode { name: name.into() })?;
-        self.nodes.remove(at);
-        let kept = self.tokens.iter().zip(&self.owners);
-        let kept = kept.filter(|(_, owner)| usize::from(**owner) != at);
-        let renumber = |owner: u16| owner - u16::from(usize::from(owner) > at);
-        (self.tokens, self.owners) = kept.map(|(token, owner)| (*token, renumber(*owner))).unzip();
-        Ok(())
-    }
-}
-
-fn push(ring: &mut (Vec<u64>, Vec<u16>), (token, owner): (u64, u16)) {
-    ring.0.push(token);
-    ring.1.push(owner);
 }
 
 impl Default for Ring {

@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rivven_hashring::{DEFAULT_VIRTUAL_NODES, Ring, RingNode, TopicKey};
+use rivven_hashring::{DEFAULT_VIRTUAL_NODES, Ring, TopicKey};
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -120,11 +120,9 @@ struct Walks {
 impl Walks {
     fn new(nodes: &[(NodeId, Option<&str>)], topic: &TopicName) -> Self {
         let mut ring = Ring::new(DEFAULT_VIRTUAL_NODES);
-        for (node, _) in nodes {
-            // Numbers are valid names, distinct, and no more than the ring takes; a node that the ring
-            // would refuse comes last in every order.
-            let _ = ring.add(RingNode::new(node.to_string()));
-        }
+        // Numbers are valid names, distinct, and no more than a ring takes. Were the ring to refuse them, sets
+        // would be too small and the command refused when applied.
+        let _ = ring.add_all(nodes.iter().map(|(node, _)| node.to_string()));
         Self {
             ring,
             topic: TopicKey::new(topic),

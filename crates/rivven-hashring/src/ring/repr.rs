@@ -55,12 +55,13 @@ impl TryFrom<RingRepr> for Ring {
             return Err(RingError::TooManyNodes);
         }
         let mut ring = Self::try_new(repr.virtual_nodes)?;
-        for node in repr.nodes {
+        let nodes = repr.nodes.into_iter().map(|node| {
             let weight = Weight::percent(node.weight_percent)?;
             let mut next = RingNode::new(node.name).weighing(weight);
             next.zone = node.zone.map(Into::into);
-            ring.add(next)?;
-        }
+            Ok(next)
+        });
+        ring.add_all(nodes.collect::<Result<Vec<_>, RingError>>()?)?;
         ring.generation = Generation(repr.generation);
         Ok(ring)
     }

@@ -40,9 +40,26 @@ fn ring_of(nodes: &[RingNode], bits: u32) -> Ring {
     ring
 }
 
+/// Such a ring, made of two groups of nodes at once.
+fn ring_at_once(nodes: &[RingNode], bits: u32) -> Ring {
+    let mut ring = Ring::new(16);
+    let (some, others) = nodes.split_at(nodes.len() / 2);
+    for group in [some, others] {
+        let joiners = group.iter().map(|node| (node.clone(), short_tokens(node, bits)));
+        ring.insert(joiners.collect()).unwrap();
+    }
+    ring
+}
+
+fn short_tokens(node: &RingNode, bits: u32) -> Vec<u64> {
+    spec::tokens(node, 16)
+        .map(|token| token >> (64 - bits) << (64 - bits))
+        .collect()
+}
+
 fn join(ring: &mut Ring, node: &RingNode, bits: u32) {
-    let tokens = spec::tokens(node, 16).map(|token| token >> (64 - bits) << (64 - bits));
-    ring.insert(node.clone(), tokens.collect()).unwrap();
+    ring.insert(vec![(node.clone(), short_tokens(node, bits))])
+        .unwrap();
 }
 
 /// What the specification says, without an index: the least token at or after the position.
@@ -62,7 +79,8 @@ proptest! {
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         let (one, other) = (ring_of(&nodes, bits), ring_of(&sorted, bits));
         prop_assert_eq!(one.fingerprint(), other.fingerprint());
-        prop_assert_eq!(one, other);
+        prop_assert_eq!(&one, &other);
+        prop_assert_eq!(ring_at_once(&nodes, bits), one);
     }
 
     #[test]
@@ -175,6 +193,10 @@ fn mistakes_are_refused_and_change_nothing() {
     );
     let wanted = ring.replica_set("orders", 0, 2);
     assert_eq!(wanted, Err(RingError::NotEnoughNodes { wanted: 2, have: 1 }));
+    let twice = ring.add_all(["node3", "node2", "node3"]);
+    assert_eq!(twice, Err(RingError::DuplicateNode { name: "node3".into() }));
+    let crowd = ring.add_all((0..MAX_NODES).map(|i| i.to_string()));
+    assert_eq!(crowd, Err(RingError::TooManyNodes));
     let long = "x".repeat(256);
     for (name, fault) in [
         ("", NameFault::Empty),

@@ -1,8 +1,8 @@
 //! Around the ring from a position: distinct nodes, and replica sets that spread over zones.
 
-use alloc::{collections::BTreeMap, vec, vec::Vec};
+use alloc::{vec, vec::Vec};
 
-use super::Ring;
+use super::{Member, Ring};
 use crate::{NodeName, Position, RingError, RingNode};
 
 /// Every node of a ring once, in the order in which their tokens come after a position.
@@ -31,10 +31,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl<'a> Iterator for Walk<'a> {
-    type Item = &'a RingNode;
-
-    fn next(&mut self) -> Option<&'a RingNode> {
+impl<'a> Walk<'a> {
+    fn next_member(&mut self) -> Option<&'a Member> {
         while self.left > 0 && self.unseen > 0 {
             let owner = *self.ring.owners.get(self.at)?;
             self.left -= 1;
@@ -50,6 +48,14 @@ impl<'a> Iterator for Walk<'a> {
             }
         }
         None
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = &'a RingNode;
+
+    fn next(&mut self) -> Option<&'a RingNode> {
+        self.next_member().map(|member| &member.node)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -70,61 +76,55 @@ pub(super) fn replica_set(
         let have = ring.len();
         return Err(RingError::NotEnoughNodes { wanted: count, have });
     }
-    let mut zones = Zones::of(ring);
+    let mut zones = Zones {
+        used: vec![0; ring.zones.len()],
+        left: ring.zones.clone(),
+    };
     let mut walk = ring.walk(position);
     // Nodes passed over because their zone had a replica already, in the order of the walk.
-    let mut passed: Vec<&RingNode> = Vec::new();
+    let mut passed: Vec<&Member> = Vec::new();
     let mut chosen = Vec::with_capacity(count);
     while chosen.len() < count {
         let level = zones.level();
-        let next = match passed.iter().position(|node| zones.used(node) == level) {
+        let next = match passed.iter().position(|member| zones.used(member) == level) {
             Some(at) => Some(passed.remove(at)),
-            None => walk.by_ref().find(|node| {
-                let fits = zones.used(node) == level;
+            None => core::iter::from_fn(|| walk.next_member()).find(|member| {
+                let fits = zones.used(member) == level;
                 if !fits {
-                    passed.push(node);
+                    passed.push(member);
                 }
                 fits
             }),
         };
         // A zone at the lowest level still has nodes, so the walk finds one; stopping short is only a guard.
-        let Some(node) = next else { break };
-        zones.take(node);
-        chosen.push(&node.name);
+        let Some(member) = next else { break };
+        zones.take(member);
+        chosen.push(&member.node.name);
     }
     Ok(chosen)
 }
 
-/// Per zone: replicas chosen and nodes not chosen yet.
-struct Zones<'a>(BTreeMap<Option<&'a str>, (usize, usize)>);
+/// Per zone of the ring: replicas chosen and nodes not chosen yet.
+struct Zones {
+    used: Vec<usize>,
+    left: Vec<usize>,
+}
 
-impl<'a> Zones<'a> {
-    fn of(ring: &'a Ring) -> Self {
-        let mut zones = BTreeMap::new();
-        for node in ring.nodes() {
-            zones.entry(zone(node)).or_insert((0, 0)).1 += 1;
-        }
-        Self(zones)
-    }
-
+impl Zones {
     /// Fewest replicas in any zone that has nodes left.
     fn level(&self) -> usize {
-        let open = self.0.values().filter(|(_, left)| *left > 0);
+        let open = self.used.iter().zip(&self.left).filter(|(_, left)| **left > 0);
         open.map(|(used, _)| *used).min().unwrap_or(0)
     }
 
-    fn used(&self, node: &RingNode) -> usize {
-        self.0.get(&zone(node)).map_or(0, |(used, _)| *used)
+    fn used(&self, member: &Member) -> usize {
+        self.used.get(member.zone).copied().unwrap_or(0)
     }
 
-    fn take(&mut self, node: &'a RingNode) {
-        if let Some((used, left)) = self.0.get_mut(&zone(node)) {
+    fn take(&mut self, member: &Member) {
+        if let (Some(used), Some(left)) = (self.used.get_mut(member.zone), self.left.get_mut(member.zone)) {
             *used += 1;
             *left -= 1;
         }
     }
-}
-
-fn zone(node: &RingNode) -> Option<&str> {
-    node.zone.as_ref().map(|zone| zone.as_str())
 }
