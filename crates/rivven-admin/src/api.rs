@@ -21,9 +21,12 @@ pub struct StatusBody {
     pub instance_id: String,
     /// How often this instance was started.
     pub boot_epoch: u64,
-    /// How far the node is in its life: `bootstrapping`, `running`, `stopping` and the like.
+    /// How far the node is in its life: `founding`, `electing`, `running`, `stopping`, `stopped`.
     pub phase: String,
-    /// Raft role of this node: `leader`, `follower`, `candidate`, `learner`.
+    /// What an operator must mend; the node keeps trying meanwhile.
+    #[serde(default)]
+    pub problems: Vec<ProblemBody>,
+    /// Raft role of this node: `leader`, `follower`, `candidate`, `learner`, `stopped`.
     pub role: String,
     /// The Raft leader, if this node knows one.
     pub controller: Option<NodeId>,
@@ -39,6 +42,15 @@ pub struct StatusBody {
     pub learners: Vec<NodeId>,
     /// Version of the program.
     pub version: String,
+}
+
+/// Something an operator must mend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemBody {
+    /// Stable code in kebab case, listed in `docs/errors.md`.
+    pub code: String,
+    /// Cause and remedy.
+    pub message: String,
 }
 
 /// Answer of `GET /v1/members`.

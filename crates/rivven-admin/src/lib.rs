@@ -1,16 +1,27 @@
 //! The HTTP API of a cluster node, as a service to mount.
+//!
+//! [`AdminService`] answers what operators and programs ask, [`HealthService`] what a kubelet and a scraper
+//! ask. Both are [`hyper`] services: serve them with their `serve`, or mount them in a server of yours.
+//! Bodies are JSON, described in [`StatusBody`] and its neighbours; errors are an [`ErrorBody`].
 
 mod api;
 mod error;
 mod guard;
+mod health;
 mod query;
 mod route;
 mod server;
+mod service;
 
 pub use api::{
     APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, MemberBody, MembersBody,
-    PartitionBody, REVISION_HEADER, StatusBody, TopicBody, TopicsBody, TransferBody,
+    PartitionBody, ProblemBody, REVISION_HEADER, StatusBody, TopicBody, TopicsBody, TransferBody,
 };
 pub use error::ErrorBody;
 pub use guard::{AdminToken, TOKEN_BYTES};
-pub use server::{BindError, bind_admin, bind_health};
+pub use health::HealthService;
+pub use server::{
+    BODY_TIMEOUT, BindError, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS, STOP_GRACE,
+    bind_admin, bind_health,
+};
+pub use service::{AdminOptions, AdminService, MAX_BODY_BYTES};

@@ -65,7 +65,7 @@ fn bad_parameter(message: impl Into<String>) -> ApiError {
 }
 
 /// Undoes percent-encoding (RFC 3986, section 2.1). `+` stands for itself.
-pub(crate) fn decode(text: &str) -> Result<Vec<u8>, ApiError> {
+fn decode(text: &str) -> Result<Vec<u8>, ApiError> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

@@ -5,8 +5,13 @@ use rivven_types::NodeId;
 
 use crate::{
     error::ApiError,
-    query::{Query, decode, decode_text},
+    query::{Query, decode_text},
 };
+
+/// How long a change is tried when the request does not say.
+const DEFAULT_TIMEOUT_MS: u64 = 10_000;
+/// Longest time a request may ask for.
+const MAX_TIMEOUT_MS: u64 = 60_000;
 
 /// How current a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +32,21 @@ pub(crate) enum Route {
     CreateTopic,
     DeleteTopic { name: String },
     Assignments,
-    KvGet { key: Vec<u8>, level: ReadLevel },
-    KvPut { key: Vec<u8>, if_revision: Option<u64> },
-    KvDelete { key: Vec<u8>, if_revision: Option<u64> },
+    KvGet { key: String, level: ReadLevel },
+    KvPut(KvWrite),
+    KvDelete(KvWrite),
     TransferLeader { to: NodeId },
     Health(HealthRoute),
+}
+
+/// A change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KvWrite {
+    pub(crate) key: String,
+    /// Revision the key must be at; 0 for a key that must not exist.
+    pub(crate) if_revision: Option<u64>,
+    /// How long to try.
+    pub(crate) timeout_ms: u64,
 }
 
 /// A request of the health endpoints.
@@ -57,8 +72,8 @@ impl Route {
             | Self::Health(_) => false,
             Self::CreateTopic
             | Self::DeleteTopic { .. }
-            | Self::KvPut { .. }
-            | Self::KvDelete { .. }
+            | Self::KvPut(_)
+            | Self::KvDelete(_)
             | Self::TransferLeader { .. } => true,
         }
     }
@@ -72,7 +87,7 @@ impl Route {
 
     fn parse_path(method: &Method, path: &str, query: &mut Query) -> Result<Self, ApiError> {
         if let Some(rest) = path.strip_prefix("/v1/kv/").filter(|rest| !rest.is_empty()) {
-            return kv(method, decode(rest)?, query);
+            return kv(method, decode_text(rest)?, query);
         }
         if let Some(name) = path.strip_prefix("/v1/topics/").filter(|rest| !rest.is_empty()) {
             let name = decode_text(name)?;
@@ -127,22 +142,26 @@ fn get<T>(method: &Method, route: T) -> Result<T, ApiError> {
     }
 }
 
-fn kv(method: &Method, key: Vec<u8>, query: &mut Query) -> Result<Route, ApiError> {
+fn kv(method: &Method, key: String, query: &mut Query) -> Result<Route, ApiError> {
     match *method {
         Method::GET => {
             let level = read_level(query.take("consistency").as_deref())?;
             Ok(Route::KvGet { key, level })
         }
-        Method::PUT => {
-            let if_revision = query.take_number("if_revision")?;
-            Ok(Route::KvPut { key, if_revision })
-        }
-        Method::DELETE => {
-            let if_revision = query.take_number("if_revision")?;
-            Ok(Route::KvDelete { key, if_revision })
-        }
+        Method::PUT => kv_write(key, query).map(Route::KvPut),
+        Method::DELETE => kv_write(key, query).map(Route::KvDelete),
         _ => Err(ApiError::method_not_allowed("GET, PUT, DELETE")),
     }
+}
+
+fn kv_write(key: String, query: &mut Query) -> Result<KvWrite, ApiError> {
+    let if_revision = query.take_number("if_revision")?;
+    let timeout_ms = query.take_number("timeout_ms")?.unwrap_or(DEFAULT_TIMEOUT_MS);
+    Ok(KvWrite {
+        key,
+        if_revision,
+        timeout_ms: timeout_ms.min(MAX_TIMEOUT_MS),
+    })
 }
 
 fn read_level(text: Option<&str>) -> Result<ReadLevel, ApiError> {
@@ -204,18 +223,19 @@ mod tests {
             "/readyz/raft_leader",
             Route::Health(HealthRoute::Readyz(Some("raft_leader".into()))),
         );
-        let (key, level) = (b"a/b".to_vec(), ReadLevel::Stale);
+        let (key, level) = ("a/b".to_owned(), ReadLevel::Stale);
         check(
             Method::GET,
             "/v1/kv/a/b?consistency=stale",
             Route::KvGet { key, level },
         );
-        let (key, if_revision) = (b"a/b".to_vec(), Some(7));
-        check(
-            Method::PUT,
-            "/v1/kv/a%2Fb?if_revision=7",
-            Route::KvPut { key, if_revision },
-        );
+        let write = KvWrite {
+            key: "a/b".into(),
+            if_revision: Some(7),
+            timeout_ms: MAX_TIMEOUT_MS,
+        };
+        let target = "/v1/kv/a%2Fb?if_revision=7&timeout_ms=999999";
+        check(Method::PUT, target, Route::KvPut(write));
     }
 
     #[test]

@@ -1,0 +1,183 @@
+//! The admin API as a service over `Cluster`.
+
+mod kv;
+mod refuse;
+mod view;
+
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::{Request, Response, StatusCode, body::Body as HttpBody, service::Service};
+use rivven_cluster::{Cluster, NodeId, TopicSpec};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
+
+use crate::{
+    api::{ChangedBody, CreateTopicBody, TransferBody},
+    error::{ApiError, Body, json},
+    guard::{AdminToken, check_host, check_token},
+    health,
+    route::Route,
+    server::{self, BODY_TIMEOUT},
+};
+
+/// Most bytes of a request body: the largest value of the key-value map.
+pub const MAX_BODY_BYTES: usize = 1 << 20;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who may use the API, and under which names it is reached.
+#[derive(Clone, Debug)]
+pub struct AdminOptions {
+    /// What a request that changes something must present.
+    pub token: AdminToken,
+    /// Host names a request may carry beside IP addresses and `localhost`: those of `advertise_address`.
+    pub host_names: Vec<String>,
+}
+
+/// The admin API of a node, a [`hyper`] service to serve by itself or to mount in a server of yours.
+///
+/// Any node answers any request. Success means that a change is durable on a quorum; status 503 that it is
+/// known not to have happened; status 504 with code `unknown-outcome` that it may have.
+#[derive(Clone, Debug)]
+pub struct AdminService(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    cluster: Cluster,
+    options: AdminOptions,
+}
+
+impl AdminService {
+    /// The API of `cluster`'s node.
+    #[must_use]
+    pub fn new(cluster: Cluster, options: AdminOptions) -> Self {
+        Self(Arc::new(Inner { cluster, options }))
+    }
+
+    /// Serves on `listener` until `stop` resolves, then answers what was asked.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        server::serve(listener, self, stop).await;
+    }
+
+    /// Answers one request.
+    ///
+    /// Cancel safety: a change whose future is dropped may still happen.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody,
+        B::Error: Into<BoxError>,
+    {
+        match self.0.answer(request).await {
+            Ok(response) => response,
+            Err(error) => error.into_response(),
+        }
+    }
+}
+
+impl<B> Service<Request<B>> for AdminService
+where
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(service.handle(request).await) })
+    }
+}
+
+impl Inner {
+    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Body>, ApiError>
+    where
+        B: HttpBody,
+        B::Error: Into<BoxError>,
+    {
+        check_host(&request, &self.options.host_names)?;
+        let uri = request.uri();
+        let route = Route::parse(request.method(), uri.path(), uri.query())?;
+        if route.is_mutation() {
+            check_token(&request, &self.options.token)?;
+        }
+        let cluster = &self.cluster;
+        match route {
+            Route::Status => Ok(json(StatusCode::OK, &view::status(cluster))),
+            Route::Members => Ok(json(StatusCode::OK, &view::members(cluster))),
+            Route::Topics => Ok(json(StatusCode::OK, &view::topics(cluster))),
+            Route::Topic { name } => {
+                let assignments = view::topic(cluster, &name).ok_or_else(|| refuse::unknown_topic(&name))?;
+                Ok(json(StatusCode::OK, &assignments))
+            }
+            Route::CreateTopic => self.create_topic(from_json(&read_body(request).await?)?).await,
+            Route::DeleteTopic { name } => {
+                let deleted = cluster.partitions().delete_topic(&name).await;
+                changed(deleted.map_err(|error| refuse::write(&error))?)
+            }
+            Route::Assignments => Ok(json(StatusCode::OK, &view::assignments(cluster))),
+            Route::KvGet { key, level } => kv::get(cluster, &key, level).await,
+            Route::KvPut(write) => kv::put(cluster, write, read_body(request).await?).await,
+            Route::KvDelete(write) => kv::delete(cluster, write).await,
+            Route::TransferLeader { to } => self.transfer_leader(to).await,
+            Route::Health(route) => Ok(health::answer(cluster, &route)),
+        }
+    }
+
+    async fn create_topic(&self, topic: CreateTopicBody) -> Result<Response<Body>, ApiError> {
+        let mut spec = TopicSpec::new(topic.partitions);
+        if let Some(factor) = topic.replication_factor {
+            spec = spec.replication_factor(factor);
+        }
+        let created = self.cluster.partitions().create_topic(&topic.name, spec).await;
+        // A topic's id is the log index that created it.
+        changed(created.map_err(|error| refuse::write(&error))?.0)
+    }
+
+    async fn transfer_leader(&self, to: NodeId) -> Result<Response<Body>, ApiError> {
+        let transferred = self.cluster.transfer_leader(to).await;
+        transferred.map_err(|error| refuse::transfer(&error))?;
+        Ok(json(StatusCode::OK, &TransferBody { to }))
+    }
+}
+
+fn changed(revision: u64) -> Result<Response<Body>, ApiError> {
+    Ok(json(StatusCode::OK, &ChangedBody { revision }))
+}
+
+/// The whole body, if it is short enough and comes in time.
+async fn read_body<B>(request: Request<B>) -> Result<Bytes, ApiError>
+where
+    B: HttpBody,
+    B::Error: Into<BoxError>,
+{
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MAX_BODY_BYTES)),
+        Ok(Err(error)) => Err(ApiError::bad_request(
+            "body-not-read",
+            format!("the request body broke off: {error}"),
+            "send the request again",
+        )),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-too-slow",
+            format!("the request body did not arrive within {BODY_TIMEOUT:?}"),
+            "send the request again",
+        )),
+    }
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::bad_request(
+            "bad-json",
+            format!("the request body is not what this path takes: {error}"),
+            r#"send JSON such as {"name":"orders","partitions":12,"replication_factor":3}"#,
+        )
+    })
+}
