@@ -3,7 +3,7 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 
 use crate::{
     ApplyCtx, StateMachine,
@@ -63,26 +63,17 @@ impl<S: StateMachine> Shared<S> {
     }
 
     /// The state and the index it stands at.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&S) -> T) -> (T, Option<u64>) {
-        let state = self.lock();
+    pub(crate) async fn read<T>(&self, read: impl FnOnce(&S) -> T) -> (T, Option<u64>) {
+        let state = self.state.read().await;
         (read(&state.machine), state.last.map(|id| id.index))
     }
 
-    fn lock(&self) -> RwLockReadGuard<'_, Applied<S>> {
-        // Writers contain their panics, so a poisoned lock can only come from a reader, who changed nothing.
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_mut(&self) -> RwLockWriteGuard<'_, Applied<S>> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn apply(
+    async fn apply(
         &self,
         batch: Vec<io::Result<EntryResponder<TypeConfig>>>,
     ) -> io::Result<Vec<(ApplyResponder<TypeConfig>, LogReply)>> {
         let mut replies = Vec::new();
-        let mut state = self.lock_mut();
+        let mut state = self.state.write().await;
         for item in batch {
             let (entry, responder) = item?;
             let reply = state
@@ -99,9 +90,10 @@ impl<S: StateMachine> Shared<S> {
         Ok(replies)
     }
 
+    /// Blocks: runs where that is allowed. Readers wait without blocking their threads.
     fn restore(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
         let mut input = data.content();
-        let mut state = self.lock_mut();
+        let mut state = self.state.blocking_write();
         let restored = contain(|| {
             state.machine.restore(&mut input)?;
             // Reading to the end checks what the state machine had no use for.
@@ -191,7 +183,7 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
     type SnapshotBuilder = SnapshotTask<S>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let state = self.shared.lock();
+        let state = self.shared.state.read().await;
         Ok((state.last, state.membership.clone()))
     }
 
@@ -201,7 +193,7 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
     {
         let mut batches = entries.ready_chunks(APPLY_BATCH);
         while let Some(batch) = batches.next().await {
-            for (responder, reply) in self.shared.apply(batch)? {
+            for (responder, reply) in self.shared.apply(batch).await? {
                 responder.send(reply);
             }
         }
@@ -209,7 +201,7 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotTask<S> {
-        let state = self.shared.lock();
+        let state = self.shared.state.read().await;
         SnapshotTask {
             snapshot: Mutex::new(Some(state.machine.snapshot())),
             meta: SnapshotMeta {

@@ -158,6 +158,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 request.entries.last().map(|entry| entry.log_id)
             })
             .flatten();
+        let starts_the_log = request.prev_log_id.is_none();
         let action = RPCTypes::AppendEntries;
         let response = if matches!(self.lane, Lane::Heartbeat) && request.entries.is_empty() {
             self.call::<Heartbeat>(&request.into(), option.soft_ttl(), action)
@@ -169,6 +170,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         };
         Ok(match (response.into(), cut) {
             (AppendEntriesResponse::Success, Some(last)) => AppendEntriesResponse::PartialSuccess(Some(last)),
+            // Nothing precedes the first entry that could conflict; the core relies on it.
+            (AppendEntriesResponse::Conflict, _) if starts_the_log => {
+                let cause = "the peer answered a conflict where there can be none";
+                return Err(NetworkError::from_string(cause).into());
+            }
             (response, _) => response,
         })
     }

@@ -168,13 +168,14 @@ impl<S: StateMachine> RaftNode<S> {
         let mut watch = self.watch();
         let found = tokio::time::timeout(timeout, async {
             loop {
-                if let Some(leader) = self.status().leader {
-                    return leader;
+                match self.inner().leader() {
+                    Ok(Some(leader)) => return Some(leader),
+                    Ok(None) => drop(watch.changed().await),
+                    Err(_stopped) => return None,
                 }
-                watch.changed().await;
             }
         });
-        found.await.map_err(|_| NoLeader {
+        found.await.ok().flatten().ok_or(NoLeader {
             node: self.inner().node_id,
             waited: timeout,
         })
@@ -193,6 +194,13 @@ impl<S: StateMachine> RaftNode<S> {
     /// A leader that is shut down lets the group wait for its election timeout; transfer leadership first.
     pub async fn shutdown(&self) {
         self.inner().shutdown().await;
+    }
+
+    /// Ends the node in the middle of whatever it does, as a crash would: for simulation.
+    ///
+    /// Returns once its tasks are gone, so that its directory can be opened again.
+    pub async fn kill(&self) {
+        self.inner().kill("it was killed").await;
     }
 }
 
@@ -314,16 +322,21 @@ impl<S: StateMachine> Inner<S> {
     }
 
     async fn shutdown(&self) {
-        // Callers that come second wait for the first; then nothing is left to do.
-        let mut dir = self.dir.lock().await;
-        self.source.stop("it was shut down".into());
+        let reason = "it was shut down";
+        self.source.stop(reason.into());
         if tokio::time::timeout(SHUTDOWN_GRACE, self.raft.shutdown())
             .await
             .is_err()
         {
             tracing::warn!(node_id = self.node_id, "the core did not stop in time");
         }
-        self.end("it was shut down");
+        self.kill(reason).await;
+    }
+
+    async fn kill(&self, reason: &str) {
+        // Callers that come second wait for the first; then nothing is left to do.
+        let mut dir = self.dir.lock().await;
+        self.end(reason);
         if !self.scope.group().join(SHUTDOWN_GRACE).await {
             tracing::warn!(node_id = self.node_id, "some tasks did not end in time");
         }

@@ -49,7 +49,8 @@ pub(crate) enum ReadIndexFailure {
 }
 
 impl<S: StateMachine> RaftNode<S> {
-    /// Reads the state with `read`, which should be short: commands wait meanwhile.
+    /// Reads the state with `read`, which must be short: commands, and other tasks of its thread, wait
+    /// meanwhile.
     ///
     /// # Errors
     /// Nothing was changed, so every failed read can be repeated. A stale read fails only on a node that
@@ -80,7 +81,7 @@ impl<S: StateMachine> RaftNode<S> {
             Consistency::Linearizable => node.await_linearizable(within).await?,
             Consistency::Stale => {}
         }
-        let (value, applied_index) = node.shared.read(read);
+        let (value, applied_index) = node.shared.read(read).await;
         Ok(Read { value, applied_index })
     }
 }

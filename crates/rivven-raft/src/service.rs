@@ -154,7 +154,9 @@ async fn snapshot_offer<S: StateMachine>(
         return Ok(WireSnapshotProgress::Next(transfer.received));
     }
     *reception = None;
-    let incoming = node.snapshots.receive(offer.len);
+    let (snapshots, len) = (node.snapshots.clone(), offer.len);
+    let incoming = node.scope.group().blocking(move || snapshots.receive(len)).await;
+    let incoming = incoming.map_err(std::io::Error::other).and_then(|opened| opened);
     let incoming = incoming.map_err(|error| Rejection::new("snapshot-not-received", error.to_string()))?;
     *reception = Some(Transfer {
         from: caller.peer.node,
@@ -228,6 +230,10 @@ async fn snapshot_install<S: StateMachine>(
         .map_err(std::io::Error::other)
         .and_then(|finished| finished)
         .map_err(|error| Rejection::new("snapshot-not-received", error.to_string()))?;
+    if !snapshot.is_of(&meta) {
+        tracing::warn!("a received snapshot is not of the place in the log that was offered");
+        return Ok(WireSnapshotInstalled::Incomplete);
+    }
     let snapshot = Snapshot { meta, snapshot };
     let installed = node
         .raft

@@ -135,6 +135,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SnapshotData {
+    /// Whether this is the snapshot that `meta` describes, as far as it says so itself.
+    pub(crate) fn is_of(&self, meta: &SnapshotMeta) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::File(file) => file.meta() == meta,
+        }
+    }
+
     /// Bytes on the wire.
     pub(crate) fn transfer_len(&self) -> u64 {
         match self {

@@ -300,7 +300,6 @@ impl TryFrom<WireAppend> for AppendEntriesRequest<TypeConfig> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum WireAppendResponse {
     Success,
-    PartialSuccess(Option<WireLogId>),
     Conflict,
     HigherVote(WireVote),
 }
@@ -308,8 +307,8 @@ pub(crate) enum WireAppendResponse {
 impl From<AppendEntriesResponse<TypeConfig>> for WireAppendResponse {
     fn from(response: AppendEntriesResponse<TypeConfig>) -> Self {
         match response {
-            AppendEntriesResponse::Success => Self::Success,
-            AppendEntriesResponse::PartialSuccess(id) => Self::PartialSuccess(id.map(Into::into)),
+            // Whoever receives entries takes all of them or none; only a sender knows of a part.
+            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => Self::Success,
             AppendEntriesResponse::Conflict => Self::Conflict,
             AppendEntriesResponse::HigherVote(vote) => Self::HigherVote(vote.into()),
         }
@@ -320,7 +319,6 @@ impl From<WireAppendResponse> for AppendEntriesResponse<TypeConfig> {
     fn from(wire: WireAppendResponse) -> Self {
         match wire {
             WireAppendResponse::Success => Self::Success,
-            WireAppendResponse::PartialSuccess(id) => Self::PartialSuccess(id.map(Into::into)),
             WireAppendResponse::Conflict => Self::Conflict,
             WireAppendResponse::HigherVote(vote) => Self::HigherVote(vote.into()),
         }

@@ -6,7 +6,7 @@ mod common;
 use std::{path::Path, time::Duration};
 
 use common::*;
-use rivven_raft::{Consistency, Fabric, KvStore, NodeDir, NodeId, RaftBuilder, RaftNode};
+use rivven_raft::{Consistency, Fabric, KvCommand, KvStore, NodeDir, NodeId, RaftBuilder, RaftNode};
 use rivven_types::ClusterId;
 use tempfile::TempDir;
 
@@ -207,4 +207,31 @@ async fn group_commit_serves_many_writers_at_once() {
     for node in &nodes {
         node.shutdown().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_stops_the_node_which_says_why() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let node = builder(&fabric, root.path(), 1, 1)
+        .snapshot_every(10)
+        .start()
+        .await
+        .unwrap();
+    put(&node, "a", "1").await;
+    std::fs::remove_dir_all(root.path().join("1/snapshots")).unwrap();
+    let stopped = async {
+        while node.status().stopped.is_none() {
+            // What is in flight when the node stops may or may not be done.
+            let _ = node.propose(KvCommand::put("b", "2")).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, stopped).await.unwrap();
+    let reason = node.status().stopped.unwrap();
+    assert!(reason.contains("snapshots"), "{reason}");
+    assert_eq!(
+        node.propose(KvCommand::put("c", "3")).await.unwrap_err().code(),
+        "stopped"
+    );
 }

@@ -2,13 +2,15 @@
 
 mod common;
 
-use std::{io, sync::atomic::AtomicUsize, time::Duration};
+use std::{collections::BTreeMap, io, sync::atomic::AtomicUsize, time::Duration};
 
 use common::*;
 use rivven_raft::{
-    ApplyCtx, Consistency, Fabric, KvCommand, KvResponse, KvStore, MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome,
-    ProposeError, ProposeOptions, RaftConfig, RaftNode, ReadError, Role, StateMachine, TransferError,
+    ApplyCtx, Consistency, Fabric, KvCommand, KvResponse, KvStore, MAX_KEY_BYTES, MAX_VALUE_BYTES,
+    MemoryNetwork, Outcome, ProposeError, ProposeOptions, RaftConfig, RaftNode, ReadError, Role,
+    StateMachine, TransferError,
 };
+use rivven_transport::{BootEpoch, ClusterId, InstanceId, LocalIdentity, Router};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -459,4 +461,43 @@ async fn too_many_proposals_in_flight_are_refused_and_not_done() {
         .collect();
     let refused = errors.iter().filter(|code| **code == "overloaded").count();
     assert_eq!(refused, 70 - 63, "{errors:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_given_transport_the_caller_says_who_votes() {
+    let network = MemoryNetwork::new();
+    let mut nodes = Vec::new();
+    for node_id in 1..=3 {
+        let identity = LocalIdentity {
+            cluster: ClusterId::from_bytes([7; 16]),
+            node: node_id,
+            instance: InstanceId::from_bytes([1; 16]),
+            boot_epoch: BootEpoch(1),
+        };
+        let router = Router::new();
+        let transport = network.join(identity, router.clone()).unwrap();
+        let wrong = RaftNode::<KvStore>::builder(config(9, 3)).transport(transport.clone(), router.clone());
+        let wrong = wrong.state_machine(KvStore::new()).start().await.unwrap_err();
+        assert_eq!(wrong.code(), "identity-mismatch");
+        let builder = RaftNode::builder(config(node_id, 1)).transport(transport, router);
+        nodes.push(builder.state_machine(KvStore::new()).start().await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(
+        nodes
+            .iter()
+            .all(|node| !node.status().initialized && node.status().leader.is_none())
+    );
+    let voters: BTreeMap<_, _> = (1..=3)
+        .map(|id| (id, format!("node{id}:9093").parse().unwrap()))
+        .collect();
+    let others = voters.clone().into_iter().filter(|(id, _)| *id != 1).collect();
+    let error = nodes[0].initialize(others).await.unwrap_err();
+    assert_eq!(error.code(), "not-a-founder");
+    nodes[0].initialize(voters.clone()).await.unwrap();
+    let error = nodes[0].initialize(voters).await.unwrap_err();
+    assert_eq!(error.code(), "already-initialized");
+    agreed_leader(&nodes).await;
+    put(&nodes[2], "a", "1").await;
+    assert_eq!(get(&nodes[1], "a").await.as_deref(), Some("1"));
 }
