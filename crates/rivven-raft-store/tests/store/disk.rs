@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
 use redb::StorageBackend;
@@ -13,7 +13,7 @@ use crate::support::Random;
 const SECTOR: usize = 512;
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Disk(Arc<Mutex<Platters>>);
+pub(crate) struct Disk(Arc<Mutex<Platters>>, Arc<Condvar>);
 
 #[derive(Debug, Default)]
 struct Platters {
@@ -28,6 +28,8 @@ struct Platters {
     cut_at: Option<(u64, Random)>,
     /// What was left after the power failed.
     remains: Option<Vec<u8>>,
+    /// Syncs that may still happen; more of them wait.
+    syncs_allowed: Option<u64>,
     fail_sync: Option<u64>,
     full_at_write: Option<u64>,
 }
@@ -39,7 +41,7 @@ impl Disk {
             current: image,
             ..Platters::default()
         };
-        Self(Arc::new(Mutex::new(platters)))
+        Self(Arc::new(Mutex::new(platters)), Arc::default())
     }
 
     fn platters(&self) -> MutexGuard<'_, Platters> {
@@ -73,6 +75,19 @@ impl Disk {
         self.platters().remains.clone()
     }
 
+    /// Lets this many syncs happen; those after them wait for the next call.
+    pub(crate) fn allow_syncs(&self, count: u64) {
+        self.platters().syncs_allowed = Some(count);
+        self.1.notify_all();
+    }
+
+    /// Holds every sync until [`Self::allow_syncs`], or until the guard goes: a test that fails while its
+    /// store waits for a sync must not wait for the store.
+    pub(crate) fn hold_syncs(&self) -> Release {
+        self.allow_syncs(0);
+        Release(self.clone())
+    }
+
     /// The sync with this number fails with an I/O error, without having synced.
     pub(crate) fn fail_sync(&self, number: u64) {
         self.platters().fail_sync = Some(number);
@@ -81,6 +96,15 @@ impl Disk {
     /// There is no room from the write with this number on.
     pub(crate) fn fill_at_write(&self, number: u64) {
         self.platters().full_at_write = Some(number);
+    }
+}
+
+/// Lets all syncs happen when it is dropped.
+pub(crate) struct Release(Disk);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.allow_syncs(u64::MAX);
     }
 }
 
@@ -141,7 +165,9 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        let mut platters = self.platters();
+        let held = |platters: &mut Platters| platters.syncs_allowed == Some(0);
+        let mut platters = self.1.wait_while(self.platters(), held).unwrap();
+        platters.syncs_allowed = platters.syncs_allowed.map(|allowed| allowed - 1);
         platters.step()?;
         platters.syncs += 1;
         if platters.fail_sync == Some(platters.syncs) {

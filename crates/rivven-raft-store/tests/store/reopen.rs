@@ -201,6 +201,75 @@ async fn readers_see_an_append_at_once_and_old_entries_from_the_file() {
     }
 }
 
+/// An index is written, truncated and written again while its first write is still under way. The end of
+/// the first write must not pass for the end of the second.
+#[tokio::test]
+async fn an_index_that_is_written_twice_reads_as_the_second_time() {
+    let disk = Disk::default();
+    let options = LogOptions {
+        tail_bytes: 0,
+        ..threaded()
+    };
+    let mut store = Store::open_with_backend(disk.clone(), "disk", options).unwrap();
+    let before = disk.writes();
+    let _release = disk.hold_syncs();
+    let first = submit(&mut store, entries(1, 0..20)).await.unwrap();
+    // Once pages are written, the owner waits for the sync of the first append alone.
+    while disk.writes() == before {
+        tokio::task::yield_now().await;
+    }
+    store.truncate_after(Some(log_id(1, 9))).await.unwrap();
+    let second = submit(&mut store, entries(2, 10..15)).await.unwrap();
+    let expected = [entries(1, 0..10), entries(2, 10..15)].concat();
+    assert_eq!(read_all(&mut store).await.unwrap(), expected);
+    disk.allow_syncs(1);
+    first.await.unwrap();
+    assert_eq!(read_all(&mut store).await.unwrap(), expected);
+    disk.allow_syncs(1000);
+    second.await.unwrap();
+    assert_eq!(read_all(&mut store).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_callers_wait_and_loses_nothing() {
+    for options in [
+        LogOptions {
+            queue_len: 2,
+            ..threaded()
+        },
+        LogOptions {
+            queue_bytes: 1500,
+            ..threaded()
+        },
+    ] {
+        let disk = Disk::default();
+        let mut store = Store::open_with_backend(disk.clone(), "disk", options).unwrap();
+        let _release = disk.hold_syncs();
+        let mut outcomes = Vec::new();
+        let mut index = 0;
+        let waiting = loop {
+            let mut append = Box::pin(submit(&mut store, entries(1, index..index + 1)));
+            match futures_util::poll!(&mut append) {
+                std::task::Poll::Ready(outcome) => outcomes.push(outcome.unwrap()),
+                std::task::Poll::Pending => break append,
+            }
+            index += 1;
+            assert!(index < 100, "the queue has no bound");
+        };
+        // Whoever gives up waiting has not appended.
+        drop(waiting);
+        assert_eq!(read_all(&mut store).await.unwrap(), entries(1, 0..index));
+        disk.allow_syncs(1000);
+        append(&mut store, entries(1, index..index + 1)).await.unwrap();
+        for outcome in outcomes {
+            outcome.await.unwrap();
+        }
+        drop(store);
+        let mut store = Store::open_with_backend(disk, "disk", inline()).unwrap();
+        assert_eq!(read_all(&mut store).await.unwrap(), entries(1, 0..index + 1));
+    }
+}
+
 #[tokio::test]
 async fn a_reader_that_outlives_the_store_is_told_so() {
     let dir = tempfile::tempdir().unwrap();
