@@ -37,6 +37,11 @@ pub enum Outcome {
     Unknown,
 }
 
+/// Code of a rejection: the handler acted, but its response could not be encoded.
+pub(crate) const MALFORMED_RESPONSE: &str = "malformed-response";
+/// Code of a rejection: the handler acted, but its response was larger than its method allows.
+pub(crate) const RESPONSE_TOO_LARGE: &str = "response-too-large";
+
 /// A refusal by the peer's handler.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rejection {
@@ -53,6 +58,11 @@ impl Rejection {
             code: code.into(),
             message: message.into(),
         }
+    }
+
+    /// Whether the handler ran, and only its response could not be sent.
+    fn is_of_response(&self) -> bool {
+        [MALFORMED_RESPONSE, RESPONSE_TOO_LARGE].contains(&self.code.as_str())
     }
 }
 
@@ -91,7 +101,8 @@ pub enum CallError {
         /// The peer.
         node: NodeId,
     },
-    /// The peer's handler refused the call. The code says what happened.
+    /// The peer's handler refused the call. The code says what happened. Not done, except that a handler
+    /// whose *response* could not be sent has acted: then unknown.
     #[error("refused by the peer: {} ({})", .0.message, .0.code)]
     Rejected(Rejection),
     /// The two nodes share no protocol version, or a body could not be understood. Not done.
@@ -105,8 +116,9 @@ pub enum CallError {
 impl CallError {
     /// Whether the peer may have acted on the call.
     #[must_use]
-    pub const fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> Outcome {
         match self {
+            Self::Rejected(rejection) if rejection.is_of_response() => Outcome::Unknown,
             Self::Unreachable { .. }
             | Self::NotSent { .. }
             | Self::Overloaded { .. }
@@ -128,5 +140,24 @@ impl CallError {
             Self::Rejected(rejection) => &rejection.code,
             Self::Incompatible { .. } => "incompatible",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_response_leaves_open_what_happened() {
+        let check = |code: &str, expected| {
+            assert_eq!(
+                CallError::Rejected(Rejection::new(code, "")).outcome(),
+                expected,
+                "{code}"
+            );
+        };
+        check("unknown-method", Outcome::NotDone);
+        check(MALFORMED_RESPONSE, Outcome::Unknown);
+        check(RESPONSE_TOO_LARGE, Outcome::Unknown);
     }
 }

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::{Method, MethodSpec, PeerIdentity, Rejection};
+use crate::{
+    Method, MethodSpec, PeerIdentity, Rejection,
+    call::{MALFORMED_RESPONSE, RESPONSE_TOO_LARGE},
+};
 
 /// Who calls, and until when an answer is of use.
 #[derive(Clone, Debug)]
@@ -97,7 +100,7 @@ impl Router {
 
 fn encode_response<R: serde::Serialize>(spec: MethodSpec, response: &R) -> Result<Bytes, Rejection> {
     let body = postcard::to_allocvec(response)
-        .map_err(|error| Rejection::new("malformed-response", format!("{}: {error}", spec.name)))?;
+        .map_err(|error| Rejection::new(MALFORMED_RESPONSE, format!("{}: {error}", spec.name)))?;
     if body.len() > spec.max_response {
         let message = format!(
             "{}: {} bytes, the limit is {}",
@@ -105,7 +108,7 @@ fn encode_response<R: serde::Serialize>(spec: MethodSpec, response: &R) -> Resul
             body.len(),
             spec.max_response
         );
-        return Err(Rejection::new("response-too-large", message));
+        return Err(Rejection::new(RESPONSE_TOO_LARGE, message));
     }
     Ok(body.into())
 }
