@@ -1,12 +1,15 @@
 //! Leaving in order: nothing is handed out any more, then leaderships move, then the node goes.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use rivven_partition::{NodeStatus, PartitionCommand};
 use rivven_raft::{RaftNode, Role};
 use rivven_types::NodeId;
 use serde::Serialize;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    net::UdpSocket,
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::{
     clock,
@@ -25,6 +28,10 @@ const TRANSPORT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long tasks may take to end.
 const TASK_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the socket may take to close, and how often to look.
+const PORT_TIMEOUT: Duration = Duration::from_secs(3);
+const PORT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a shutdown achieved. Whatever it did not, the others make up for, as after a crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -170,6 +177,22 @@ impl Inner {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take();
+        if !port_is_free(self.bound).await {
+            report.warnings.push(format!("the port of {} is not free yet", self.bound));
+        }
         self.stage.send_replace(Stage::Stopped);
     }
+}
+
+/// Waits until the port can be bound again, so that a node restarted at once finds it free.
+///
+/// A closed QUIC endpoint keeps its socket until the close frames of its connections had time to be
+/// answered (RFC 9000, section 10.2), which depends on the round-trip time.
+async fn port_is_free(addr: SocketAddr) -> bool {
+    let free = async {
+        while UdpSocket::bind(addr).await.is_err() {
+            tokio::time::sleep(PORT_INTERVAL).await;
+        }
+    };
+    timeout(PORT_TIMEOUT, free).await.is_ok()
 }
