@@ -233,6 +233,17 @@ mod tests {
         bytes.clear();
         LogCodec::encode_vote(&vote(3, 7, true), &mut bytes);
         assert_eq!(bytes, b"\x00\x03\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x01");
+        bytes.clear();
+        let membership = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, addr(1))])).unwrap();
+        let stored = StoredMembership::new(Some(log_id(2, 5)), membership);
+        LogCodec::encode_membership(&stored, &mut bytes).unwrap();
+        let numbers = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+        let expected = [
+            b"\x00\x01".to_vec(),
+            numbers(&[2, 5, 1, 1, 1, 1, 1, 10]),
+            b"node1:9093".to_vec(),
+        ];
+        assert_eq!(bytes, expected.concat());
     }
 
     proptest! {

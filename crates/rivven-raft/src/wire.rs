@@ -3,6 +3,9 @@
 //! Bodies are our own types, not the consensus library's, so that an upgrade of the library does not change
 //! the wire.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;

@@ -123,6 +123,18 @@ fn damaged_snapshots_are_errors() {
     assert!(KvStore::new().restore(&mut &[9_u8; 32][..]).is_err());
 }
 
+/// The bytes of version 0, written out: a change of these is a change of the format.
+#[test]
+fn the_snapshot_is_that_of_version_0() {
+    let mut store = KvStore::new();
+    apply(&mut store, KvCommand::put("k", "old"));
+    apply(&mut store, KvCommand::put("k", "new"));
+    let mut bytes = Vec::new();
+    KvStore::encode_snapshot(&store.snapshot(), &mut bytes).unwrap();
+    let expected = b"\x00\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x08\0\0\0\x01k\x03new\x01\x02";
+    assert_eq!(bytes, expected);
+}
+
 #[test]
 fn a_snapshot_does_not_see_later_changes() {
     let mut store = KvStore::new();
