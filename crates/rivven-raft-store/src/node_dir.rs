@@ -141,9 +141,9 @@ impl NodeDirError {
             Self::Locked { .. } => "data-dir-locked",
             Self::ForeignCluster { .. } => "data-dir-foreign-cluster",
             Self::ForeignNode { .. } => "data-dir-foreign-node",
-            Self::IdentityMissing { .. } => "identity-missing",
-            Self::IdentityDamaged { .. } => "identity-damaged",
-            Self::NewerFormat { .. } => "identity-newer-format",
+            Self::IdentityMissing { .. } => "data-dir-identity-missing",
+            Self::IdentityDamaged { .. } => "data-dir-identity-damaged",
+            Self::NewerFormat { .. } => "data-dir-newer-format",
         }
     }
 }

@@ -23,19 +23,18 @@ pub(super) fn check(root: &Path, files: &Files) -> Result<Vec<Finding>> {
     Ok(missing.chain(dead).map(Finding::fatal).collect())
 }
 
-/// Codes in the first column of the document's tables.
+/// Codes in the first column of the document's tables; one row may explain several.
 fn documented(text: &str) -> BTreeSet<String> {
-    let cells = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
-    cells.map(|(code, _)| code.to_owned()).collect()
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+    let codes = cells.flat_map(|(cell, _)| cell.split('`').skip(1).step_by(2));
+    codes.map(str::to_owned).collect()
 }
 
-/// String literals inside every `fn code(&self)`.
+/// String literals inside every `fn code`.
 fn returned(text: &str) -> BTreeSet<String> {
     let mut codes = BTreeSet::new();
     for (_, body) in text
-        .match_indices("fn code(&self)")
+        .match_indices("fn code(")
         .map(|(at, _)| text.split_at(at))
     {
         let end = body.find("\n    }").unwrap_or(body.len());

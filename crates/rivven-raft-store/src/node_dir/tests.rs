@@ -123,7 +123,7 @@ fn every_flipped_bit_of_the_identity_is_noticed() {
         damaged[bit / 8] ^= 1 << (bit % 8);
         match Identity::parse(&damaged, &path) {
             Err(error) => assert!(
-                ["identity-damaged", "identity-newer-format"].contains(&error.code()),
+                ["data-dir-identity-damaged", "data-dir-newer-format"].contains(&error.code()),
                 "bit {bit}: {error}"
             ),
             // White space between the fields means nothing, whichever kind it is.
@@ -137,7 +137,7 @@ fn every_flipped_bit_of_the_identity_is_noticed() {
         }
     }
     fs::write(&path, &intact[..intact.len() / 2]).unwrap();
-    assert_eq!(refused(open(parent.path())).0, "identity-damaged");
+    assert_eq!(refused(open(parent.path())).0, "data-dir-identity-damaged");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn an_identity_of_a_newer_release_is_refused_by_its_version() {
     )
     .unwrap();
     let (code, message) = refused(open(parent.path()));
-    assert_eq!(code, "identity-newer-format");
+    assert_eq!(code, "data-dir-newer-format");
     assert!(message.contains("format version 3"), "{message}");
 }
 
@@ -157,7 +157,7 @@ fn an_identity_of_a_newer_release_is_refused_by_its_version() {
 fn a_log_without_an_identity_is_nobodys() {
     let parent = tempfile::tempdir().unwrap();
     fs::write(parent.path().join("log.redb"), "").unwrap();
-    assert_eq!(refused(open(parent.path())).0, "identity-missing");
+    assert_eq!(refused(open(parent.path())).0, "data-dir-identity-missing");
 }
 
 mod log {
