@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use rivven_hashring::{HashRing, RingError};
+use rivven_partition::NodeStatus;
 use rivven_raft::NodeDir;
 use rivven_swim::{SwimConfig, SwimNode};
 use rivven_transport::{
@@ -26,6 +28,7 @@ use crate::{
     inner::{Inner, Stage},
     probe,
     published::Published,
+    ring_meta::RingMeta,
     upkeep,
 };
 
@@ -190,6 +193,27 @@ impl Cluster {
         Members::new(self.inner().swim.clone())
     }
 
+    /// The hash ring of the active nodes, under their ids, with the configured virtual nodes.
+    ///
+    /// The ring routes where no assignment is kept; who leads a partition says [`Self::partitions`].
+    ///
+    /// # Errors
+    /// There are more nodes than a ring takes.
+    pub fn ring(&self) -> Result<HashRing, RingError> {
+        let inner = self.inner();
+        let ring = HashRing::try_new(inner.config.virtual_nodes)?;
+        inner.published.read(|state| {
+            let active = state
+                .map()
+                .nodes()
+                .filter(|node| node.status == NodeStatus::Active);
+            active
+                .map(|node| node.registration.node)
+                .try_for_each(|node| ring.add_node(node.to_string()).map(drop))
+        })?;
+        Ok(ring)
+    }
+
     /// Whether this process should go on living. Never asks for a quorum.
     #[must_use]
     pub fn liveness(&self) -> Vec<Check> {
@@ -237,7 +261,7 @@ impl Cluster {
     /// Leaves in order: not ready any more, partition leaderships moved, Raft leadership handed over,
     /// goodbye said, everything flushed, the data directory given back. Idempotent.
     ///
-    /// Takes a second or two with peers, at most about twenty without their help. Cancel safety: a dropped
+    /// Takes about a second with peers, some more without their help. Cancel safety: a dropped
     /// future leaves the node half way out; call again.
     pub async fn shutdown(&self) -> ShutdownReport {
         self.inner().shutdown().await
@@ -281,7 +305,10 @@ async fn start_gossip(
         protocol_period_ms: millis(config.protocol_period),
         suspect_timeout_ms: millis(config.suspect_timeout),
     };
-    let mut builder = SwimNode::builder(swim).identity(local.clone()).key(key);
+    let mut builder = SwimNode::builder(swim)
+        .identity(local.clone())
+        .key(key)
+        .meta(RingMeta::of(config).encode());
     if let Some(addr) = &config.gossip_advertise {
         builder = builder.advertise(addr.clone());
     }
@@ -309,10 +336,6 @@ async fn launch(inner: &Arc<Inner>) -> Result<(), StartError> {
 
 /// Agrees on a founding and, on the lowest id, initialises Raft; nothing to do for a node that has state.
 async fn found(inner: Arc<Inner>) {
-    let initialized = || inner.raft.get().is_some_and(|raft| raft.status().initialized);
-    if initialized() {
-        return;
-    }
     let founding = bootstrap::agree(&inner).await;
     let raft = match inner.raft.get() {
         Some(raft) => raft.clone(),
@@ -324,7 +347,7 @@ async fn found(inner: Arc<Inner>) {
             }
         },
     };
-    if founding.lowest() != Some(inner.local.node) || initialized() {
+    if founding.lowest() != Some(inner.local.node) || inner.is_initialized() {
         return;
     }
     let voters = founding

@@ -106,6 +106,11 @@ impl Inner {
         self.raft.get().filter(|_| *self.stage.borrow() < Stage::Stopped)
     }
 
+    /// Whether Raft has a membership: the cluster is founded for good.
+    pub(crate) fn is_initialized(&self) -> bool {
+        self.raft.get().is_some_and(|raft| raft.status().initialized)
+    }
+
     /// Starts Raft in the data directory. Only for a node that has accepted `founding`.
     pub(crate) async fn start_raft(&self, founding: &Founding) -> Result<RaftNode<ClusterState>, StartError> {
         let dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner).take();

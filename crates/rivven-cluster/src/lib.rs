@@ -45,6 +45,7 @@ mod members;
 mod partitions;
 mod probe;
 mod published;
+mod ring_meta;
 mod shutdown;
 mod state;
 mod status;

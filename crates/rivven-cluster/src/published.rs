@@ -30,11 +30,6 @@ impl Published {
         }
     }
 
-    /// The newest state.
-    pub(crate) fn state(&self) -> Arc<PartitionState> {
-        self.state.load_full()
-    }
-
     /// Reads the newest state in place.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&PartitionState) -> T) -> T {
         read(&self.state.load())

@@ -1,15 +1,13 @@
 //! Leaving in order: nothing is handed out any more, then leaderships move, then the node goes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use rivven_partition::{NodeStatus, PartitionCommand};
 use rivven_raft::{RaftNode, Role};
+use rivven_swim::MemberState;
 use rivven_types::NodeId;
 use serde::Serialize;
-use tokio::{
-    net::UdpSocket,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::{net::UdpSocket, time::timeout};
 
 use crate::{
     clock,
@@ -19,6 +17,9 @@ use crate::{
 
 /// How long partition leaderships may take to move.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often to look whether enough voters are left.
+const QUORUM_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long the goodbye may take to spread.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,8 +91,10 @@ impl Inner {
         self.published.read(|state| {
             let map = state.map();
             let able = |node: &NodeId| {
-                let status = map.node(*node).map(|node| node.status);
-                *node != local && status == Some(NodeStatus::Active)
+                let active = map
+                    .node(*node)
+                    .is_some_and(|node| node.status == NodeStatus::Active);
+                *node != local && active && self.is_alive(*node)
             };
             let partitions = map.topics().flat_map(|topic| &topic.partitions);
             let led = partitions.filter(|partition| partition.leader == Some(local));
@@ -99,56 +102,70 @@ impl Inner {
         })
     }
 
+    fn is_alive(&self, node: NodeId) -> bool {
+        let view = self.swim.member(node);
+        view.is_some_and(|view| view.state == MemberState::Alive)
+    }
+
+    /// Other voters that are alive, as far as gossip knows.
+    fn live_voters(&self, voters: &BTreeSet<NodeId>) -> Vec<NodeId> {
+        let others = voters.iter().copied().filter(|voter| *voter != self.local.node);
+        others.filter(|voter| self.is_alive(*voter)).collect()
+    }
+
+    /// Waits until too few voters are left to decide anything.
+    async fn quorum_lost(&self, raft: &RaftNode<ClusterState>) {
+        loop {
+            let voters = raft.status().voters;
+            if self.live_voters(&voters).len() < voters.len() / 2 {
+                return;
+            }
+            tokio::time::sleep(QUORUM_INTERVAL).await;
+        }
+    }
+
     /// Marks this node as leaving and waits until it leads no partition that another could lead.
     ///
     /// The mark is bound to the boot epoch, so it ends with this process whatever happens.
     async fn drain(&self, raft: &RaftNode<ClusterState>, report: &mut ShutdownReport) {
         report.led = self.led();
-        let alone = raft.status().voters.len() <= 1;
-        if alone || raft.status().leader.is_none() {
-            report.still_led = report.led;
-            return;
+        if raft.status().voters.len() > 1 {
+            let drained = tokio::select! {
+                biased;
+                drained = timeout(DRAIN_TIMEOUT, self.drained()) => {
+                    drained.unwrap_or_else(|_| Err("not everything was handed over in time".into()))
+                }
+                () = self.quorum_lost(raft) => Err("too few voters are left to hand anything over".into()),
+            };
+            report.warnings.extend(drained.err());
         }
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        report.still_led = self.led();
+    }
+
+    async fn drained(&self) -> Result<(), String> {
+        let mut changes = self.published.subscribe();
         let mark = PartitionCommand::SetNodeStatus {
             node: self.local.node,
             boot_epoch: self.local.boot_epoch,
             status: NodeStatus::Draining,
             at_ms: clock::unix_ms(),
         };
-        if let Err(error) = self.propose_partitions(mark, DRAIN_TIMEOUT).await {
-            report.warnings.push(format!("not marked as leaving: {error}"));
-        }
-        let mut changes = self.published.subscribe();
+        let marked = self.propose_partitions(mark, DRAIN_TIMEOUT).await;
+        marked.map_err(|error| format!("not marked as leaving: {error}"))?;
         while self.movable() > 0 {
-            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                break;
-            }
+            // The sender lives as long as this node.
+            changes.changed().await.map_err(|error| error.to_string())?;
         }
-        report.still_led = self.led();
-        let stuck = self.movable();
-        if stuck > 0 {
-            report
-                .warnings
-                .push(format!("{stuck} partition leaderships did not move in time"));
-        }
+        Ok(())
     }
 
-    /// Hands the Raft leadership to the first voter that takes it.
+    /// Hands the Raft leadership to the first live voter that takes it.
     async fn hand_over(&self, raft: &RaftNode<ClusterState>, report: &mut ShutdownReport) {
         let status = raft.status();
         if status.role != Role::Leader {
             return;
         }
-        let others = status
-            .voters
-            .iter()
-            .copied()
-            .filter(|voter| *voter != self.local.node);
-        let mut others: Vec<NodeId> = others.collect();
-        // Those that gossip believes alive first; a dead one costs its whole timeout.
-        others.sort_by_key(|voter| !self.swim.member(*voter).is_some_and(|view| view.state.is_live()));
-        for voter in others {
+        for voter in self.live_voters(&status.voters) {
             match raft.transfer_leader(voter).await {
                 Ok(()) => {
                     report.leadership_to = Some(voter);
@@ -178,7 +195,9 @@ impl Inner {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take();
         if !port_is_free(self.bound).await {
-            report.warnings.push(format!("the port of {} is not free yet", self.bound));
+            report
+                .warnings
+                .push(format!("the port of {} is not free yet", self.bound));
         }
         self.stage.send_replace(Stage::Stopped);
     }

@@ -224,3 +224,6 @@ impl<'de> Visitor<'de> for OpVisitor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,9 @@ use rivven_transport::PeerStatus;
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{WriteError, founding::bootstrap::introduce_to, inner::Inner, state::ClusterState};
+use crate::{
+    WriteError, founding::bootstrap::introduce_to, inner::Inner, ring_meta::RingMeta, state::ClusterState,
+};
 
 /// How often a lost connection is turned into a probe, and a failed registration repeated.
 const TICK: Duration = Duration::from_millis(250);
@@ -142,6 +144,17 @@ pub(crate) async fn watch_gossip(inner: Arc<Inner>) {
                     inner.local.boot_epoch
                 );
                 inner.note("superseded", Some(problem));
+            }
+            MemberEvent::Alive(view) | MemberEvent::Updated(view) => {
+                let (ours, theirs) = (RingMeta::of(&inner.config), RingMeta::decode(&view.meta));
+                if let Some(theirs) = theirs.filter(|theirs| *theirs != ours) {
+                    let problem = format!(
+                        "node {} has {} virtual nodes of ring version {}, this node {} of version {}: they \
+                         route differently; give every node the same `partitioning.virtual_nodes` and release",
+                        view.node, theirs.virtual_nodes, theirs.spec, ours.virtual_nodes, ours.spec
+                    );
+                    inner.note("ring-differs", Some(problem));
+                }
             }
             _ => {}
         }

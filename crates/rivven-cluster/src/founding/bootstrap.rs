@@ -29,6 +29,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Problems that concern no single peer are noted under this id, which no node has.
 const NOBODY: NodeId = 0;
 
+/// Who answers where, by node id.
+type Peers = BTreeMap<NodeId, (PeerIdentity, PeerAddr)>;
+
 /// Dials the peers of one node, and says who answers.
 #[derive(Debug)]
 pub(crate) struct Resolver {
@@ -96,13 +99,13 @@ impl Resolver {
     }
 
     /// Who answered where, this node left out. `None` until all have; an error if two are one.
-    fn peers(&self) -> Option<Result<BTreeMap<NodeId, (PeerIdentity, PeerAddr)>, Problem>> {
+    fn peers(&self) -> Option<Result<Peers, Problem>> {
         let found = self.found();
         if found.len() < self.addrs.len() {
             return None;
         }
         let local = self.transport.local();
-        let mut peers: BTreeMap<NodeId, (PeerIdentity, PeerAddr)> = BTreeMap::new();
+        let mut peers = Peers::new();
         for (addr, identity) in found.iter() {
             // What the peer proved last counts: it may have restarted since it was found.
             let latest = self.transport.peer(identity.node);
@@ -144,7 +147,7 @@ pub(crate) async fn agree(inner: &Inner) -> Arc<Founding> {
     let (mut wait, max) = RETRY;
     loop {
         if let Some(founding) = founders.accepted()
-            && founding.lowest() != Some(founders.local.node)
+            && (founding.lowest() != Some(founders.local.node) || inner.is_initialized())
         {
             return founding;
         }

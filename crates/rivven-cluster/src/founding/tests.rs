@@ -1,1 +1,168 @@
 //! Decisions about foundings, as tables.
+
+use rivven_types::{BootEpoch, ClusterId};
+
+use super::*;
+
+fn instance(byte: u8) -> InstanceId {
+    InstanceId::from_bytes([byte; 16])
+}
+
+/// Node 2 on instance 2.
+fn local() -> LocalIdentity {
+    LocalIdentity {
+        cluster: ClusterId::from_bytes([9; 16]),
+        node: 2,
+        instance: instance(2),
+        boot_epoch: BootEpoch(1),
+    }
+}
+
+/// Nodes on instances of the same number, unless said otherwise.
+fn set(nodes: &[(NodeId, u8)]) -> Instances {
+    nodes
+        .iter()
+        .map(|(node, byte)| (*node, instance(*byte)))
+        .collect()
+}
+
+fn founding(id: u8, nodes: &[(NodeId, u8)]) -> Founding {
+    let founder = |(node, byte): &(NodeId, u8)| {
+        let addr = format!("node{node}:9093").parse().unwrap();
+        let instance = instance(*byte);
+        (*node, Founder { instance, addr })
+    };
+    Founding {
+        id: FoundingId::from_random([id; 16]),
+        founders: nodes.iter().map(founder).collect(),
+    }
+}
+
+const THREE: &[(NodeId, u8)] = &[(1, 1), (2, 2), (3, 3)];
+
+#[test]
+fn a_founding_is_accepted_once_and_only_by_those_who_see_the_same() {
+    let resolved = || View::Resolved(set(THREE));
+    let check = |mine: View, proposer, proposal: Founding, expected: Result<Decision, &str>| {
+        let decision = decide(&local(), &mine, proposer, &proposal);
+        let decision = decision
+            .as_ref()
+            .map(|decision| *decision)
+            .map_err(|refused| refused.code.as_str());
+        assert_eq!(decision, expected, "{mine:?} {proposal:?}");
+    };
+    check(resolved(), 1, founding(7, THREE), Ok(Decision::Accept));
+    check(View::Looking, 1, founding(7, THREE), Err("founders-unknown"));
+    check(resolved(), 3, founding(7, THREE), Err("not-lowest"));
+    check(
+        resolved(),
+        1,
+        founding(7, &[(1, 1), (2, 2)]),
+        Err("founders-differ"),
+    );
+    check(
+        resolved(),
+        1,
+        founding(7, &[(1, 1), (2, 2), (3, 8)]),
+        Err("duplicate-node-id"),
+    );
+
+    let accepted = || View::Accepted(founding(7, THREE));
+    check(accepted(), 1, founding(7, THREE), Ok(Decision::AlreadyAccepted));
+    check(accepted(), 1, founding(8, THREE), Err("other-founding"));
+    check(
+        accepted(),
+        1,
+        founding(7, &[(1, 8), (2, 2), (3, 3)]),
+        Err("other-founding"),
+    );
+    let mut moved = founding(7, THREE);
+    moved.founders.get_mut(&3).unwrap().addr = "elsewhere:1".parse().unwrap();
+    check(accepted(), 1, moved, Ok(Decision::AlreadyAccepted));
+}
+
+#[test]
+fn what_an_operator_must_mend_is_named() {
+    let check = |mine: View, theirs: View, expected: Option<(&str, &[&str])>| {
+        let problem = judge(&local(), &mine, 3, &theirs);
+        assert_eq!(
+            problem.as_ref().map(|problem| problem.code),
+            expected.map(|(code, _)| code)
+        );
+        for part in expected.map_or(&[][..], |(_, parts)| parts) {
+            let message = &problem.as_ref().unwrap().message;
+            assert!(message.contains(part), "{part:?} is not in {message}");
+        }
+    };
+    let resolved = |nodes| View::Resolved(set(nodes));
+    let accepted = |id, nodes| View::Accepted(founding(id, nodes));
+    check(View::Looking, View::Looking, None);
+    check(View::Looking, resolved(THREE), None);
+    check(resolved(THREE), View::Looking, None);
+    check(resolved(THREE), resolved(THREE), None);
+    check(resolved(THREE), accepted(7, THREE), None);
+    check(accepted(7, THREE), accepted(7, THREE), None);
+    check(accepted(7, THREE), resolved(&[(2, 2), (3, 3)]), None);
+    check(
+        resolved(THREE),
+        resolved(&[(2, 2), (3, 3)]),
+        Some(("founders-differ", &["founders 1, 2, 3", "node 3 of 2, 3;"])),
+    );
+    check(
+        resolved(THREE),
+        resolved(&[(1, 8), (2, 2), (3, 3)]),
+        Some(("duplicate-node-id", &["[1]"])),
+    );
+    check(
+        resolved(THREE),
+        accepted(7, &[(1, 1), (2, 8), (3, 3)]),
+        Some(("duplicate-node-id", &["was lost"])),
+    );
+    check(
+        resolved(THREE),
+        accepted(7, &[(1, 1), (3, 3)]),
+        Some(("not-a-founder", &["1, 3"])),
+    );
+    check(
+        accepted(7, THREE),
+        accepted(8, THREE),
+        Some(("other-founding", &["two clusters"])),
+    );
+}
+
+#[tokio::test]
+async fn an_acceptance_survives_a_restart_and_belongs_to_its_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("founding.json");
+    let open = |local| Founders::open(local, path.clone(), TaskGroup::current());
+    let founders = Arc::new(open(local()).unwrap());
+    founders.set_resolved(Some(set(THREE)));
+    let refused = Arc::clone(&founders).proposed(3, founding(7, THREE)).await;
+    assert_eq!(refused.unwrap_err().code, "not-lowest");
+    assert!(!path.exists());
+    Arc::clone(&founders)
+        .proposed(1, founding(7, THREE))
+        .await
+        .unwrap();
+    assert_eq!(*founders.wait_accepted().await, founding(7, THREE));
+
+    let again = open(local()).unwrap();
+    assert_eq!(again.accepted().as_deref(), Some(&founding(7, THREE)));
+    let stranger = LocalIdentity { node: 3, ..local() };
+    assert_eq!(open(stranger).unwrap_err().code(), "foreign-founding");
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    for damaged in [
+        &text[..text.len() / 2],
+        "{}",
+        "",
+        &text.replace("\"version\": 0", "\"version\": 1"),
+    ] {
+        std::fs::write(&path, damaged).unwrap();
+        assert_eq!(
+            open(local()).unwrap_err().code(),
+            "data-file-unusable",
+            "{damaged}"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! One log entry changes several modules together or not at all.
+
+use rivven_partition::{NodeAddrs, Registration};
+use rivven_types::{BootEpoch, InstanceId, NodeId};
+
+use super::*;
+
+fn state() -> ClusterState {
+    ClusterState::new(Arc::new(Published::new()))
+}
+
+fn put(key: &str) -> Op {
+    Op::Kv(KvCommand::put(key, "v"))
+}
+
+/// Refused: the key does not exist, and is expected to.
+fn conflict() -> Op {
+    Op::Kv(KvCommand::cas("missing", Some(1), Some("v".into())))
+}
+
+fn register(node: NodeId) -> Op {
+    let addr = || "node:1".parse().unwrap();
+    Op::Partitions(PartitionCommand::RegisterNode(Registration {
+        node,
+        instance: InstanceId::from_bytes([1; 16]),
+        boot_epoch: BootEpoch(1),
+        addrs: NodeAddrs {
+            quic: addr(),
+            gossip: addr(),
+            admin: None,
+        },
+        zone: None,
+    }))
+}
+
+fn delete_topic() -> Op {
+    Op::Partitions(PartitionCommand::DeleteTopic {
+        name: "missing".into(),
+    })
+}
+
+fn apply(state: &mut ClusterState, index: u64, ops: Vec<Op>) -> usize {
+    let response = state.apply(&ApplyCtx::new(index, 1), ClusterCommand { ops });
+    state.batch_applied(index);
+    response.results.len()
+}
+
+#[test]
+fn operations_on_several_modules_take_effect_together_or_not_at_all() {
+    let mut state = state();
+    assert_eq!(apply(&mut state, 1, vec![put("a"), register(1), put("b")]), 3);
+    assert_eq!((state.kv.len(), state.partitions.map().nodes().len()), (2, 1));
+
+    for refused in [conflict(), delete_topic()] {
+        let before = (state.kv.revision(), state.partitions.clone());
+        let answered = apply(&mut state, 2, vec![put("c"), register(2), refused, put("d")]);
+        assert_eq!(answered, 3, "the refusal is the last answer");
+        assert_eq!((state.kv.revision(), state.partitions.clone()), before);
+        assert_eq!(state.kv.get("c"), None);
+    }
+}
+
+#[test]
+fn partitions_are_published_when_they_change() {
+    let mut state = state();
+    let published = Arc::clone(&state.published);
+    let changed = published.subscribe();
+    apply(&mut state, 1, vec![put("a")]);
+    assert!(!changed.has_changed().unwrap());
+    apply(&mut state, 2, vec![register(1)]);
+    assert!(changed.has_changed().unwrap());
+    assert_eq!(published.read(PartitionState::generation), 2);
+}
+
+#[test]
+fn a_snapshot_restores_both_modules_and_publishes_them() {
+    let mut original = state();
+    apply(&mut original, 1, vec![put("a"), register(1)]);
+    let mut bytes = Vec::new();
+    ClusterState::encode_snapshot(&original.snapshot(), &mut bytes).unwrap();
+
+    let mut restored = state();
+    restored.restore(&mut bytes.as_slice()).unwrap();
+    assert_eq!(restored.kv.get("a"), original.kv.get("a"));
+    assert_eq!(restored.partitions, original.partitions);
+    assert_eq!(restored.published.read(PartitionState::generation), 1);
+
+    for len in 0..bytes.len() {
+        assert!(state().restore(&mut &bytes[..len]).is_err(), "cut at {len}");
+    }
+    bytes[0] = 1;
+    let error = state().restore(&mut bytes.as_slice()).unwrap_err();
+    assert!(error.to_string().contains("unknown version"), "{error}");
+}
+
+#[test]
+fn a_command_carries_its_namespace_and_an_unknown_one_is_an_error() {
+    let command = ClusterCommand {
+        ops: vec![put("k"), delete_topic()],
+    };
+    let bytes = postcard::to_allocvec(&command).unwrap();
+    // Two operations; namespace 1, variant put, "k", "v"; namespace 2, variant delete topic, "missing".
+    assert_eq!(bytes, b"\x02\x01\x00\x01k\x01v\x02\x03\x07missing");
+    assert_eq!(postcard::from_bytes::<ClusterCommand>(&bytes).unwrap(), command);
+    assert!(postcard::from_bytes::<ClusterCommand>(b"\x01\x03\x00\x01k\x01v").is_err());
+    assert!(postcard::from_bytes::<ClusterCommand>(b"\x01\x01").is_err());
+}
+
+#[test]
+fn commands_beyond_the_limits_are_refused_before_they_are_proposed() {
+    let check = |ops: Vec<Op>, code: Option<&str>| {
+        let refused = ClusterState::check(&ClusterCommand { ops }).err();
+        assert_eq!(refused.map(|refusal| refusal.code).as_deref(), code);
+    };
+    check(vec![put("k"); MAX_OPS], None);
+    check(vec![put("k"); MAX_OPS + 1], Some("operations-out-of-range"));
+    check(vec![], Some("operations-out-of-range"));
+    check(vec![put("k"), put("")], Some("empty-key"));
+}
