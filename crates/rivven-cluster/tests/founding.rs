@@ -1,4 +1,10 @@
 //! Foundings that cannot succeed say why; those that only lack a node wait for it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail like tests"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! A cluster of one, and every start that must be refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail like tests"
+)]
 
 mod common;
 
@@ -49,6 +55,27 @@ async fn a_cluster_of_one_works_and_keeps_its_data() {
     );
     node.kv().delete("k2").await.unwrap();
 
+    topics_come_and_go(&node).await;
+
+    let report = node.shutdown().await;
+    assert!(report.warnings.is_empty(), "{report:?}");
+    drop(node);
+    let node = Cluster::start(config).await.unwrap();
+    node.wait_ready(PATIENCE).await.unwrap();
+    let entry = node
+        .kv()
+        .get("k", Consistency::Linearizable)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((entry.value, entry.create_revision), ("w".into(), revision));
+    assert_eq!(
+        node.kv().get("k2", Consistency::Linearizable).await.unwrap(),
+        None
+    );
+}
+
+async fn topics_come_and_go(node: &Cluster) {
     // The replication factor comes from the configuration, which is 1 for a cluster of one.
     node.partitions()
         .create_topic("t", TopicSpec::new(2))
@@ -71,23 +98,6 @@ async fn a_cluster_of_one_works_and_keeps_its_data() {
     let mut watch = node.partitions().watch();
     node.partitions().delete_topic("t").await.unwrap();
     assert!(watch.changed().await.topic("t").is_none());
-
-    let report = node.shutdown().await;
-    assert!(report.warnings.is_empty(), "{report:?}");
-    drop(node);
-    let node = Cluster::start(config).await.unwrap();
-    node.wait_ready(PATIENCE).await.unwrap();
-    let entry = node
-        .kv()
-        .get("k", Consistency::Linearizable)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!((entry.value, entry.create_revision), ("w".into(), revision));
-    assert_eq!(
-        node.kv().get("k2", Consistency::Linearizable).await.unwrap(),
-        None
-    );
 }
 
 #[tokio::test]
