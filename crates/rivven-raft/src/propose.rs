@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use openraft::errors::{ClientWriteError, RaftError};
-use rivven_transport::{CallCtx, CallError, Outcome};
+use rivven_transport::{CallCtx, Outcome};
 use rivven_types::NodeId;
 use tokio::{
     sync::SemaphorePermit,
@@ -178,7 +178,7 @@ impl<S: StateMachine> Inner<S> {
                 Attempt::Ended(Err(ProposeError::Unknown { cause }))
             }
             Ok(WireProposeResponse::Stopped { cause }) => Attempt::Again(cause),
-            Err(error) if is_not_done(&error) => Attempt::Again(error.to_string()),
+            Err(error) if error.outcome() == Outcome::NotDone => Attempt::Again(error.to_string()),
             Err(error) => Attempt::Ended(Err(ProposeError::Unknown {
                 cause: error.to_string(),
             })),
@@ -218,18 +218,4 @@ enum Attempt {
     Ended(Result<Bytes, ProposeError>),
     /// Nothing was done; the reason, should the deadline pass.
     Again(String),
-}
-
-/// Whether the leader certainly did not take the proposal.
-fn is_not_done(error: &CallError) -> bool {
-    match error {
-        // The handler ran, and its response was lost on the way out.
-        CallError::Rejected(rejection) => !matches!(
-            rejection.code.as_str(),
-            "response-too-large" | "malformed-response"
-        ),
-        // A request that was understood can fail to be understood only in its response.
-        CallError::Incompatible { .. } => false,
-        error => error.outcome() == Outcome::NotDone,
-    }
 }

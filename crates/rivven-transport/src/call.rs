@@ -84,8 +84,9 @@ pub enum CallError {
         /// What prevented it.
         cause: String,
     },
-    /// The connection was lost after the request may have reached the peer. Unknown.
-    #[error("the connection to node {node} was lost during the call: {cause}")]
+    /// The connection was lost after the request may have reached the peer, or its response makes no sense.
+    /// Unknown.
+    #[error("the call to node {node} was interrupted: {cause}")]
     MaybeExecuted {
         /// The peer.
         node: NodeId,
@@ -105,7 +106,7 @@ pub enum CallError {
     /// whose *response* could not be sent has acted: then unknown.
     #[error("refused by the peer: {} ({})", .0.message, .0.code)]
     Rejected(Rejection),
-    /// The two nodes share no protocol version, or a body could not be understood. Not done.
+    /// The two nodes share no protocol version or no cluster. Not done.
     #[error("incompatible peer: {cause}")]
     Incompatible {
         /// What was not understood.

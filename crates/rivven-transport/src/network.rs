@@ -135,8 +135,10 @@ impl Transport {
             return Err(CallError::NotSent { cause });
         }
         let response = self.0.call(to, spec, body.into(), ctx).await?;
-        postcard::from_bytes(&response).map_err(|error| CallError::Incompatible {
-            cause: format!("{}: response: {error}", spec.name),
+        // The peer has acted; only what it says of it is not understood.
+        postcard::from_bytes(&response).map_err(|error| CallError::MaybeExecuted {
+            node: to,
+            cause: format!("{}: the response is not understood: {error}", spec.name),
         })
     }
 
