@@ -26,7 +26,7 @@ use self::{
 
 /// What to run, on how many nodes, and where to report.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Scenarios to run; all of them when none is named.
     #[arg(value_name = "NAME")]
     names: Vec<Scenario>,
@@ -60,7 +60,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the scenarios could not be started at all.
-pub fn main(args: &Args) -> anyhow::Result<bool> {
+pub(crate) fn main(args: &Args) -> anyhow::Result<bool> {
     if args.list {
         for scenario in Scenario::ALL {
             say(format_args!("{:<16} {}", scenario.name(), scenario.about()));

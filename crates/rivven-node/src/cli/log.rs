@@ -8,8 +8,8 @@ use super::{Failure, LogFormat};
 
 /// Environment variable that chooses which lines are written.
 const FILTER_VARIABLE: &str = "RIVVEN_LOG";
-/// What is written when nobody chooses.
-const DEFAULT_FILTER: &str = "info";
+/// What is written when nobody chooses. The consensus library says at `info` what only its authors need.
+const DEFAULT_FILTER: &str = "info,openraft=warn";
 
 /// Starts writing log lines. Only the binary does this: libraries leave it to their user.
 pub(crate) fn start(format: LogFormat) -> Result<(), Failure> {

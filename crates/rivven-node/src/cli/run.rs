@@ -121,7 +121,7 @@ async fn shut_down(cluster: &Cluster, stop: &mut Stop) {
 fn token(data_dir: &Path) -> Result<AdminToken, Failure> {
     let path = token_path(data_dir);
     let fresh = AdminToken::from_random(
-        rivven_transport::random_bytes().map_err(|error| Failure::world(error.code(), &error))?,
+        rivven_transport::random_bytes().map_err(|error| Failure::world(error.code(), error))?,
     );
     AdminToken::load_or_create(&path, fresh).map_err(|error| {
         let message = format!("cannot use {}: {error}; check its owner and mode", path.display());
@@ -139,7 +139,8 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Config(error) => error.into(),
-            error if error.is_config() => Self::usage(error.code(), &error),
+            StartError::Identity(error) => error.into(),
+            StartError::NodeIdMismatch { .. } | StartError::GossipKey(_) => Self::usage(error.code(), &error),
             error => Self::world(error.code(), &error),
         }
     }

@@ -27,7 +27,7 @@ pub use wait::until;
 use self::ports::Ports;
 
 /// How long a node may take to end after SIGTERM.
-pub const STOP_GRACE: Duration = Duration::from_secs(15);
+pub const STOP_GRACE: Duration = Duration::from_secs(25);
 /// How many of its last lines are shown of the log of a node when something failed.
 const TAIL_LINES: usize = 12;
 

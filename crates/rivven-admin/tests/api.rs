@@ -1,0 +1,243 @@
+//! The API over a real cluster of one, in this process.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode, header};
+use rivven_admin::{
+    APPLIED_INDEX_HEADER, AdminOptions, AdminService, AdminToken, ErrorBody, HealthService, MAX_BODY_BYTES,
+    TOKEN_BYTES,
+};
+use rivven_cluster::{Cluster, ClusterConfig, identity};
+use tempfile::TempDir;
+
+struct Api {
+    service: AdminService,
+    cluster: Cluster,
+    token: AdminToken,
+    _dir: TempDir,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: header::HeaderMap,
+    body: Bytes,
+}
+
+impl Api {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        identity::write_cluster(&dir.path().join("certs"), &[1]).unwrap();
+        let mut config = ClusterConfig::dev(dir.path().join("data"));
+        config.tls_dir = Some(dir.path().join("certs/node-1"));
+        let cluster = Cluster::start(config).await.unwrap();
+        cluster.wait_ready(Duration::from_secs(60)).await.unwrap();
+        let token = AdminToken::from_random([3; TOKEN_BYTES]);
+        let options = AdminOptions {
+            token: token.clone(),
+            host_names: vec!["node1.example".into()],
+        };
+        Self {
+            service: AdminService::new(cluster.clone(), options),
+            cluster,
+            token,
+            _dir: dir,
+        }
+    }
+
+    /// As a client that holds the token.
+    async fn ask(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+        let bearer = format!("Bearer {}", self.token.reveal());
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "127.0.0.1:9640")
+            .header(header::AUTHORIZATION, bearer)
+            .body(Full::new(body.into()))
+            .unwrap();
+        self.send(request).await
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        let (head, body) = self.service.handle(request).await.into_parts();
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        }
+    }
+
+    async fn check_error(&self, method: Method, path: &str, body: impl Into<Bytes>, status: u16, code: &str) {
+        let answer = self.ask(method, path, body).await;
+        let error: ErrorBody = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(
+            (answer.status.as_u16(), error.code.as_str()),
+            (status, code),
+            "{path}: {}",
+            error.message
+        );
+        assert!(
+            !error.message.is_empty() && !error.remedy.is_empty(),
+            "{path}: {error:?}"
+        );
+    }
+}
+
+fn revision(answer: &Answer) -> u64 {
+    assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    body["revision"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn keys_topics_and_views_work_and_mistakes_are_named() {
+    let api = Api::start().await;
+    keys(&api).await;
+    topics(&api).await;
+    views(&api).await;
+    guards(&api).await;
+    api.cluster.shutdown().await;
+    api.check_error(Method::PUT, "/v1/kv/late", "v", 503, "not-ready")
+        .await;
+}
+
+async fn keys(api: &Api) {
+    let first = revision(&api.ask(Method::PUT, "/v1/kv/a/b%20c", "one").await);
+    let found = api.ask(Method::GET, "/v1/kv/a/b%20c", "").await;
+    assert_eq!((found.status, &found.body[..]), (StatusCode::OK, &b"one"[..]));
+    assert_eq!(found.headers[header::ETAG], format!("\"{first}\""));
+    assert!(
+        found.headers[APPLIED_INDEX_HEADER]
+            .to_str()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            > 0
+    );
+    let stale = api
+        .ask(Method::GET, "/v1/kv/a%2Fb%20c?consistency=stale", "")
+        .await;
+    assert_eq!(stale.body, "one");
+
+    api.check_error(
+        Method::PUT,
+        "/v1/kv/a/b%20c?if_revision=0",
+        "two",
+        412,
+        "revision-mismatch",
+    )
+    .await;
+    let path = format!("/v1/kv/a/b%20c?if_revision={first}");
+    let second = revision(&api.ask(Method::PUT, &path, "two").await);
+    assert!(second > first);
+    api.check_error(Method::DELETE, &path, "", 412, "revision-mismatch")
+        .await;
+    revision(&api.ask(Method::DELETE, "/v1/kv/a/b%20c", "").await);
+    api.check_error(Method::GET, "/v1/kv/a/b%20c", "", 404, "key-not-found")
+        .await;
+
+    revision(&api.ask(Method::PUT, "/v1/kv/big", vec![7; MAX_BODY_BYTES]).await);
+    api.check_error(
+        Method::PUT,
+        "/v1/kv/big",
+        vec![7; MAX_BODY_BYTES + 1],
+        413,
+        "body-too-large",
+    )
+    .await;
+    let long = format!("/v1/kv/{}", "k".repeat(5000));
+    let answer = api.ask(Method::PUT, &long, "v").await;
+    assert!(answer.status.is_client_error(), "{:?}", answer.body);
+}
+
+async fn topics(api: &Api) {
+    let body = r#"{"name":"orders","partitions":3,"replication_factor":1}"#;
+    revision(&api.ask(Method::POST, "/v1/topics", body).await);
+    api.check_error(Method::POST, "/v1/topics", body, 409, "topic-exists")
+        .await;
+    api.check_error(
+        Method::POST,
+        "/v1/topics",
+        r#"{"name":"x","partitons":1}"#,
+        400,
+        "bad-json",
+    )
+    .await;
+    let many = r#"{"name":"x","partitions":1,"replication_factor":3}"#;
+    api.check_error(Method::POST, "/v1/topics", many, 409, "not-enough-nodes")
+        .await;
+    let one = api.ask(Method::GET, "/v1/topics/orders", "").await;
+    let one: rivven_admin::AssignmentsBody = serde_json::from_slice(&one.body).unwrap();
+    assert_eq!(one.partitions.len(), 3);
+    assert!(
+        one.partitions.iter().all(|partition| partition.leader == Some(1)),
+        "{one:?}"
+    );
+    revision(&api.ask(Method::DELETE, "/v1/topics/orders", "").await);
+    api.check_error(Method::DELETE, "/v1/topics/orders", "", 404, "unknown-topic")
+        .await;
+    api.check_error(Method::GET, "/v1/topics/orders", "", 404, "unknown-topic")
+        .await;
+}
+
+async fn views(api: &Api) {
+    for path in [
+        "/v1/status",
+        "/v1/members",
+        "/v1/topics",
+        "/v1/assignments",
+        "/livez",
+        "/readyz",
+        "/metrics",
+    ] {
+        assert_eq!(
+            api.ask(Method::GET, path, "").await.status,
+            StatusCode::OK,
+            "{path}"
+        );
+    }
+    let one = api.ask(Method::GET, "/readyz/raft_leader", "").await;
+    assert!(one.body.starts_with(b"[+]raft_leader ok"), "{:?}", one.body);
+    api.check_error(Method::GET, "/readyz/nonsense", "", 404, "unknown-check")
+        .await;
+    api.check_error(Method::GET, "/v2/status", "", 404, "unknown-path")
+        .await;
+    api.check_error(Method::POST, "/v1/leader/transfer?to=9", "", 400, "not-a-voter")
+        .await;
+
+    let health = HealthService::new(api.cluster.clone());
+    let ask = |path: &str| {
+        health
+            .handle(&Request::get(path).body(()).unwrap())
+            .status()
+            .as_u16()
+    };
+    assert_eq!((ask("/readyz"), ask("/metrics")), (200, 200));
+    assert_eq!(
+        (ask("/v1/status"), ask("/v1/kv/big")),
+        (404, 404),
+        "nothing but health"
+    );
+}
+
+async fn guards(api: &Api) {
+    let request = |method: Method, host: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri("/v1/kv/big")
+            .header(header::HOST, host);
+        request.body(Full::new(Bytes::new())).unwrap()
+    };
+    let status = async |request| api.send(request).await.status.as_u16();
+    assert_eq!(
+        status(request(Method::GET, "node1.example:9640")).await,
+        200,
+        "reading needs no token"
+    );
+    assert_eq!(status(request(Method::GET, "rebound.example")).await, 403);
+    for method in [Method::PUT, Method::DELETE] {
+        assert_eq!(status(request(method, "localhost")).await, 401);
+    }
+    assert_eq!(status(request(Method::PATCH, "localhost")).await, 405);
+}

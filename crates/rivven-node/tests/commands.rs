@@ -1,0 +1,159 @@
+//! The commands on a good day.
+
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rivven_cluster::ClusterConfig;
+use rivven_node::{
+    client::{AdminClient, ReadLevel},
+    harness::{Harness, HarnessOptions, NodeProcess, NodeSpec, STOP_GRACE},
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_rivven-node");
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_promised_configuration_is_accepted_and_shown() {
+    let promised = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/promises/config.yaml");
+    let output = Command::new(BINARY)
+        .args(["config", "check", promised])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("heartbeat_interval_ms: 50") && text.contains("suspect_timeout_ms: 5000"),
+        "{text}"
+    );
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node1.yaml");
+    std::fs::write(
+        &file,
+        "cluster: { node_id: 1, data_dir: from-file, zone: from-file }",
+    )
+    .unwrap();
+    let output = Command::new(BINARY)
+        .args(["run", "--print-config", "--data-dir", "from-flag", "--config"])
+        .arg(&file)
+        .env("RIVVEN_CLUSTER__DATA_DIR", "from-env")
+        .env("RIVVEN_CLUSTER__ZONE", "from-env")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let shown = ClusterConfig::from_yaml_str(&text, "printed").unwrap();
+    assert_eq!(shown.data_dir, Some("from-flag".into()));
+    assert_eq!(shown.zone.as_deref(), Some("from-env"));
+}
+
+/// One node: writes survive SIGTERM and SIGKILL, and `status` shows it.
+#[tokio::test]
+async fn a_node_keeps_its_data_and_its_identity() {
+    let mut options = HarnessOptions::new(BINARY);
+    options.nodes = 1;
+    let mut harness = Harness::start(options).unwrap();
+    harness.wait_ready(&[1], LIMIT).await.unwrap();
+    let first = harness.status(1).await.unwrap();
+    harness.client(1).unwrap().put("k", "kept".into()).await.unwrap();
+
+    let status = harness.node_mut(1).unwrap().terminate(STOP_GRACE).await.unwrap();
+    assert!(status.success(), "{status}");
+    harness.node_mut(1).unwrap().start().unwrap();
+    harness.wait_ready(&[1], LIMIT).await.unwrap();
+    harness.node_mut(1).unwrap().kill().unwrap();
+    harness.node_mut(1).unwrap().start().unwrap();
+    harness.wait_ready(&[1], LIMIT).await.unwrap();
+
+    let found = harness
+        .client(1)
+        .unwrap()
+        .get("k", ReadLevel::Linearizable)
+        .await
+        .unwrap();
+    assert_eq!(found.unwrap().value, "kept");
+    let third = harness.status(1).await.unwrap();
+    assert_eq!(
+        (&third.cluster_id, &third.instance_id),
+        (&first.cluster_id, &first.instance_id)
+    );
+    assert_eq!(third.boot_epoch, first.boot_epoch + 2);
+
+    let admin = harness.node(1).unwrap().spec().admin.to_string();
+    let output = Command::new(BINARY)
+        .args(["status", "--admin", &admin])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains(&first.cluster_id) && text.contains("controller"),
+        "{text}"
+    );
+    harness.stop_all().await.unwrap();
+
+    let output = Command::new(BINARY)
+        .args(["status", "--admin", &admin])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("error[node-unreachable]") && text.contains("help: "),
+        "{text}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// `--dev` needs no file: certificates, data and all.
+#[tokio::test]
+async fn dev_runs_without_any_file() {
+    let mut options = HarnessOptions::new(BINARY);
+    options.nodes = 1;
+    // Only for its free ports.
+    let ports = Harness::prepare(options).unwrap();
+    let config = ClusterConfig::from_yaml_file(&ports.node(1).unwrap().spec().config).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(BINARY)
+        .args(["run", "--dev", "--end-with-stdin", "--data-dir"])
+        .arg(dir.path())
+        .env("RIVVEN_CLUSTER__BIND_ADDRESS", config.bind_address.to_string())
+        .env(
+            "RIVVEN_CLUSTER__GOSSIP__BIND_PORT",
+            config.gossip.bind_port.to_string(),
+        )
+        .env("RIVVEN_CLUSTER__ADMIN__ADDRESS", config.admin.address.to_string())
+        .env(
+            "RIVVEN_CLUSTER__ADMIN__HEALTH_ADDRESS",
+            config.admin.health_address.to_string(),
+        )
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let spec = NodeSpec {
+        data_dir: dir.path().to_owned(),
+        ..ports.node(1).unwrap().spec().clone()
+    };
+    let ready = rivven_node::harness::until("dev is ready", LIMIT, || async {
+        let ready = AdminClient::new(spec.admin).is_ready().await;
+        ready
+            .map_err(|error| error.to_string())?
+            .then_some(())
+            .ok_or_else(|| "not ready".to_owned())
+    });
+    let ready = ready.await;
+    let written = NodeProcess::new(spec.clone()).client().put("k", "v".into()).await;
+    // Closing its standard input is how a parent that dies takes its nodes along.
+    drop(child.stdin.take());
+    let status = child.wait().unwrap();
+    ready.unwrap();
+    written.unwrap();
+    assert!(status.success(), "{status}");
+}
