@@ -1,0 +1,51 @@
+//! The commands of the operating guide, run in order as an operator would.
+
+use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// The folder of the programs that this test was built with.
+fn programs() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    test.parent().and_then(|deps| deps.parent()).unwrap().to_owned()
+}
+
+#[test]
+fn the_commands_of_the_operating_guide_work_in_order() {
+    let guide = fs::read_to_string(root().join("docs/operating/README.md")).unwrap();
+    let blocks = guide.split("```sh\n").skip(1);
+    let commands: String = blocks
+        .map(|rest| rest.split_once("```").expect("an open fence").0)
+        .collect();
+    assert!(commands.contains("cert init") && commands.contains("kill -TERM"));
+
+    // A test of this package does not build the program by itself.
+    let build = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "rivven-node"])
+        .current_dir(root())
+        .status();
+    assert!(build.unwrap().success());
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("{}:{}", programs().display(), env::var("PATH").unwrap());
+    let script = format!("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{commands}");
+    let run = Command::new("timeout")
+        .args(["--signal=TERM", "60", "bash", "-c", &script])
+        .env("PATH", path)
+        .current_dir(folder.path())
+        .process_group(0)
+        .output()
+        .unwrap();
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        run.status.success(),
+        "{}\n{}",
+        shown(&run.stdout),
+        shown(&run.stderr)
+    );
+    assert!(shown(&run.stdout).contains("hello"), "{}", shown(&run.stdout));
+}
