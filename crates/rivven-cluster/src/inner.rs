@@ -221,7 +221,9 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let own = own.into_iter().map(|(code, message)| Problem::new(code, message));
-        own.chain(self.founders.problems()).collect()
+        own.chain(self.founders.problems())
+            .chain(self.resolver.double())
+            .collect()
     }
 
     /// How far the node is.

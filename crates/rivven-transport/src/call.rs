@@ -106,6 +106,13 @@ pub enum CallError {
     /// whose *response* could not be sent has acted: then unknown.
     #[error("refused by the peer: {} ({})", .0.message, .0.code)]
     Rejected(Rejection),
+    /// One of the two refused the other because another data directory under its node id is connected.
+    /// Not done, and not before one of the two processes has ended.
+    #[error("duplicate node id: {cause}")]
+    DuplicateNode {
+        /// Who refused whom.
+        cause: String,
+    },
     /// The two nodes share no protocol version or no cluster. Not done.
     #[error("incompatible peer: {cause}")]
     Incompatible {
@@ -124,6 +131,7 @@ impl CallError {
             | Self::NotSent { .. }
             | Self::Overloaded { .. }
             | Self::Rejected(_)
+            | Self::DuplicateNode { .. }
             | Self::Incompatible { .. } => Outcome::NotDone,
             Self::MaybeExecuted { .. } | Self::Deadline => Outcome::Unknown,
         }
@@ -139,6 +147,7 @@ impl CallError {
             Self::Deadline => "deadline",
             Self::Overloaded { .. } => "overloaded",
             Self::Rejected(rejection) => &rejection.code,
+            Self::DuplicateNode { .. } => "duplicate-node-id",
             Self::Incompatible { .. } => "incompatible",
         }
     }

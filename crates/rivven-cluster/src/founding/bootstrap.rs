@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ type Peers = BTreeMap<NodeId, (PeerIdentity, PeerAddr)>;
 pub(crate) struct Resolver {
     transport: Transport,
     found: Mutex<BTreeMap<PeerAddr, PeerIdentity>>,
+    /// Addresses that refused this node as a double, and what they said.
+    doubles: Mutex<BTreeMap<PeerAddr, String>>,
     addrs: Vec<PeerAddr>,
 }
 
@@ -45,6 +47,7 @@ impl Resolver {
         Arc::new(Self {
             transport,
             found: Mutex::default(),
+            doubles: Mutex::default(),
             addrs,
         })
     }
@@ -64,33 +67,49 @@ impl Resolver {
                 .await
             {
                 Ok(identity) => {
-                    self.found().insert(addr.clone(), identity);
+                    lock(&self.doubles).remove(addr);
+                    lock(&self.found).insert(addr.clone(), identity);
                     return;
                 }
-                Err(error) if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) => {
-                    reported = Some(Instant::now());
-                    tracing::warn!(
-                        node_id = self.transport.local().node,
-                        peer = %addr,
-                        code = error.code(),
-                        %error,
-                        "peer not reached yet; trying again"
-                    );
+                Err(error) => {
+                    self.failed(addr, &error, &mut reported);
                 }
-                Err(_) => {}
             }
             sleep(wait).await;
             wait = (wait * 2).min(max);
         }
     }
 
-    fn found(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerAddr, PeerIdentity>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Says now and then that an address does not answer, and at once that it calls this node a double.
+    fn failed(&self, addr: &PeerAddr, error: &CallError, reported: &mut Option<Instant>) {
+        let node_id = self.transport.local().node;
+        let known = match error {
+            CallError::DuplicateNode { cause } => lock(&self.doubles).insert(addr.clone(), cause.clone()),
+            _ => lock(&self.doubles).remove(addr).and(None),
+        };
+        let (code, news) = (error.code(), known.is_none());
+        if matches!(error, CallError::DuplicateNode { .. }) && news {
+            tracing::error!(node_id, peer = %addr, code, %error, "refused as a double; trying again");
+        } else if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+            *reported = Some(Instant::now());
+            tracing::warn!(node_id, peer = %addr, code, %error, "peer not reached yet; trying again");
+        }
+    }
+
+    /// What an operator must mend if some address calls this node a double.
+    pub(crate) fn double(&self) -> Option<Problem> {
+        let doubles = lock(&self.doubles);
+        let (_, cause) = doubles.first_key_value()?;
+        let node = self.transport.local().node;
+        let message = format!(
+            "another process uses node id {node}: {cause}; give each node an id and a certificate of its own"
+        );
+        Some(Problem::new("duplicate-node-id", message))
     }
 
     /// Addresses that have not answered.
     pub(crate) fn missing(&self) -> Vec<PeerAddr> {
-        let found = self.found();
+        let found = lock(&self.found);
         self.addrs
             .iter()
             .filter(|addr| !found.contains_key(*addr))
@@ -100,7 +119,7 @@ impl Resolver {
 
     /// Who answered where, this node left out. `None` until all have; an error if two are one.
     fn peers(&self) -> Option<Result<Peers, Problem>> {
-        let found = self.found();
+        let found = lock(&self.found);
         if found.len() < self.addrs.len() {
             return None;
         }
@@ -126,6 +145,10 @@ impl Resolver {
         }
         Some(Ok(peers))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn duplicate(node: NodeId, addrs: &[&PeerAddr]) -> Problem {

@@ -193,6 +193,7 @@ fn close_after(connection: &Connection, remote: SocketAddr, error: GreetError) -
             connection.close(refusal.close_code(), text.as_bytes());
             match refusal {
                 Refusal::Version | Refusal::OtherCluster { .. } => DialError::Incompatible(text),
+                Refusal::DuplicateNode(_) => DialError::Duplicate(text),
                 _ => DialError::Unreachable(text),
             }
         }
@@ -211,13 +212,14 @@ fn failed(remote: SocketAddr, error: &ConnectionError) -> DialError {
         warn!(%remote, %reason, "connection refused");
     }
     let text = format!("{remote}: {reason}");
-    match error {
-        ConnectionError::ApplicationClosed(frame)
-            if u32::try_from(frame.error_code.into_inner()).is_ok_and(Refusal::is_incompatible) =>
-        {
-            DialError::Incompatible(text)
-        }
-        _ => DialError::Unreachable(text),
+    let code = match error {
+        ConnectionError::ApplicationClosed(frame) => u32::try_from(frame.error_code.into_inner()).ok(),
+        _ => None,
+    };
+    match code {
+        Some(close::DUPLICATE_NODE) => DialError::Duplicate(text),
+        Some(code) if Refusal::is_incompatible(code) => DialError::Incompatible(text),
+        Some(_) | None => DialError::Unreachable(text),
     }
 }
 

@@ -74,6 +74,8 @@ impl Line {
 pub(super) enum DialError {
     /// Nobody answered, or the one who did refused; a retry may help.
     Unreachable(String),
+    /// One of the two is a double of a node that is connected already.
+    Duplicate(String),
     /// The one who answered is of another cluster, or speaks no common version.
     Incompatible(String),
 }
@@ -82,6 +84,7 @@ impl DialError {
     pub(super) fn into_call_error(self, node: NodeId) -> CallError {
         match self {
             Self::Unreachable(cause) => CallError::Unreachable { node, cause },
+            Self::Duplicate(cause) => CallError::DuplicateNode { cause },
             Self::Incompatible(cause) => CallError::Incompatible { cause },
         }
     }
