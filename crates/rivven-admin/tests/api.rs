@@ -1,5 +1,11 @@
 //! The API over a real cluster of one, in this process.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,5 +1,11 @@
 //! What bad input gets: a stable code, a cause, a remedy, the right exit code, and nothing harmed on disk.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
+
 use std::{
     ffi::OsStr,
     fs,
@@ -123,7 +129,7 @@ fn configuration_mistakes_show_their_place() {
 
 #[test]
 fn a_missing_file_and_a_wrong_variable_are_named() {
-    let printed = fails(["config", "check", "no-such.yaml"], 2, "config-unreadable");
+    let printed = fails(["config", "check", "no-such.yaml"], 2, "config-not-readable");
     assert!(printed.contains("no-such.yaml"), "{printed}");
     let bench = Bench::new();
     let output = Command::new(BINARY)
@@ -324,6 +330,38 @@ async fn a_peer_that_does_not_resolve_is_tried_again_and_never_fatal() {
     assert_eq!((live, ready), (200, 503), "{text}");
     let node = bench.harness.node_mut(1).unwrap();
     assert!(node.terminate(STOP_GRACE).await.unwrap().success());
+}
+
+/// Two machines with the same certificate: the one that was there first goes on, and both say what is wrong.
+#[tokio::test]
+async fn a_second_node_of_the_same_id_is_refused_by_name() {
+    let mut harness = Harness::start(HarnessOptions::new(BINARY)).unwrap();
+    harness.wait_ready(&[1, 2, 3], LIMIT).await.unwrap();
+    let tls = harness.dir().join("tls").join(node_dir_name(2));
+    let mut twin = harness.outsider(2, "twin", &tls).unwrap();
+    twin.start().unwrap();
+    let told = until("everybody knows", LIMIT, || async {
+        let twin_log = twin.log_text().unwrap_or_default();
+        let first_log = harness.node(1).unwrap().log_text().unwrap_or_default();
+        let problems = harness
+            .status(2)
+            .await
+            .map_err(|error| error.to_string())?
+            .problems;
+        let named = problems.iter().any(|problem| problem.code == "duplicate-node-id");
+        let refused = twin_log.contains("duplicate-node-id") && first_log.contains("refused");
+        if named && refused {
+            Ok(())
+        } else {
+            Err(format!("{problems:?}\n{twin_log}"))
+        }
+    });
+    told.await.unwrap();
+    assert!(!twin.client().is_ready().await.unwrap());
+    assert!(twin.terminate(STOP_GRACE).await.unwrap().success());
+    let mut client = harness.client(2).unwrap();
+    client.put("still", "here".into()).await.unwrap();
+    harness.stop_all().await.unwrap();
 }
 
 fn authority(dir: &Path) -> CertificateAuthority {

@@ -1,5 +1,11 @@
 //! The commands on a good day.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
+
 use std::{
     process::{Command, Stdio},
     time::Duration,

@@ -43,6 +43,9 @@ fn node_table(status: &StatusBody) -> Table {
         ),
     );
     row("version", &status.version);
+    for problem in &status.problems {
+        row("problem", &format_args!("[{}] {}", problem.code, problem.message));
+    }
     table
 }
 
