@@ -27,7 +27,7 @@ impl ConfigErrorKind {
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
-            Self::Unreadable => "config-not-readable",
+            Self::Unreadable => "config-unreadable",
             Self::Syntax => "config-syntax",
             Self::UnknownKey => "config-unknown-key",
             Self::DuplicateKey => "config-duplicate-key",

@@ -271,7 +271,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node1.yaml");
     let error = ClusterConfig::from_yaml_file(&path).unwrap_err();
-    assert!(error.to_string().contains("node1.yaml") && error.code() == "config-not-readable");
+    assert!(error.to_string().contains("node1.yaml") && error.code() == "config-unreadable");
     fs::write(&path, vec![b' '; usize::try_from(MAX_CONFIG_BYTES).unwrap() + 1]).unwrap();
     assert!(
         ClusterConfig::from_yaml_file(&path)
@@ -282,7 +282,7 @@ fn a_file_that_cannot_be_read_is_named() {
     fs::write(&path, [0xff]).unwrap();
     assert_eq!(
         ClusterConfig::from_yaml_file(&path).unwrap_err().code(),
-        "config-not-readable"
+        "config-unreadable"
     );
     fs::write(&path, PROMISED).unwrap();
     assert_eq!(
