@@ -15,6 +15,7 @@ const SCRAP: usize = 64;
 pub(crate) struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
     stdin_closed: Option<oneshot::Receiver<()>>,
 }
 
@@ -24,8 +25,15 @@ impl Stop {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: None,
             stdin_closed: None,
         })
+    }
+
+    /// Takes the end of the terminal as a request too. Not for a service, which `nohup` may have detached.
+    pub(crate) fn watch_terminal(&mut self) -> io::Result<()> {
+        self.hangup = Some(signal(SignalKind::hangup())?);
+        Ok(())
     }
 
     /// Takes the end of standard input as a request too: it comes when the parent process dies.
@@ -52,10 +60,17 @@ impl Stop {
                 None => std::future::pending().await,
             }
         };
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             _ = self.terminate.recv() => return "SIGTERM",
             _ = self.interrupt.recv() => return "SIGINT",
+            () = hangup => return "SIGHUP",
             () = stdin_closed => {}
         }
         self.stdin_closed = None;

@@ -14,7 +14,9 @@ use std::{
 use rivven_cluster::ClusterConfig;
 use rivven_node::{
     client::{AdminClient, ReadLevel},
-    harness::{Harness, HarnessOptions, NodeProcess, NodeSpec, STOP_GRACE},
+    harness::{
+        Harness, HarnessOptions, History, Load, LoadOptions, NodeProcess, NodeSpec, Outcome, STOP_GRACE,
+    },
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rivven-node");
@@ -162,4 +164,44 @@ async fn dev_runs_without_any_file() {
     ready.unwrap();
     written.unwrap();
     assert!(status.success(), "{status}");
+}
+
+/// The count of lost writes must be able to fail: it is shown a promise that nobody kept.
+#[tokio::test]
+async fn a_promised_write_that_is_missing_or_altered_is_counted_as_lost() {
+    let mut options = HarnessOptions::new(BINARY);
+    options.nodes = 1;
+    let harness = Harness::start(options).unwrap();
+    harness.wait_ready(&[1], LIMIT).await.unwrap();
+    let load = Load::start(&harness, &LoadOptions::new("load")).unwrap();
+    load.wait_acknowledged(20, LIMIT).await.unwrap();
+    let mut history = load.stop().await.unwrap();
+    let verify = async |history: &History| {
+        history
+            .verify(&harness, 1, ReadLevel::Linearizable)
+            .await
+            .unwrap()
+    };
+    let kept = verify(&history).await;
+    assert!(kept.acknowledged >= 20 && kept.lost() == 0, "{kept:?}");
+
+    let altered = history.writes[0].key.clone();
+    harness
+        .client(1)
+        .unwrap()
+        .put(&altered, "another value".into())
+        .await
+        .unwrap();
+    let mut invented = history.writes[0].clone();
+    invented.key = "load/never/written".into();
+    history.writes.push(invented.clone());
+    assert_eq!(verify(&history).await.lost(), 2);
+
+    invented.outcome = Outcome::Unknown;
+    history.writes = vec![invented];
+    assert_eq!(
+        verify(&history).await.acknowledged,
+        0,
+        "only what was promised counts"
+    );
 }

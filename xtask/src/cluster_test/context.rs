@@ -104,12 +104,7 @@ impl<'a> Context<'a> {
 
     /// Refuses to pass a run that injected less, or saw less, than it is meant to (design D12).
     pub(super) fn floor(&mut self, what: &'static str, seen: usize, least: usize) -> anyhow::Result<()> {
-        self.facts.count(what, seen);
-        anyhow::ensure!(
-            seen >= least,
-            "only {seen} {what}, at least {least} are needed to show anything"
-        );
-        Ok(())
+        self.facts.floor(what, seen, least)
     }
 }
 
@@ -129,6 +124,16 @@ enum Fact {
 impl Facts {
     pub(super) fn count(&mut self, name: &'static str, value: usize) {
         self.set(name, Fact::Count(value));
+    }
+
+    /// Counts, and refuses too little.
+    fn floor(&mut self, name: &'static str, seen: usize, least: usize) -> anyhow::Result<()> {
+        self.count(name, seen);
+        anyhow::ensure!(
+            seen >= least,
+            "only {seen} {name}, at least {least} are needed to show anything"
+        );
+        Ok(())
     }
 
     /// Adds one measured time.
@@ -198,5 +203,17 @@ mod tests {
         facts.count("kills", 4);
         assert_eq!(facts.to_text(), "kills 4, next write median 200 ms, worst 300 ms");
         assert_eq!(facts.to_json()["next write"][0], 300.0);
+    }
+
+    #[test]
+    fn a_run_that_injected_too_little_is_refused() {
+        let mut facts = Facts::default();
+        assert!(facts.floor("kills", 3, 3).is_ok());
+        assert!(facts.floor("kills", 2, 3).is_err());
+        assert_eq!(
+            facts.to_text(),
+            "kills 2",
+            "what was seen is reported all the same"
+        );
     }
 }

@@ -17,7 +17,10 @@ use std::{
 
 use anyhow::Context as _;
 use rivven_node::harness::{Harness, HarnessOptions};
-use tokio::time::Instant;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 
 use self::{
     context::{Context, Facts},
@@ -89,10 +92,13 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<bool> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Either signal unwinds, so that processes and directories go.
+        let mut terminate = signal(SignalKind::terminate())?;
         let (mut passed, mut failed) = (0, 0);
         for scenario in scenarios {
             let report = tokio::select! {
                 biased;
+                _ = terminate.recv() => anyhow::bail!("interrupted in {}", scenario.name()),
                 _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted in {}", scenario.name()),
                 report = run(scenario, args, &binary, seed) => report,
             };

@@ -19,14 +19,17 @@ pub(crate) fn run(keep: bool, out: &mut Output) -> Result<(), Failure> {
     let mut screen = Screen::new(out);
     block_on(async {
         let mut stop = signal::Stop::listen()?;
+        stop.watch_terminal()?;
         let started = Harness::start(options).map_err(|error| Failure::other(&error));
         let mut harness = started?;
-        let result = tokio::select! {
+        let told = tokio::select! {
             biased;
-            cause = stop.requested() => Err(anyhow::anyhow!("interrupted by {cause}")),
-            result = story::tell(&mut harness, &mut screen) => result,
+            cause = stop.requested() => {
+                return Err(Failure::world("interrupted", format_args!("interrupted by {cause}")));
+            }
+            told = story::tell(&mut harness, &mut screen) => told,
         };
-        if let Err(error) = result {
+        if let Err(error) = told {
             screen.abandon(&harness.log_tails());
             return Err(Failure::other(&error));
         }
