@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use rivven_partition::{Liveness, NodeStatus, PartitionCommand, PartitionState, reconcile};
-use rivven_raft::{Consistency, RaftNode, Role};
+use rivven_raft::{Consistency, RaftNode, RaftWatch, Role};
 use rivven_swim::{MemberState, MemberView};
 use rivven_types::NodeId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -64,10 +64,21 @@ pub(crate) async fn run(inner: Arc<Inner>, raft: RaftNode<ClusterState>) {
         }
         tokio::select! {
             biased;
-            _ = status.changed() => {}
+            () = reign_changed(&mut status, (now.role, now.term)) => {}
             _ = changes.changed() => {}
             Some(_) = events.next() => {}
             _ = tick.tick() => {}
+        }
+    }
+}
+
+/// Waits until who leads has changed. The status changes with every write, which is none of the controller's
+/// business.
+async fn reign_changed(status: &mut RaftWatch, seen: (Role, u64)) {
+    loop {
+        let now = status.changed().await;
+        if (now.role, now.term) != seen {
+            return;
         }
     }
 }

@@ -8,7 +8,7 @@ use rivven_raft::RaftNode;
 use rivven_swim::{MemberEvent, MemberState};
 use rivven_transport::PeerStatus;
 use rivven_types::{NodeId, PeerAddr};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{
     WriteError, founding::bootstrap::introduce_to, inner::Inner, ring_meta::RingMeta, state::ClusterState,
@@ -17,34 +17,52 @@ use crate::{
 /// How often a lost connection is turned into a probe, and a failed registration repeated.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Every how many ticks nodes compare their foundings.
-const INTRODUCE_TICKS: u32 = 40;
+/// How often nodes compare their foundings.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a registration may take to be committed.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Registers this node and follows the registrations of the others. Never returns.
+/// Registers this node, follows the registrations of the others, and compares foundings. Never returns.
+///
+/// Three loops, so that a registration that waits for a quorum does not hold up the rest.
 pub(crate) async fn run(inner: Arc<Inner>, raft: RaftNode<ClusterState>) {
+    tokio::join!(
+        keep_registered(&inner, &raft),
+        follow_others(&inner),
+        compare_foundings(&inner)
+    );
+}
+
+async fn keep_registered(inner: &Inner, raft: &RaftNode<ClusterState>) {
     let mut changes = inner.published.subscribe();
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut dialled = BTreeMap::new();
-    let mut ticks = 0_u32;
+    let mut tick = ticker(TICK);
     loop {
         if raft.status().leader.is_some() {
-            register(&inner).await;
-        }
-        follow_addresses(&inner, &mut dialled);
-        hint(&inner);
-        if ticks.is_multiple_of(INTRODUCE_TICKS) {
-            compare_foundings(&inner).await;
+            register(inner).await;
         }
         tokio::select! {
             biased;
             _ = changes.changed() => {}
-            _ = tick.tick() => ticks = ticks.wrapping_add(1),
+            _ = tick.tick() => {}
         }
     }
+}
+
+async fn follow_others(inner: &Inner) {
+    let mut dialled = BTreeMap::new();
+    let mut tick = ticker(TICK);
+    loop {
+        tick.tick().await;
+        follow_addresses(inner, &mut dialled);
+        hint(inner);
+    }
+}
+
+fn ticker(period: Duration) -> Interval {
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
 }
 
 /// Proposes this node's registration unless the state has it already.
@@ -111,16 +129,18 @@ fn hint(inner: &Inner) {
 
 /// Two histories under one certificate authority are noticed by both sides.
 async fn compare_foundings(inner: &Inner) {
-    let nodes = inner.published.read(|state| {
-        let nodes = state.map().nodes().map(|node| node.registration.node);
-        nodes.filter(|node| *node != inner.local.node).collect::<Vec<_>>()
-    });
-    join_all(
-        nodes
+    let mut tick = ticker(COMPARE_INTERVAL);
+    loop {
+        tick.tick().await;
+        let nodes: Vec<NodeId> = inner.published.read(|state| {
+            let nodes = state.map().nodes().map(|node| node.registration.node);
+            nodes.filter(|node| *node != inner.local.node).collect()
+        });
+        let compared = nodes
             .into_iter()
-            .map(|node| introduce_to(&inner.founders, &inner.transport, node)),
-    )
-    .await;
+            .map(|node| introduce_to(&inner.founders, &inner.transport, node));
+        join_all(compared).await;
+    }
 }
 
 /// Turns what gossip reports about this node itself into problems. Ends with gossip.
