@@ -1,5 +1,7 @@
 //! The one door to every check, scenario and benchmark of this workspace.
 
+#![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
+
 mod ci;
 mod cluster_test;
 mod tidy;

@@ -25,7 +25,9 @@ pub(super) fn check(root: &Path, files: &Files) -> Result<Vec<Finding>> {
 
 /// Codes in the first column of the document's tables; one row may explain several.
 fn documented(text: &str) -> BTreeSet<String> {
-    let cells = text.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+    let cells = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
     let codes = cells.flat_map(|(cell, _)| cell.split('`').skip(1).step_by(2));
     codes.map(str::to_owned).collect()
 }
@@ -33,10 +35,7 @@ fn documented(text: &str) -> BTreeSet<String> {
 /// String literals inside every `fn code`.
 fn returned(text: &str) -> BTreeSet<String> {
     let mut codes = BTreeSet::new();
-    for (_, body) in text
-        .match_indices("fn code(")
-        .map(|(at, _)| text.split_at(at))
-    {
+    for (_, body) in text.match_indices("fn code(").map(|(at, _)| text.split_at(at)) {
         let end = body.find("\n    }").unwrap_or(body.len());
         let body = body.get(..end).unwrap_or(body);
         let literals = body.split('"').skip(1).step_by(2).filter(|code| is_code(code));
