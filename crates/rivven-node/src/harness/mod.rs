@@ -215,14 +215,19 @@ impl Harness {
             .with_context(|| format!("there is no node {id}"))
     }
 
-    /// SIGKILLs every running node at once. Returns the moment of the first signal.
+    /// SIGKILLs every running node at once, and waits until all are gone. Returns the moment of the first
+    /// signal.
     ///
     /// # Errors
     /// When a signal could not be sent.
     pub fn kill_all(&mut self) -> anyhow::Result<Instant> {
         let at = Instant::now();
-        for node in self.nodes.values_mut().filter(|node| node.pid().is_some()) {
-            node.kill()?;
+        let running = self.running();
+        for id in &running {
+            self.node_mut(*id)?.signal_kill()?;
+        }
+        for id in running {
+            self.node_mut(id)?.kill()?;
         }
         Ok(at)
     }

@@ -128,10 +128,20 @@ impl NodeProcess {
     /// # Errors
     /// When it does not run.
     pub fn kill(&mut self) -> anyhow::Result<Instant> {
-        let mut running = self.take()?;
+        let at = self.signal_kill()?;
+        let mut running = self.running.take().context("the node does not run")?;
+        running.child.wait()?;
+        Ok(at)
+    }
+
+    /// SIGKILL, without waiting. Returns the moment the signal was sent.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_kill(&mut self) -> anyhow::Result<Instant> {
+        let running = self.running.as_mut().context("the node does not run")?;
         let at = Instant::now();
         running.child.kill()?;
-        running.child.wait()?;
         Ok(at)
     }
 
@@ -197,10 +207,6 @@ impl NodeProcess {
         let pid = self.pid().context("the node does not run")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
         Ok(())
-    }
-
-    fn take(&mut self) -> anyhow::Result<Running> {
-        self.running.take().context("the node does not run")
     }
 }
 
