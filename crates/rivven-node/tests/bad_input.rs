@@ -129,7 +129,7 @@ fn configuration_mistakes_show_their_place() {
 
 #[test]
 fn a_missing_file_and_a_wrong_variable_are_named() {
-    let printed = fails(["config", "check", "no-such.yaml"], 2, "config-not-readable");
+    let printed = fails(["config", "check", "no-such.yaml"], 2, "config-unreadable");
     assert!(printed.contains("no-such.yaml"), "{printed}");
     let bench = Bench::new();
     let output = Command::new(BINARY)
