@@ -23,7 +23,11 @@ use crate::{
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long an answer is awaited from a leader that was replaced meanwhile.
-const SUPERSEDED_GRACE: Duration = Duration::from_millis(250);
+///
+/// A leader that lives learns of its successor at the same time and answers within a round trip; one that is
+/// dead must not hold up its callers. Longer turns fewer outcomes unknown on slow networks, and delays every
+/// caller of a dead leader by as much.
+const SUPERSEDED_GRACE: Duration = Duration::from_millis(50);
 
 /// How a proposal is made.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rivven_node::harness::{Load, until};
+use rivven_node::harness::{Arrivals, Load, until};
 
 use super::context::{Context, PARTITIONS, STEP_LIMIT};
 
@@ -15,25 +15,27 @@ pub(super) async fn run(context: &mut Context<'_>) -> anyhow::Result<()> {
     context.formed().await?;
     context.create_topic().await?;
     let load = context.load("kill-leader")?;
+    let arrivals = Arrivals::start(&context.harness, "kill-leader-paced")?;
     let mut kills = 0;
     for _ in 0..context.rounds {
         context.traffic(&load).await?;
-        round(context, &load).await?;
+        round(context, &load, &arrivals).await?;
         kills += 1;
     }
-    let history = load.stop().await?;
+    let mut history = load.stop().await?;
+    history.extend(arrivals.stop().await?.acknowledged_only());
     context.floor("kills", kills, usize::try_from(context.rounds)?)?;
     context.verify(&history).await?;
     context.harness.stop_all().await
 }
 
-async fn round(context: &mut Context<'_>, load: &Load) -> anyhow::Result<()> {
+async fn round(context: &mut Context<'_>, load: &Load, arrivals: &Arrivals) -> anyhow::Result<()> {
     let jitter = Duration::from_millis(context.choose(JITTER_MS));
     tokio::time::sleep(jitter).await;
     let leader = context.harness.wait_leader(STEP_LIMIT).await?;
     let killed = context.harness.node_mut(leader)?.kill()?;
     let next = until("a write is acknowledged after the kill", STEP_LIMIT, || async {
-        let next = load.history().first_acknowledged_after(killed);
+        let next = arrivals.history().first_acknowledged_after(killed);
         next.ok_or_else(|| "none yet".to_owned())
     });
     let next = next.await?;

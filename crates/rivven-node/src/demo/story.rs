@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::screen::{Screen, ms};
 use crate::{
     client::ReadLevel,
-    harness::{Harness, History, Load, LoadOptions, Outcome},
+    harness::{Arrivals, Harness, History, Load, LoadOptions, Outcome, PACE},
 };
 
 /// Longest wait for any one step.
@@ -27,12 +27,14 @@ pub(super) async fn tell(harness: &mut Harness, screen: &mut Screen<'_>) -> anyh
     let leader = elect(harness, screen).await?;
     create_topic(harness, leader, screen).await?;
     let load = write(harness, screen).await?;
-    let killed = kill(harness, leader, &load, screen).await?;
+    let arrivals = Arrivals::start(harness, "demo-paced")?;
+    let killed = kill(harness, leader, &arrivals, screen).await?;
     load.wait_acknowledged(WRITES_AFTER, STEP_LIMIT).await?;
     revive(harness, leader, screen).await?;
     screen.begin("letting the writers finish");
-    let history = load.stop().await?;
+    let mut history = load.stop().await?;
     account(&history, killed, screen);
+    history.extend(arrivals.stop().await?.acknowledged_only());
     verify(harness, &history, screen).await
 }
 
@@ -103,7 +105,7 @@ async fn write(harness: &Harness, screen: &mut Screen<'_>) -> anyhow::Result<Loa
 async fn kill(
     harness: &mut Harness,
     leader: NodeId,
-    load: &Load,
+    arrivals: &Arrivals,
     screen: &mut Screen<'_>,
 ) -> anyhow::Result<Instant> {
     let killed = harness.node_mut(leader)?.kill()?;
@@ -112,13 +114,14 @@ async fn kill(
     ));
     screen.begin("waiting for the next acknowledged write");
     let next = crate::harness::until("a write is acknowledged", STEP_LIMIT, || async {
-        let next = load.history().first_acknowledged_after(killed);
+        let next = arrivals.history().first_acknowledged_after(killed);
         next.ok_or_else(|| "none since the kill".to_owned())
     });
     let next = next.await?;
     screen.say(format_args!(
-        "next write acknowledged {} after the kill",
-        ms(next)
+        "next write acknowledged {} after the kill, by a client that tries every {}",
+        ms(next),
+        ms(PACE)
     ));
     screen.begin("waiting for every partition to have a live leader");
     let asked = harness.running().first().copied().unwrap_or(leader);

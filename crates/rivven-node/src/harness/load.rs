@@ -312,6 +312,13 @@ impl History {
         latencies.get(latencies.len() / 2).copied()
     }
 
+    /// The writes that were promised to be kept.
+    #[must_use]
+    pub fn acknowledged_only(mut self) -> Self {
+        self.writes.retain(|write| write.outcome == Outcome::Acknowledged);
+        self
+    }
+
     /// Adds the writes of another load.
     pub fn extend(&mut self, other: Self) {
         self.writes.extend(other.writes);
@@ -367,6 +374,6 @@ async fn count_found(mut client: AdminClient, keys: Vec<String>, level: ReadLeve
 }
 
 /// The value written at `key`: different for each, and long enough to be worth losing.
-fn value_of(key: &str) -> Bytes {
+pub(super) fn value_of(key: &str) -> Bytes {
     Bytes::from(format!("{key}={}", key.repeat(4)))
 }

@@ -3,6 +3,7 @@
 //! Nodes have their own directories, certificates, ports and log files. They are killed by process id and
 //! everything is removed when the [`Harness`] is dropped.
 
+mod arrivals;
 mod load;
 mod ports;
 mod process;
@@ -20,6 +21,7 @@ use rivven_cluster::{ClusterConfig, NodeId, PeerAddr};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+pub use arrivals::{Arrivals, PACE};
 pub use load::{History, Load, LoadOptions, Outcome, Verdict, WriteRecord};
 pub use process::{NodeProcess, NodeSpec, token_path};
 pub use wait::until;
