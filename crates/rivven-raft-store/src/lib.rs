@@ -16,17 +16,26 @@ mod error;
 mod log;
 mod mem;
 mod node_dir;
+mod plain;
 mod record;
 mod snapshot;
 mod window;
 
 pub use codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
 pub use error::{Record, StoreError};
-pub use log::{LogMonitor, LogOptions, LogOwner, RedbLogReader, RedbLogStore, WriterMode};
+pub use log::{
+    LogMonitor, LogOptions, LogOwner, LogReport, RedbLogReader, RedbLogStore, WriterMode, inspect, verify,
+};
 pub use mem::MemLogStore;
 pub use node_dir::{NodeDir, NodeDirError};
 /// The openraft release this crate is built for, pinned to the letter because it is an alpha.
 pub use openraft;
+pub use plain::{CommandCodec, PlainCodec};
 pub use snapshot::{
     DamagedSnapshot, SnapshotContent, SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore,
 };
+
+/// The README, so that its example is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -79,11 +79,16 @@ pub(crate) fn seal_entry<C: RaftTypeConfig, K: EntryCodec<C>>(
 ) -> Result<(), CodecError> {
     let log_id = entry.log_id();
     seal(Record::Entry(log_id.index), out, |out| {
-        let mut id = Vec::with_capacity(32);
-        K::encode_log_id(&log_id, &mut id);
-        let len = u16::try_from(id.len()).map_err(|_| CodecError::invalid("the log id exceeds 64 KiB"))?;
-        out.extend_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&id);
+        // The length goes in front of the id once it is known; a buffer of its own would cost an allocation
+        // per entry.
+        let start = out.len();
+        out.extend_from_slice(&[0; 2]);
+        K::encode_log_id(&log_id, out);
+        let len = out.len().saturating_sub(start + 2);
+        let len = u16::try_from(len).map_err(|_| CodecError::invalid("the log id exceeds 64 KiB"))?;
+        if let Some(space) = out.get_mut(start..start + 2) {
+            space.copy_from_slice(&len.to_le_bytes());
+        }
         K::encode_entry(entry, out)
     })
 }

@@ -114,11 +114,17 @@ impl<C: RaftTypeConfig> Window<C> {
         true
     }
 
-    /// Forgets the oldest slots beyond `max_bytes` whose append is at most `durable`.
-    pub(crate) fn evict(&mut self, durable: u64, max_bytes: usize) {
+    /// Forgets the oldest slots beyond `max_bytes` whose append is at most `durable`, and returns their
+    /// entries: dropping thousands takes a while, and is better done without holding a lock.
+    #[must_use = "drop them after the lock"]
+    pub(crate) fn evict(&mut self, durable: u64, max_bytes: usize) -> Vec<C::Entry> {
+        let mut evicted = Vec::new();
         while self.bytes > max_bytes && self.slots.front().is_some_and(|slot| slot.append <= durable) {
-            self.pop_front();
+            let Some(slot) = self.slots.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(slot.bytes);
+            evicted.push(slot.entry);
         }
+        evicted
     }
 
     /// The part of `range` that the log contains.

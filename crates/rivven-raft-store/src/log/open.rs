@@ -130,7 +130,7 @@ where
         path: path.clone(),
         detail: "it is a redb file, but not a Raft log".into(),
     })?;
-    check_owner(&owner, &path, options.owner.as_ref())?;
+    let owner = check_owner(&owner, &path, options.owner.as_ref())?;
 
     let log_id = |record: Record| -> Result<Option<LogIdOf<C>>, StoreError> {
         let bytes = read_meta(&db, &path, record)?;
@@ -171,6 +171,7 @@ where
         window,
         vote,
         committed,
+        owner,
         appends: 0,
     };
     Ok(Shared::new(path, db, state))
@@ -230,7 +231,11 @@ fn owner_record(owner: Option<&LogOwner>) -> Vec<u8> {
     out
 }
 
-fn check_owner(bytes: &[u8], path: &Path, expected: Option<&LogOwner>) -> Result<(), StoreError> {
+fn check_owner(
+    bytes: &[u8],
+    path: &Path,
+    expected: Option<&LogOwner>,
+) -> Result<Option<LogOwner>, StoreError> {
     let decode = || -> Result<Option<LogOwner>, RecordError> {
         let mut fields = FieldReader::new(record::unseal(Record::Owner, bytes)?);
         if fields.rest().is_empty() {
@@ -251,6 +256,6 @@ fn check_owner(bytes: &[u8], path: &Path, expected: Option<&LogOwner>) -> Result
             expected: expected.to_string(),
             found: found.to_string(),
         }),
-        _ => Ok(()),
+        (_, found) => Ok(found),
     }
 }

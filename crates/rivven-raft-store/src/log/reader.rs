@@ -61,7 +61,11 @@ where
     K: EntryCodec<C>,
 {
     /// The entries of the log in `range`, up to about `limit` bytes of them but at least one.
-    fn read(&self, range: impl RangeBounds<u64>, limit: usize) -> Result<Vec<C::Entry>, StoreError> {
+    pub(super) fn read(
+        &self,
+        range: impl RangeBounds<u64>,
+        limit: usize,
+    ) -> Result<Vec<C::Entry>, StoreError> {
         let mut entries = Vec::new();
         let guard = self.shared.db();
         let db = guard.as_ref().ok_or_else(|| self.shared.closed())?;
@@ -95,8 +99,12 @@ where
             }
             (older, txn)
         };
-        let Some(txn) = txn else { return Ok(entries) };
+        let Some(txn) = txn else {
+            self.shared.metrics.read(entries.len(), 0);
+            return Ok(entries);
+        };
         let mut from_file = self.contain(|| self.read_file(&txn, older, limit))?;
+        self.shared.metrics.read(entries.len(), from_file.len());
         from_file.append(&mut entries);
         Ok(from_file)
     }

@@ -13,7 +13,7 @@ use openraft::{
 };
 use redb::Database;
 
-use super::writer::Records;
+use super::{metrics::LogMetrics, options::LogOwner, writer::Records};
 use crate::{error::StoreError, window::Window};
 
 pub(super) struct Shared<C: RaftTypeConfig> {
@@ -21,6 +21,7 @@ pub(super) struct Shared<C: RaftTypeConfig> {
     /// None once the store is closed. Held for reading by whoever uses the database, never across a wait.
     db: RwLock<Option<Database>>,
     state: Mutex<State<C>>,
+    pub(super) metrics: LogMetrics,
     /// The error that stopped the store.
     failure: OnceLock<Arc<StoreError>>,
 }
@@ -31,6 +32,8 @@ pub(super) struct State<C: RaftTypeConfig> {
     /// The vote on disk. Changes only once the new one is durable.
     pub(super) vote: Option<VoteOf<C>>,
     pub(super) committed: Option<LogIdOf<C>>,
+    /// Whose log it is, if it is somebody's.
+    pub(super) owner: Option<LogOwner>,
     /// Number of the newest append.
     pub(super) appends: u64,
 }
@@ -57,11 +60,12 @@ impl<C: RaftTypeConfig> State<C> {
 }
 
 impl<C: RaftTypeConfig> Shared<C> {
-    pub(super) const fn new(path: PathBuf, db: Database, state: State<C>) -> Self {
+    pub(super) fn new(path: PathBuf, db: Database, state: State<C>) -> Self {
         Self {
             path,
             db: RwLock::new(Some(db)),
             state: Mutex::new(state),
+            metrics: LogMetrics::new(),
             failure: OnceLock::new(),
         }
     }
@@ -100,6 +104,7 @@ impl<C: RaftTypeConfig> Shared<C> {
     pub(super) fn fail(&self, error: StoreError) -> Arc<StoreError> {
         let cause = self.failure.get_or_init(|| {
             tracing::error!(path = %self.path.display(), code = error.code(), %error, "the log has stopped");
+            LogMetrics::failed(error.code());
             Arc::new(error)
         });
         Arc::clone(cause)

@@ -13,6 +13,10 @@ mod faults;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod inspect;
+#[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod reopen;
