@@ -14,6 +14,7 @@ mod lane;
 mod limits;
 mod network;
 mod peer;
+mod runtime;
 mod serve;
 mod shared;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use tracing::{info, warn};
 use crate::{LocalIdentity, Router, TaskGroup, Transport, identity::NodeIdentity};
 use config::Configs;
 use network::QuicNetwork;
+use runtime::IoRuntime;
 use shared::Shared;
 
 pub use keys::{QuicKeys, QuicKeysError};
@@ -93,6 +95,9 @@ pub enum BindError {
     /// There is no tokio runtime to run on. Start the transport inside one.
     #[error("the transport must be started inside a tokio runtime")]
     NoRuntime,
+    /// The operating system gives no threads. Raise the limit of processes of this user.
+    #[error("cannot start the transport's threads: {0}; raise this user's limit of processes")]
+    Threads(#[source] io::Error),
     /// The operating system gave no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -108,6 +113,7 @@ impl BindError {
             Self::IdentityMismatch { .. } => "identity-mismatch",
             Self::Tls { .. } => "tls-setup-failed",
             Self::NoRuntime => "no-runtime",
+            Self::Threads(_) => "no-threads",
             Self::Entropy(_) => "no-entropy",
         }
     }
@@ -152,7 +158,11 @@ impl QuicTransportBuilder {
         self
     }
 
-    /// Binds the socket and starts. Runs on the calling task's runtime, without threads of its own.
+    /// Binds the socket and starts.
+    ///
+    /// Packets are moved by two threads of the transport's own, named `rivven-quic`; host names are looked
+    /// up on up to four more, which exist only while they have work. Handlers run on the runtime of the
+    /// calling task, so that one that blocks delays neither packets nor the answers of others.
     ///
     /// # Errors
     /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
@@ -165,7 +175,7 @@ impl QuicTransportBuilder {
                 configured: self.local.node,
             });
         }
-        let runtime = Handle::try_current().map_err(|_| BindError::NoRuntime)?;
+        let callers = Handle::try_current().map_err(|_| BindError::NoRuntime)?;
         let keys = match self.keys {
             Some(keys) => keys,
             None => QuicKeys::generate()?,
@@ -181,15 +191,19 @@ impl QuicTransportBuilder {
             addr: self.bind,
             source,
         };
-        let endpoint =
-            Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
+        let (runtime, io) = IoRuntime::start().map_err(BindError::Threads)?;
+        let entered = io.enter();
+        let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime));
+        drop(entered);
+        let endpoint = endpoint.map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;
         info!(node_id = self.local.node, %local_addr, "transport listening");
         let shared = Arc::new(Shared {
             local: self.local,
             local_addr,
             router: self.router,
-            tasks: TaskGroup::new(runtime),
+            tasks: TaskGroup::new(io),
+            callers: TaskGroup::new(callers),
             in_flight: TaskTracker::new(),
             client,
             endpoint: Mutex::new(Some(endpoint.clone())),
@@ -199,7 +213,7 @@ impl QuicTransportBuilder {
         });
         let accepting = serve::accept_loop(Arc::clone(&shared), endpoint);
         shared.tasks.spawn(accepting);
-        Ok(Transport::new(QuicNetwork(shared)))
+        Ok(Transport::new(QuicNetwork { shared, runtime }))
     }
 }
 

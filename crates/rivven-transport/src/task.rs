@@ -37,6 +37,12 @@ impl TaskGroup {
         Self::new(Handle::current())
     }
 
+    /// An empty group of its own on the runtime of this one.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self::new(self.handle.clone())
+    }
+
     /// Runs `task` until it ends or the group does; then it resolves to `None`.
     pub fn spawn<F>(&self, task: F) -> JoinHandle<Option<F::Output>>
     where

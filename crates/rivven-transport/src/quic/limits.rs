@@ -5,6 +5,12 @@ use std::time::Duration;
 
 use crate::Class;
 
+/// Threads that move packets. They run no handler, so none can keep them from answering.
+pub(super) const IO_THREADS: usize = 2;
+
+/// Host names looked up at a time, each on a thread that is kept only while there is work.
+pub(super) const MAX_LOOKUPS: usize = 4;
+
 /// Largest frame of a class, header included; checked before anything is allocated.
 pub(super) const fn max_frame(class: Class) -> usize {
     match class {
@@ -45,6 +51,9 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for one attempt to connect, look-up and hello included. Short, because each attempt begins with
 /// quick retransmissions, and a peer that has just come back should not have to wait for a slow one.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// Time for close frames to leave after a shutdown.
+pub(super) const CLOSE_TIME: Duration = Duration::from_millis(300);
 
 /// Bounds of the pause between attempts; the pause is random below the current bound.
 pub(super) const MIN_BACKOFF: Duration = Duration::from_millis(50);

@@ -17,28 +17,32 @@ use super::{
     frame::{DEADLINE_LEN, PREFIX_LEN},
     hello::{Purpose, close},
     lane::LaneError,
-    limits::max_frame,
+    limits::{CLOSE_TIME, max_frame},
+    runtime::IoRuntime,
     lock,
     shared::{Shared, purpose},
 };
 use crate::{CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus};
 
-/// Time for close frames to leave after a shutdown.
-const CLOSE_TIME: Duration = Duration::from_millis(300);
-
 /// Time for the last answers to leave before connections are closed.
 const LINGER: Duration = Duration::from_millis(30);
 
 /// One end, shut down with its last handle.
-pub(super) struct QuicNetwork(pub(super) Arc<Shared>);
+pub(super) struct QuicNetwork {
+    pub(super) shared: Arc<Shared>,
+    pub(super) runtime: IoRuntime,
+}
 
 impl Drop for QuicNetwork {
     fn drop(&mut self) {
-        self.0.closing.store(true, Ordering::Relaxed);
-        if let Some(endpoint) = lock(&self.0.endpoint).take() {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        let endpoint = lock(&self.shared.endpoint).take();
+        if let Some(endpoint) = &endpoint {
             endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");
         }
-        self.0.tasks.abort();
+        self.shared.tasks.abort();
+        self.shared.forget_peers();
+        self.runtime.stop_behind(endpoint);
     }
 }
 
@@ -50,7 +54,7 @@ impl QuicNetwork {
         body: Bytes,
         ctx: CallCtx,
     ) -> Result<Bytes, CallError> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let unknown = || CallError::Unreachable {
             node: to,
             cause: "no address is known for this node".into(),
@@ -70,23 +74,26 @@ impl QuicNetwork {
         loop {
             let line = way.line(gone.as_ref(), ctx.deadline).await;
             let line = line.map_err(|error| error.into_call_error(to))?;
-            let Some(lane) = line.lane(method.class) else {
+            let Some(lane) = line.lane(method.class).cloned() else {
                 return Err(unknown());
             };
+            // A call must not hold the connection, and with it the socket, beyond a shutdown.
+            let tried = Arc::downgrade(&line);
+            drop(line);
             match lane.call(method, body.clone(), ctx.deadline).await {
                 Ok(response) => return Ok(response),
                 Err(LaneError::Final(error)) => return Err(error),
-                Err(LaneError::Gone) => gone = Some(line),
+                Err(LaneError::Gone) => gone = Some(tried),
             }
         }
     }
 
     async fn call_self(&self, method: MethodSpec, body: Bytes, ctx: CallCtx) -> Result<Bytes, CallError> {
         let caller = Caller {
-            peer: self.0.identity(),
+            peer: self.shared.identity(),
             deadline: ctx.deadline,
         };
-        timeout_at(ctx.deadline, self.0.router.dispatch(caller, method.id, body))
+        timeout_at(ctx.deadline, self.shared.router.dispatch(caller, method.id, body))
             .await
             .map_err(|_| CallError::Deadline)?
             .map_err(CallError::Rejected)
@@ -95,7 +102,7 @@ impl QuicNetwork {
 
 impl Network for QuicNetwork {
     fn local(&self) -> &LocalIdentity {
-        &self.0.local
+        &self.shared.local
     }
 
     fn call(
@@ -106,8 +113,8 @@ impl Network for QuicNetwork {
         ctx: CallCtx,
     ) -> BoxFuture<'_, Result<Bytes, CallError>> {
         async move {
-            let _in_flight = self.0.in_flight.token();
-            if self.0.is_closing() {
+            let _in_flight = self.shared.in_flight.token();
+            if self.shared.is_closing() {
                 let cause = "this node is shut down".into();
                 return Err(CallError::NotSent { cause });
             }
@@ -115,7 +122,7 @@ impl Network for QuicNetwork {
                 let cause = format!("{}: {} bytes are too many for its class", method.name, body.len());
                 return Err(CallError::NotSent { cause });
             }
-            if to == self.0.local.node {
+            if to == self.shared.local.node {
                 self.call_self(method, body, ctx).await
             } else {
                 self.call_peer(to, method, body, ctx).await
@@ -125,23 +132,32 @@ impl Network for QuicNetwork {
     }
 
     fn set_address(&self, node: NodeId, addr: PeerAddr) {
-        if node == self.0.local.node {
+        if node == self.shared.local.node {
             return;
         }
         // A full table refuses; calls to the node then say that its address is unknown.
-        if let Ok(peer) = self.0.peer_or_insert(node) {
+        if let Ok(peer) = self.shared.peer_or_insert(node) {
             peer.set_addr(addr);
         }
     }
 
     fn discover(&self, addr: PeerAddr, ctx: CallCtx) -> BoxFuture<'_, Result<PeerIdentity, CallError>> {
         async move {
-            let dialled = timeout_at(ctx.deadline, dial(&self.0, &addr, None, Purpose::Discover, 0)).await;
-            let dialled = dialled.map_err(|_| CallError::Unreachable {
-                node: 0,
-                cause: format!("nobody answered at {addr} before the deadline"),
-            })?;
-            let dialled = dialled.map_err(|error| error.into_call_error(0))?;
+            let shared = Arc::clone(&self.shared);
+            let target = addr.clone();
+            // A connection belongs to the runtime that it is made on.
+            let dialling = self
+                .shared
+                .tasks
+                .spawn(async move { dial(&shared, &target, None, Purpose::Discover, 0).await });
+            let unreachable = |cause| CallError::Unreachable { node: 0, cause };
+            let dialled = timeout_at(ctx.deadline, dialling)
+                .await
+                .map_err(|_| unreachable(format!("nobody answered at {addr} before the deadline")))?
+                .ok()
+                .flatten()
+                .ok_or_else(|| unreachable("this node is shut down".into()))?
+                .map_err(|error| error.into_call_error(0))?;
             dialled
                 .connection
                 .close(VarInt::from_u32(close::DONE), b"discovered");
@@ -152,41 +168,41 @@ impl Network for QuicNetwork {
     }
 
     fn status(&self, node: NodeId) -> PeerStatus {
-        self.0
+        self.shared
             .peer(node)
             .map_or(PeerStatus::Unknown, |peer| peer.status())
     }
 
     fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
-        self.0.peer(node)?.identity()
+        self.shared.peer(node)?.identity()
     }
 
     fn observed_ip(&self) -> Option<IpAddr> {
-        *lock(&self.0.observed)
+        *lock(&self.shared.observed)
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
-        Some(self.0.local_addr)
+        Some(self.shared.local_addr)
     }
 
     fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()> {
         async move {
-            self.0.closing.store(true, Ordering::Relaxed);
-            self.0.in_flight.close();
+            self.shared.closing.store(true, Ordering::Relaxed);
+            self.shared.in_flight.close();
             // Calls that outlast the grace end with their connection.
-            let _ = timeout(grace, self.0.in_flight.wait()).await;
+            let _ = timeout(grace, self.shared.in_flight.wait()).await;
             // Closing drops what QUIC has not sent yet, and the last answers were only just written.
             tokio::time::sleep(LINGER.min(grace)).await;
-            let endpoint = lock(&self.0.endpoint).take();
+            let endpoint = lock(&self.shared.endpoint).take();
             if let Some(endpoint) = endpoint {
                 endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");
                 // A peer that misses the close frame notices by its own timers.
                 let _ = timeout(CLOSE_TIME, endpoint.wait_idle()).await;
             }
-            self.0.tasks.abort();
-            self.0.tasks.join(CLOSE_TIME).await;
-            lock(&self.0.peers).clear();
-            self.0.router.clear();
+            self.shared.tasks.abort();
+            self.shared.forget_peers();
+            self.runtime.stop(&self.shared.callers).await;
+            self.shared.router.clear();
         }
         .boxed()
     }

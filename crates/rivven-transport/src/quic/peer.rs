@@ -1,7 +1,7 @@
 //! What is known of one peer: its address, its latest identity, and the connections in both directions.
 
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, Weak,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -108,7 +108,7 @@ impl Way {
     /// A connection other than `gone`, which is made if there is none. Waits until the deadline.
     pub(super) async fn line(
         &self,
-        gone: Option<&Arc<Line>>,
+        gone: Option<&Weak<Line>>,
         deadline: Instant,
     ) -> Result<Arc<Line>, DialError> {
         let mut link = self.link.subscribe();
@@ -116,7 +116,7 @@ impl Way {
         loop {
             let current = link.borrow_and_update().clone();
             match current {
-                Link::Up(line) if gone.is_none_or(|gone| !Arc::ptr_eq(gone, &line)) => return Ok(line),
+                Link::Up(line) if gone.is_none_or(|gone| !Weak::ptr_eq(gone, &Arc::downgrade(&line))) => return Ok(line),
                 Link::Up(_) | Link::Dialing => {}
                 Link::Idle => self.wanted.notify_one(),
                 Link::Failed(error) => {
@@ -237,6 +237,17 @@ impl Peer {
     pub(super) fn forget_inbound(&self, connection: &Connection) {
         for slot in &mut lock(&self.known).inbound {
             slot.take_if(|kept| kept.stable_id() == connection.stable_id());
+        }
+    }
+
+    /// Lets go of every connection for good; calls that wait for one end as their lane does.
+    pub(super) fn forget_connections(&self) {
+        lock(&self.known).inbound = [None, None];
+        for way in [&self.main, &self.bulk] {
+            let cause = "this node is shut down";
+            if let Link::Up(line) = way.link.send_replace(Link::Failed(DialError::Unreachable(cause.into()))) {
+                line.lanes.iter().for_each(|(_, lane)| lane.close(cause));
+            }
         }
     }
 

@@ -155,7 +155,8 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         purpose,
     } = accepted;
     debug!(peer = peer.node, ?purpose, "accepted connection");
-    let handlers = AbortOnDrop(TaskGroup::current());
+    let lanes = AbortOnDrop(TaskGroup::current());
+    let handlers = AbortOnDrop(shared.callers.sibling());
     let mut left = classes(purpose).to_vec();
     let error = loop {
         let (send, mut recv) = match connection.accept_bi().await {
@@ -175,7 +176,7 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
             continue;
         };
         let lane = ServedLane::new(&shared, &peer, class, &handlers.0);
-        handlers.0.spawn(lane.run(connection.clone(), send, recv));
+        lanes.0.spawn(lane.run(connection.clone(), send, recv, lanes.0.clone()));
     };
     if let Some(known) = shared.peer(peer.node) {
         known.forget_inbound(&connection);
@@ -210,11 +211,17 @@ impl ServedLane {
         }
     }
 
-    async fn run(self, connection: Connection, send: quinn::SendStream, recv: quinn::RecvStream) {
+    async fn run(
+        self,
+        connection: Connection,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+        lanes: TaskGroup,
+    ) {
         // The stream is new, so it cannot be closed.
         let _ = send.set_priority(priority(self.class));
         let (answers, queued) = mpsc::channel(MAX_IN_FLIGHT);
-        self.handlers.spawn(async move {
+        lanes.spawn(async move {
             if let Err(error) = write_loop(send, queued).await {
                 debug!(%error, "stopped writing answers");
             }

@@ -28,7 +28,10 @@ pub(super) struct Shared {
     pub(super) local: LocalIdentity,
     pub(super) local_addr: SocketAddr,
     pub(super) router: Router,
+    /// Everything that moves packets, on the transport's own threads.
     pub(super) tasks: TaskGroup,
+    /// The runtime of whoever started the transport, where handlers run.
+    pub(super) callers: TaskGroup,
     /// Calls and handlers in flight, which a shutdown waits for.
     pub(super) in_flight: TaskTracker,
     pub(super) client: quinn::ClientConfig,
@@ -63,6 +66,14 @@ impl Shared {
         }
         let peer = peers.entry(node).or_insert_with(|| Arc::new(Peer::new(node)));
         Ok(Arc::clone(peer))
+    }
+
+    /// Lets go of every connection, so that none outlives the socket.
+    pub(super) fn forget_peers(&self) {
+        let peers = std::mem::take(&mut *lock(&self.peers));
+        for peer in peers.values() {
+            peer.forget_connections();
+        }
     }
 
     pub(super) fn observe(&self, ip: IpAddr) {

@@ -217,6 +217,29 @@ async fn a_dropped_transport_frees_its_port_and_tells_its_peers() {
 }
 
 #[tokio::test]
+async fn a_port_is_free_as_soon_as_its_transport_is_shut_down() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let two = Restarting::new(&ca);
+    one.set_address(2, two.addr.into());
+    for boot_epoch in 1..20 {
+        let running = two.start(boot_epoch, two.keys.clone()).await;
+        introduce(&running, &one);
+        echo(&one, 2, ctx(5000)).await.unwrap();
+        echo(&running, 1, ctx(5000)).await.unwrap();
+        // Neither a call in flight nor a handler keeps the socket.
+        let held = one.call::<Sleep>(2, &60_000, ctx(60_000));
+        let holding = running.call::<Sleep>(1, &60_000, ctx(60_000));
+        let shutdown = async {
+            sleep(Duration::from_millis(20)).await;
+            running.shutdown(Duration::ZERO).await;
+            UdpSocket::bind(two.addr).unwrap();
+        };
+        let (_, _, ()) = tokio::join!(held, holding, shutdown);
+    }
+}
+
+#[tokio::test]
 async fn a_silent_peer_delays_nobody_else() {
     let (one, _two) = pair();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
