@@ -10,6 +10,7 @@ mod layout;
 mod name;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::{
     fmt, io,
@@ -29,6 +30,7 @@ pub use authority::{CertificateAuthority, IssuedIdentity, Validity};
 pub use error::{BadNodes, IdentityError};
 pub use layout::{CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, KEY_FILE, node_dir_name, write_cluster};
 pub use name::{NodeName, ParseNodeNameError};
+pub use watch::{IdentityWatch, RELOAD_INTERVAL};
 
 /// A node's certificate and key, checked, with the authority it trusts. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ struct Inner {
     anchors: Vec<CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
     key: SigningKey,
+    /// Where it was read from, and may be replaced while it is in use.
+    dir: Option<PathBuf>,
 }
 
 impl fmt::Debug for NodeIdentity {
@@ -64,7 +68,7 @@ impl NodeIdentity {
         let ca = read(&paths.ca, secret_file::read_text)?;
         let certificate = read(&paths.certificate, secret_file::read_text)?;
         let key = read(&paths.key, secret_file::read_secret)?;
-        Self::assemble(&ca, &certificate, &key, &paths)
+        Self::assemble(&ca, &certificate, &key, &paths, Some(tls_dir.to_path_buf()))
     }
 
     /// Checks an identity that is not in files.
@@ -77,10 +81,16 @@ impl NodeIdentity {
             certificate: PathBuf::from(CERT_FILE),
             key: PathBuf::from(KEY_FILE),
         };
-        Self::assemble(ca, certificate, key, &paths)
+        Self::assemble(ca, certificate, key, &paths, None)
     }
 
-    fn assemble(ca: &str, certificate: &str, key: &str, paths: &Paths) -> Result<Self, IdentityError> {
+    fn assemble(
+        ca: &str,
+        certificate: &str,
+        key: &str,
+        paths: &Paths,
+        dir: Option<PathBuf>,
+    ) -> Result<Self, IdentityError> {
         let malformed = |path: &Path, cause| IdentityError::Malformed {
             path: path.to_path_buf(),
             cause,
@@ -102,6 +112,7 @@ impl NodeIdentity {
             anchors,
             chain,
             key,
+            dir,
         })))
     }
 
@@ -114,6 +125,7 @@ impl NodeIdentity {
             anchors: check::certificates(ca, path).unwrap(),
             chain: check::certificates(issued.cert_pem(), path).unwrap(),
             key: SigningKey::from_pem(issued.key_pem()).unwrap(),
+            dir: None,
         }))
     }
 
@@ -139,6 +151,20 @@ impl NodeIdentity {
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.0.chain.clone()
+    }
+
+    /// Whether both are one value, rather than equal ones.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether both hold the same certificates; the key follows from its certificate.
+    fn same_certificates(&self, other: &Self) -> bool {
+        self.0.anchors == other.0.anchors && self.0.chain == other.0.chain
+    }
+
+    fn dir(&self) -> Option<&Path> {
+        self.0.dir.as_deref()
     }
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {

@@ -29,6 +29,8 @@ struct Hub {
     ends: BTreeMap<NodeId, Arc<End>>,
     addrs: BTreeMap<PeerAddr, NodeId>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Pairs of a node and one that it denies.
+    denied: BTreeSet<(NodeId, NodeId)>,
 }
 
 struct End {
@@ -130,6 +132,12 @@ impl MemoryEnd {
         self.network.lock().cut.contains(&(from, to))
     }
 
+    fn is_denied(&self, to: NodeId) -> bool {
+        let from = self.end.identity.node;
+        let denied = &self.network.lock().denied;
+        denied.contains(&(from, to)) || denied.contains(&(to, from))
+    }
+
     fn is_live(&self) -> bool {
         self.peer_end(self.end.identity.node)
             .is_some_and(|end| Arc::ptr_eq(&end, &self.end))
@@ -175,6 +183,10 @@ impl Network for MemoryEnd {
                 let cause = "no such node on the memory network".into();
                 return Err(CallError::Unreachable { node: to, cause });
             };
+            if self.is_denied(to) {
+                let cause = "one of the two nodes denies the other".into();
+                return Err(CallError::Unreachable { node: to, cause });
+            }
             if self.is_cut(from, to) {
                 tokio::time::sleep_until(ctx.deadline).await;
                 return Err(CallError::Deadline);
@@ -222,6 +234,16 @@ impl Network for MemoryEnd {
 
     fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
         self.peer_end(node).map(|end| identity_of(&end))
+    }
+
+    fn deny(&self, node: NodeId) {
+        let denied = (self.end.identity.node, node);
+        self.network.lock().denied.insert(denied);
+    }
+
+    fn allow(&self, node: NodeId) {
+        let denied = (self.end.identity.node, node);
+        self.network.lock().denied.remove(&denied);
     }
 
     fn observed_ip(&self) -> Option<IpAddr> {

@@ -8,6 +8,7 @@ mod config;
 mod dial;
 mod explain;
 mod frame;
+mod guard;
 mod hello;
 mod keys;
 mod lane;
@@ -19,6 +20,7 @@ mod serve;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod write;
 
 use std::{
@@ -35,7 +37,10 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::{LocalIdentity, Router, TaskGroup, Transport, identity::NodeIdentity};
+use crate::{
+    LocalIdentity, Router, TaskGroup, Transport,
+    identity::{IdentityWatch, RELOAD_INTERVAL},
+};
 use config::Configs;
 use network::QuicNetwork;
 use runtime::IoRuntime;
@@ -50,7 +55,7 @@ pub struct QuicTransport;
 /// Settings of a [`QuicTransport`].
 #[derive(Debug)]
 pub struct QuicTransportBuilder {
-    identity: NodeIdentity,
+    identity: IdentityWatch,
     local: LocalIdentity,
     bind: SocketAddr,
     router: Router,
@@ -123,11 +128,12 @@ impl QuicTransport {
     /// Settings for the node of `identity`, which must be the node and cluster of `local`.
     ///
     /// Without further settings it listens on a free port of 127.0.0.1, serves no method, and keeps
-    /// nothing across restarts.
+    /// nothing across restarts. An identity that was read from files is read again when they change; an
+    /// [`IdentityWatch`] can replace it at any moment.
     #[must_use]
-    pub fn builder(identity: NodeIdentity, local: LocalIdentity) -> QuicTransportBuilder {
+    pub fn builder(identity: impl Into<IdentityWatch>, local: LocalIdentity) -> QuicTransportBuilder {
         QuicTransportBuilder {
-            identity,
+            identity: identity.into(),
             local,
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             router: Router::new(),
@@ -168,7 +174,7 @@ impl QuicTransportBuilder {
     /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
     /// another node.
     pub fn start(self) -> Result<Transport, BindError> {
-        let name = self.identity.name();
+        let name = self.identity.current().name();
         if (name.cluster, name.node) != (self.local.cluster, self.local.node) {
             return Err(BindError::IdentityMismatch {
                 certified: name.node,
@@ -184,7 +190,8 @@ impl QuicTransportBuilder {
             endpoint,
             server,
             client,
-        } = config::build(&self.identity, &keys, &Provider::ring())
+            trust,
+        } = config::build(self.identity, &keys, &Provider::ring())
             .map_err(|cause| BindError::Tls { cause })?;
         let socket = bind_socket(self.bind)?;
         let failed = |source| BindError::Socket {
@@ -210,10 +217,28 @@ impl QuicTransportBuilder {
             closing: AtomicBool::new(false),
             peers: Mutex::new(BTreeMap::new()),
             observed: Mutex::new(None),
+            trust,
+            denied: guard::Denied::new(Arc::default()),
         });
+        if shared.trust.watch().has_files() {
+            shared
+                .tasks
+                .spawn(follow_files(shared.tasks.clone(), shared.trust.watch().clone()));
+        }
         let accepting = serve::accept_loop(Arc::clone(&shared), endpoint);
         shared.tasks.spawn(accepting);
         Ok(Transport::new(QuicNetwork { shared, runtime }))
+    }
+}
+
+/// Takes over what the files of the identity hold, whenever they change.
+async fn follow_files(tasks: TaskGroup, identity: IdentityWatch) {
+    loop {
+        tokio::time::sleep(RELOAD_INTERVAL).await;
+        let identity = identity.clone();
+        if tasks.blocking(move || identity.look()).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -82,6 +82,17 @@ pub enum IdentityError {
         /// The key file.
         key: PathBuf,
     },
+    /// The certificate that would replace the one in use is of another node or cluster. The one in use stays.
+    #[error(
+        "the new certificate is of node {found}, or of another cluster, and this is node {ours}; a running node \
+         keeps its name: restore the certificate of node {ours}"
+    )]
+    OtherNode {
+        /// The node in use.
+        ours: NodeId,
+        /// The node of the new certificate.
+        found: NodeId,
+    },
     /// A file that would be written exists. Nothing was written; choose an empty directory.
     #[error("{} exists already and is never overwritten; choose an empty directory", path.display())]
     Exists {
@@ -144,6 +155,7 @@ impl IdentityError {
             Self::NotYetValid { .. } => "certificate-not-yet-valid",
             Self::NotSignedByCa { .. } => "certificate-not-signed-by-ca",
             Self::KeyMismatch { .. } => "identity-key-mismatch",
+            Self::OtherNode { .. } => "identity-other-node",
             Self::Exists { .. } => "identity-exists",
             Self::Unwritable { .. } => "identity-unwritable",
             Self::BadNodes { .. } => "identity-bad-nodes",

@@ -63,6 +63,14 @@ pub(super) enum Refusal {
     DuplicateNode(u64),
     #[error("this node knows too many peers")]
     TooManyPeers,
+    #[error("node {0} has been removed from the cluster; add it again, or stop it")]
+    Removed(u64),
+    #[error("the certificate of node {0} has expired; replace it with a new one of the same authority")]
+    Expired(u64),
+    #[error(
+        "the authority of the certificate of node {0} is no longer in ca.pem; use a certificate of the new one"
+    )]
+    Untrusted(u64),
 }
 
 impl Refusal {
@@ -76,6 +84,9 @@ impl Refusal {
             Self::StaleEpoch { .. } => close::STALE_EPOCH,
             Self::DuplicateNode(_) => close::DUPLICATE_NODE,
             Self::TooManyPeers => close::TOO_MANY_PEERS,
+            Self::Removed(_) => close::REMOVED,
+            Self::Expired(_) => close::EXPIRED,
+            Self::Untrusted(_) => close::UNTRUSTED,
         })
     }
 
@@ -109,6 +120,12 @@ pub(super) mod close {
     pub(in super::super) const SUPERSEDED: u32 = 9;
     /// The node shuts down.
     pub(in super::super) const SHUTDOWN: u32 = 10;
+    /// The peer is no longer a member.
+    pub(in super::super) const REMOVED: u32 = 11;
+    /// The peer's certificate has expired since the connection was made.
+    pub(in super::super) const EXPIRED: u32 = 12;
+    /// The peer's certificate is of an authority that is no longer believed.
+    pub(in super::super) const UNTRUSTED: u32 = 13;
 }
 
 impl Hello {

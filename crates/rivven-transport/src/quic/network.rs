@@ -15,7 +15,7 @@ use tokio::time::{timeout, timeout_at};
 use super::{
     dial::{dial, supervise},
     frame::{DEADLINE_LEN, PREFIX_LEN},
-    hello::{Purpose, close},
+    hello::{Purpose, Refusal, close},
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
     runtime::IoRuntime,
@@ -63,6 +63,12 @@ impl QuicNetwork {
             .peer(to)
             .filter(|peer| peer.addr().is_some())
             .ok_or_else(unknown)?;
+        if shared.is_denied(to) {
+            return Err(CallError::Unreachable {
+                node: to,
+                cause: Refusal::Removed(to).to_string(),
+            });
+        }
         let purpose = purpose(method.class);
         let way = peer.way(purpose);
         if way.start() {
@@ -175,6 +181,18 @@ impl Network for QuicNetwork {
 
     fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
         self.shared.peer(node)?.identity()
+    }
+
+    fn deny(&self, node: NodeId) {
+        self.0
+            .denied
+            .send_if_modified(|denied| Arc::make_mut(denied).insert(node));
+    }
+
+    fn allow(&self, node: NodeId) {
+        self.0
+            .denied
+            .send_if_modified(|denied| Arc::make_mut(denied).remove(&node));
     }
 
     fn observed_ip(&self) -> Option<IpAddr> {

@@ -29,7 +29,8 @@ use super::{
         RETRY_ABOVE, max_frame,
     },
     lock,
-    shared::{Shared, certified_name, classes, read_hello, write_hello},
+    shared::{Shared, classes, read_hello, write_hello},
+    trust::Side,
     write::{Outgoing, write_loop},
 };
 use crate::{Caller, Class, PeerIdentity, Rejection, TaskGroup};
@@ -99,12 +100,11 @@ fn deny(remote: SocketAddr, denied: Denied) {
 }
 
 /// Learns and checks who connects, and answers who this node is.
-async fn greet(shared: &Shared, incoming: Incoming) -> Result<Accepted, Denied> {
+async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Denied> {
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
     let refuse = |refusal| Denied::Refused(connection.clone(), refusal);
-    let name = certified_name(&connection).map_err(refuse)?;
-    shared.check_cluster(name.cluster).map_err(refuse)?;
+    let name = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
     let (mut send, mut recv) = connection.accept_bi().await.map_err(Denied::Lost)?;
     let unreadable = |_| match connection.close_reason() {
         Some(reason) => Denied::Lost(reason),

@@ -12,14 +12,15 @@ use std::{
 
 use quinn::{Connection, Endpoint};
 use rivven_types::{ClusterId, NodeId};
-use rustls_pki_types::CertificateDer;
 use tokio_util::task::TaskTracker;
 
 use super::{
+    guard::{self, Certified, Denied},
     hello::{Hello, MAX_LEN, Purpose, Refusal, VERSIONS},
     limits::MAX_PEERS,
     lock,
     peer::Peer,
+    trust::{Side, Trust},
 };
 use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::NodeName};
 
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     pub(super) observed: Mutex<Option<IpAddr>>,
+    pub(super) trust: Arc<Trust>,
+    pub(super) denied: Denied,
 }
 
 impl Shared {
@@ -74,6 +77,27 @@ impl Shared {
         for peer in peers.values() {
             peer.forget_connections();
         }
+
+    /// Whether `node` may not have a connection.
+    pub(super) fn is_denied(&self, node: NodeId) -> bool {
+        self.denied.borrow().contains(&node)
+    }
+
+    /// Who `connection` leads to, if that peer may have it. It is watched over from this moment on.
+    pub(super) fn certify(
+        self: &Arc<Self>,
+        connection: &Connection,
+        side: Side,
+    ) -> Result<NodeName, Refusal> {
+        let certified = Certified::of(connection, side)?;
+        let name = certified.name;
+        self.check_cluster(name.cluster)?;
+        if self.is_denied(name.node) {
+            return Err(Refusal::Removed(name.node));
+        }
+        let guarding = guard::guard(Arc::clone(self), connection.clone(), certified);
+        self.tasks.spawn(guarding);
+        Ok(name)
     }
 
     pub(super) fn observe(&self, ip: IpAddr) {
@@ -122,16 +146,6 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// The name in the certificate that the peer has proven to own.
-pub(super) fn certified_name(connection: &Connection) -> Result<NodeName, Refusal> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let leaf = chain.as_deref().and_then(|chain| chain.first());
-    leaf.and_then(|leaf| NodeName::of(leaf).ok())
-        .ok_or(Refusal::Nameless)
 }
 
 /// The classes whose calls travel on a connection.
