@@ -1,13 +1,14 @@
 //! Who this node is: its certificate, its key, and the authority whose certificates it believes.
 //!
 //! A directory holds `ca.pem`, `node.pem`, `node.key` and `gossip.key`; [`write_cluster`] makes one for
-//! each node of a new cluster. The certificate names cluster and node in one URI, [`NodeName`].
+//! each node of a new cluster. The certificate names cluster and node in one URI, [`CertificateName`].
 
 mod authority;
 mod check;
 mod error;
 mod layout;
 mod name;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -29,7 +30,8 @@ use check::Paths;
 pub use authority::{CertificateAuthority, IssuedIdentity, Validity};
 pub use error::{BadNodes, IdentityError};
 pub use layout::{CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, KEY_FILE, node_dir_name, write_cluster};
-pub use name::{NodeName, ParseNodeNameError};
+pub use name::{CertificateName, NodeName, ParseNameError, SanTemplate, SanTemplateError};
+pub use subject::{Label, MAX_LABEL, Role, Roles, Subject};
 pub use watch::{IdentityWatch, RELOAD_INTERVAL};
 
 /// A node's certificate and key, checked, with the authority it trusts. Cheap to clone.
@@ -37,7 +39,8 @@ pub use watch::{IdentityWatch, RELOAD_INTERVAL};
 pub struct NodeIdentity(Arc<Inner>);
 
 struct Inner {
-    name: NodeName,
+    name: CertificateName,
+    template: SanTemplate,
     anchors: Vec<CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
     key: SigningKey,
@@ -60,6 +63,14 @@ impl NodeIdentity {
     /// [`IdentityError`] names the file and the remedy: missing, unreadable, a key that others can read,
     /// malformed, expired, not yet valid, signed by another authority, key of another certificate.
     pub fn load(tls_dir: &Path) -> Result<Self, IdentityError> {
+        Self::load_with(tls_dir, &SanTemplate::default())
+    }
+
+    /// [`Self::load`] in a cluster whose names follow `template`.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; `Malformed` when the certificate follows another template.
+    pub fn load_with(tls_dir: &Path, template: &SanTemplate) -> Result<Self, IdentityError> {
         let paths = Paths {
             ca: tls_dir.join(CA_FILE),
             certificate: tls_dir.join(CERT_FILE),
@@ -68,7 +79,8 @@ impl NodeIdentity {
         let ca = read(&paths.ca, secret_file::read_text)?;
         let certificate = read(&paths.certificate, secret_file::read_text)?;
         let key = read(&paths.key, secret_file::read_secret)?;
-        Self::assemble(&ca, &certificate, &key, &paths, Some(tls_dir.to_path_buf()))
+        let texts = [ca, certificate, key];
+        Self::assemble(&texts, &paths, template, Some(tls_dir.to_path_buf()))
     }
 
     /// Checks an identity that is not in files.
@@ -76,21 +88,34 @@ impl NodeIdentity {
     /// # Errors
     /// As [`Self::load`], with the plain file names.
     pub fn from_pem(ca: &str, certificate: &str, key: &str) -> Result<Self, IdentityError> {
+        Self::from_pem_with(ca, certificate, key, &SanTemplate::default())
+    }
+
+    /// [`Self::from_pem`] in a cluster whose names follow `template`.
+    ///
+    /// # Errors
+    /// As [`Self::from_pem`]; `Malformed` when the certificate follows another template.
+    pub fn from_pem_with(
+        ca: &str,
+        certificate: &str,
+        key: &str,
+        template: &SanTemplate,
+    ) -> Result<Self, IdentityError> {
         let paths = Paths {
             ca: PathBuf::from(CA_FILE),
             certificate: PathBuf::from(CERT_FILE),
             key: PathBuf::from(KEY_FILE),
         };
-        Self::assemble(ca, certificate, key, &paths, None)
+        Self::assemble(&[ca, certificate, key], &paths, template, None)
     }
 
-    fn assemble(
-        ca: &str,
-        certificate: &str,
-        key: &str,
+    fn assemble<S: AsRef<str>>(
+        [ca, certificate, key]: &[S; 3],
         paths: &Paths,
+        template: &SanTemplate,
         dir: Option<PathBuf>,
     ) -> Result<Self, IdentityError> {
+        let [ca, certificate, key] = [ca, certificate, key].map(AsRef::as_ref);
         let malformed = |path: &Path, cause| IdentityError::Malformed {
             path: path.to_path_buf(),
             cause,
@@ -99,16 +124,18 @@ impl NodeIdentity {
         let chain = check::certificates(certificate, &paths.certificate)?;
         let key = SigningKey::from_pem(key)
             .map_err(|_| malformed(&paths.key, "it holds no Ed25519 private key"))?;
-        check::check(&anchors, &chain, &key, paths)?;
-        let name = chain.first().and_then(|leaf| NodeName::of(leaf).ok());
+        let name = chain.first().and_then(|leaf| template.name_of(leaf).ok());
+        let answers = name.as_ref().is_none_or(|name| name.subject.is_member());
+        check::check(&anchors, &chain, &key, answers, paths)?;
         let name = name.ok_or_else(|| {
             malformed(
                 &paths.certificate,
-                "it does not name a node as rivven://<cluster id>/node/<node id>",
+                "it names nobody by the template in use, which is rivven://<cluster id>/<role>/<id> by default",
             )
         })?;
         Ok(Self(Arc::new(Inner {
             name,
+            template: template.clone(),
             anchors,
             chain,
             key,
@@ -118,10 +145,11 @@ impl NodeIdentity {
 
     /// An identity that no check would let pass, for tests of the peer's checks.
     #[cfg(test)]
-    pub(crate) fn unchecked(name: NodeName, ca: &str, issued: &IssuedIdentity) -> Self {
+    pub(crate) fn unchecked(name: impl Into<CertificateName>, ca: &str, issued: &IssuedIdentity) -> Self {
         let path = Path::new("test");
         Self(Arc::new(Inner {
-            name,
+            name: name.into(),
+            template: SanTemplate::default(),
             anchors: check::certificates(ca, path).unwrap(),
             chain: check::certificates(issued.cert_pem(), path).unwrap(),
             key: SigningKey::from_pem(issued.key_pem()).unwrap(),
@@ -135,14 +163,22 @@ impl NodeIdentity {
         self.0.name.cluster
     }
 
-    /// The node that the certificate names.
+    /// The node that the certificate names; 0 for an operator or client.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.0.name.node
+        self.0.name.subject.node()
     }
 
-    pub(crate) fn name(&self) -> NodeName {
-        self.0.name
+    /// Everything that the certificate's URI says.
+    #[must_use]
+    pub fn name(&self) -> &CertificateName {
+        &self.0.name
+    }
+
+    /// How this cluster writes names.
+    #[must_use]
+    pub fn template(&self) -> &SanTemplate {
+        &self.0.template
     }
 
     pub(crate) fn anchors(&self) -> &[CertificateDer<'static>] {

@@ -33,7 +33,7 @@ use std::{
 use quinn::{Endpoint, TokioRuntime};
 use rivven_crypto::{EntropyError, Provider};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -86,7 +86,7 @@ pub enum BindError {
          directory belongs to another cluster; use the certificate made for this node"
     )]
     IdentityMismatch {
-        /// The node id in the certificate.
+        /// The node id in the certificate; 0 if it is that of an operator or client.
         certified: u64,
         /// The node id in use.
         configured: u64,
@@ -126,6 +126,8 @@ impl BindError {
 
 impl QuicTransport {
     /// Settings for the node of `identity`, which must be the node and cluster of `local`.
+    ///
+    /// An operator or client has node id 0 and only calls: no node calls it.
     ///
     /// Without further settings it listens on a free port of 127.0.0.1, serves no method, and keeps
     /// nothing across restarts. An identity that was read from files is read again when they change; an
@@ -174,10 +176,10 @@ impl QuicTransportBuilder {
     /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
     /// another node.
     pub fn start(self) -> Result<Transport, BindError> {
-        let name = self.identity.current().name();
-        if (name.cluster, name.node) != (self.local.cluster, self.local.node) {
+        let identity = self.identity.current();
+        if (identity.cluster(), identity.node()) != (self.local.cluster, self.local.node) {
             return Err(BindError::IdentityMismatch {
-                certified: name.node,
+                certified: identity.node(),
                 configured: self.local.node,
             });
         }
@@ -217,6 +219,7 @@ impl QuicTransportBuilder {
             closing: AtomicBool::new(false),
             peers: Mutex::new(BTreeMap::new()),
             observed: Mutex::new(None),
+            guests: Arc::new(Semaphore::new(limits::MAX_GUESTS)),
             trust,
             denied: guard::Denied::new(Arc::default()),
         });

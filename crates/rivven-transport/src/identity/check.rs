@@ -38,10 +38,13 @@ pub(super) struct Paths {
 }
 
 /// Checks that the first of `chain` is valid at this moment, signed by one of `anchors`, and of `key`.
+///
+/// Who `answers` connections needs a certificate for servers as well as for clients.
 pub(super) fn check(
     anchors: &[CertificateDer<'_>],
     chain: &[CertificateDer<'_>],
     key: &SigningKey,
+    answers: bool,
     paths: &Paths,
 ) -> Result<(), IdentityError> {
     let malformed = |path: &Path, cause| IdentityError::Malformed {
@@ -64,8 +67,14 @@ pub(super) fn check(
     let now = WallClock::now();
     let leaf = EndEntityCert::try_from(leaf).map_err(|_| no_certificate())?;
     let verify = |usage| leaf.verify_for_usage(algorithms, &roots, intermediates, now, usage, None, None);
-    verify(KeyUsage::server_auth())
-        .and_then(|_| verify(KeyUsage::client_auth()))
+    verify(KeyUsage::client_auth())
+        .and_then(|path| {
+            if answers {
+                verify(KeyUsage::server_auth())
+            } else {
+                Ok(path)
+            }
+        })
         .map(|_| ())
         .map_err(|error| explain(&error, &parsed, paths))
 }
@@ -93,7 +102,7 @@ fn explain(error: &webpki::Error, certificate: &X509Certificate<'_>, paths: &Pat
         },
         webpki::Error::RequiredEkuNotFoundContext(_) => IdentityError::Malformed {
             path,
-            cause: "it must be usable for servers and for clients",
+            cause: "it must be usable for clients, and that of a node for servers too",
         },
         _ => IdentityError::Malformed {
             path,

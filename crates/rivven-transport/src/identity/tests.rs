@@ -33,7 +33,10 @@ fn an_issued_certificate_names_its_node_and_verifies() {
     assert_eq!((identity.cluster(), identity.node()), (ca.cluster(), 7));
     assert_eq!(
         format!("{identity:?}"),
-        format!("NodeIdentity {{ name: {:?}, .. }}", name(1, 7))
+        format!(
+            "NodeIdentity {{ name: {:?}, .. }}",
+            CertificateName::from(name(1, 7))
+        )
     );
 }
 

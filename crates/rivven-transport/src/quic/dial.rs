@@ -156,8 +156,8 @@ async fn greet(
     let name = shared
         .certify(connection, Side::Answered)
         .map_err(GreetError::Refused)?;
-    if let Some(expected) = expected.filter(|expected| *expected != name.node) {
-        let found = name.node;
+    if let Some(expected) = expected.filter(|expected| *expected != name.subject.node()) {
+        let found = name.subject.node();
         return Err(GreetError::Refused(Refusal::Unexpected { found, expected }));
     }
     let (mut send, mut recv) = connection.open_bi().await.map_err(GreetError::Lost)?;
@@ -176,7 +176,7 @@ async fn greet(
             });
         }
     };
-    shared.check_hello(&hello, name).map_err(GreetError::Refused)?;
+    shared.check_hello(&hello, &name).map_err(GreetError::Refused)?;
     if hello.identity.node != shared.local.node {
         let peer = shared
             .peer_or_insert(hello.identity.node)

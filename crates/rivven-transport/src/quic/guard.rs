@@ -11,7 +11,10 @@ use tracing::warn;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{hello::Refusal, shared::Shared, trust::Side};
-use crate::{clock::WallClock, identity::NodeName};
+use crate::{
+    clock::WallClock,
+    identity::{CertificateName, SanTemplate, Subject},
+};
 
 /// Longest pause between two checks of a connection.
 ///
@@ -22,7 +25,7 @@ const RECHECK: Duration = Duration::from_secs(60);
 /// A peer that has proven its name, and how.
 #[derive(Clone, Debug)]
 pub(super) struct Certified {
-    pub(super) name: NodeName,
+    pub(super) name: CertificateName,
     side: Side,
     chain: Vec<CertificateDer<'static>>,
     /// First second at which a certificate of the chain is no longer valid.
@@ -40,19 +43,19 @@ pub(super) enum Verdict {
 
 /// Decides on a standing connection.
 pub(super) fn verdict(
-    name: NodeName,
+    subject: &Subject,
     expires: UnixTime,
     denied: &BTreeSet<NodeId>,
     trusted: bool,
     now: UnixTime,
 ) -> Verdict {
     let left = Duration::from_secs(expires.as_secs().saturating_sub(now.as_secs()));
-    if denied.contains(&name.node) {
-        Verdict::Close(Refusal::Removed(name.node))
+    if denied.contains(&subject.node()) {
+        Verdict::Close(Refusal::Removed(subject.clone()))
     } else if left.is_zero() {
-        Verdict::Close(Refusal::Expired(name.node))
+        Verdict::Close(Refusal::Expired(subject.clone()))
     } else if !trusted {
-        Verdict::Close(Refusal::Untrusted(name.node))
+        Verdict::Close(Refusal::Untrusted(subject.clone()))
     } else {
         Verdict::Keep(left.min(RECHECK))
     }
@@ -60,14 +63,14 @@ pub(super) fn verdict(
 
 impl Certified {
     /// Who `connection` leads to, by the certificate that the peer has proven to own.
-    pub(super) fn of(connection: &Connection, side: Side) -> Result<Self, Refusal> {
+    pub(super) fn of(connection: &Connection, side: Side, template: &SanTemplate) -> Result<Self, Refusal> {
         let chain = connection
             .peer_identity()
             .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
             .ok_or(Refusal::Nameless)?;
         let leaf = chain.first().ok_or(Refusal::Nameless)?;
         Ok(Self {
-            name: NodeName::of(leaf).map_err(|_| Refusal::Nameless)?,
+            name: template.name_of(leaf).map_err(|_| Refusal::Nameless)?,
             side,
             expires: expires(&chain).ok_or(Refusal::Nameless)?,
             chain: *chain,
@@ -77,7 +80,7 @@ impl Certified {
     fn verdict(&self, shared: &Shared, denied: &BTreeSet<NodeId>) -> Verdict {
         let now = WallClock::now();
         let trusted = shared.trust.verify(self.side, &self.chain, now).is_ok();
-        verdict(self.name, self.expires, denied, trusted, now)
+        verdict(&self.name.subject, self.expires, denied, trusted, now)
     }
 }
 
@@ -107,7 +110,7 @@ pub(super) async fn guard(shared: Arc<Shared>, connection: Connection, certified
             Verdict::Keep(pause) => pause,
             Verdict::Close(refusal) => {
                 let remote = connection.remote_address();
-                warn!(%remote, peer = certified.name.node, reason = %refusal, "refused connection");
+                warn!(%remote, peer = %certified.name.subject, reason = %refusal, "refused connection");
                 connection.close(refusal.close_code(), refusal.to_string().as_bytes());
                 return;
             }
@@ -127,29 +130,49 @@ pub(super) type Denied = watch::Sender<Arc<BTreeSet<NodeId>>>;
 
 #[cfg(test)]
 mod tests {
-    use rivven_types::ClusterId;
-
     use super::*;
 
     #[test]
     fn a_connection_ends_with_its_certificate_its_membership_or_its_authority() {
-        let name = NodeName {
-            cluster: ClusterId::from_bytes([1; 16]),
-            node: 7,
-        };
+        let subject = Subject::Node(7);
         let at = |secs| UnixTime::since_unix_epoch(Duration::from_secs(secs));
         let none = BTreeSet::new();
         let seven = BTreeSet::from([7]);
         let check = |denied, trusted, now, expected| {
-            assert_eq!(verdict(name, at(1000), denied, trusted, at(now)), expected);
+            assert_eq!(verdict(&subject, at(1000), denied, trusted, at(now)), expected);
         };
         check(&none, true, 0, Verdict::Keep(RECHECK));
         check(&none, true, 999, Verdict::Keep(Duration::from_secs(1)));
-        check(&none, true, 1000, Verdict::Close(Refusal::Expired(7)));
-        check(&seven, true, 0, Verdict::Close(Refusal::Removed(7)));
-        check(&none, false, 0, Verdict::Close(Refusal::Untrusted(7)));
+        check(
+            &none,
+            true,
+            1000,
+            Verdict::Close(Refusal::Expired(Subject::Node(7))),
+        );
+        check(
+            &seven,
+            true,
+            0,
+            Verdict::Close(Refusal::Removed(Subject::Node(7))),
+        );
+        check(
+            &none,
+            false,
+            0,
+            Verdict::Close(Refusal::Untrusted(Subject::Node(7))),
+        );
         // The most telling reason wins.
-        check(&seven, false, 2000, Verdict::Close(Refusal::Removed(7)));
-        check(&none, false, 2000, Verdict::Close(Refusal::Expired(7)));
+        check(
+            &seven,
+            false,
+            2000,
+            Verdict::Close(Refusal::Removed(Subject::Node(7))),
+        );
+        check(
+            &none,
+            false,
+            2000,
+            Verdict::Close(Refusal::Expired(Subject::Node(7))),
+        );
     }
 }

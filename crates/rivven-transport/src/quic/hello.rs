@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut};
 use quinn::VarInt;
 use rivven_types::{BootEpoch, ClusterId, InstanceId};
 
-use crate::PeerIdentity;
+use crate::{PeerIdentity, identity::Subject};
 
 /// First bytes of a hello.
 const MAGIC: &[u8; 4] = b"RVVN";
@@ -51,7 +51,7 @@ pub(super) enum Refusal {
     Version,
     #[error("the peer is of another cluster ({theirs}); this is cluster {ours}")]
     OtherCluster { ours: ClusterId, theirs: ClusterId },
-    #[error("the peer's certificate names no node")]
+    #[error("the peer's certificate names nobody by this cluster's template")]
     Nameless,
     #[error("the peer's hello claims node {claimed}, its certificate names node {certified}")]
     WrongNode { claimed: u64, certified: u64 },
@@ -63,14 +63,16 @@ pub(super) enum Refusal {
     DuplicateNode(u64),
     #[error("this node knows too many peers")]
     TooManyPeers,
-    #[error("node {0} has been removed from the cluster; add it again, or stop it")]
-    Removed(u64),
-    #[error("the certificate of node {0} has expired; replace it with a new one of the same authority")]
-    Expired(u64),
+    #[error("{0} has been removed from the cluster; add it again, or stop it")]
+    Removed(Subject),
+    #[error("the certificate of {0} has expired; replace it with a new one of the same authority")]
+    Expired(Subject),
     #[error(
-        "the authority of the certificate of node {0} is no longer in ca.pem; use a certificate of the new one"
+        "the authority of the certificate of {0} is no longer in ca.pem; use a certificate of the new one"
     )]
-    Untrusted(u64),
+    Untrusted(Subject),
+    #[error("{0} answered where a node was expected")]
+    NotANode(Subject),
 }
 
 impl Refusal {
@@ -80,7 +82,9 @@ impl Refusal {
             Self::Malformed => close::MALFORMED,
             Self::Version => close::VERSION,
             Self::OtherCluster { .. } => close::OTHER_CLUSTER,
-            Self::Nameless | Self::WrongNode { .. } | Self::Unexpected { .. } => close::WRONG_NODE,
+            Self::Nameless | Self::WrongNode { .. } | Self::Unexpected { .. } | Self::NotANode(_) => {
+                close::WRONG_NODE
+            }
             Self::StaleEpoch { .. } => close::STALE_EPOCH,
             Self::DuplicateNode(_) => close::DUPLICATE_NODE,
             Self::TooManyPeers => close::TOO_MANY_PEERS,

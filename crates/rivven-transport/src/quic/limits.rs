@@ -96,3 +96,6 @@ pub(super) const MAX_PEERS: usize = 10_000;
 
 /// Addresses of one host name that are tried.
 pub(super) const MAX_ADDRESSES: usize = 8;
+
+/// Connections of operators and clients that a node has at a time.
+pub(super) const MAX_GUESTS: usize = 1_024;

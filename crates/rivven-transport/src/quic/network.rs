@@ -22,7 +22,10 @@ use super::{
     lock,
     shared::{Shared, purpose},
 };
-use crate::{CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus};
+use crate::{
+    CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus,
+    identity::Subject,
+};
 
 /// Time for the last answers to leave before connections are closed.
 const LINGER: Duration = Duration::from_millis(30);
@@ -66,7 +69,7 @@ impl QuicNetwork {
         if shared.is_denied(to) {
             return Err(CallError::Unreachable {
                 node: to,
-                cause: Refusal::Removed(to).to_string(),
+                cause: Refusal::Removed(Subject::Node(to)).to_string(),
             });
         }
         let purpose = purpose(method.class);

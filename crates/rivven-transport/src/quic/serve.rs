@@ -33,7 +33,10 @@ use super::{
     trust::Side,
     write::{Outgoing, write_loop},
 };
-use crate::{Caller, Class, PeerIdentity, Rejection, TaskGroup};
+use crate::{
+    Caller, Class, PeerIdentity, Rejection, TaskGroup,
+    identity::{Role, Subject},
+};
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept_loop(shared: Arc<Shared>, endpoint: Endpoint) {
@@ -58,6 +61,9 @@ struct Accepted {
     connection: Connection,
     peer: PeerIdentity,
     purpose: Purpose,
+    subject: Subject,
+    /// A guest's place, free again when the connection ends.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a connection was not accepted.
@@ -112,8 +118,12 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
     };
     let bytes = read_hello(&mut recv).await.map_err(unreadable)?;
     let hello = Hello::decode(&bytes).map_err(refuse)?;
-    shared.check_hello(&hello, name).map_err(refuse)?;
-    if hello.identity.node != shared.local.node {
+    shared.check_hello(&hello, &name).map_err(refuse)?;
+    let mut room = None;
+    if !name.subject.is_member() {
+        let guests = Arc::clone(&shared.guests).try_acquire_owned();
+        room = Some(guests.map_err(|_| refuse(Refusal::TooManyPeers))?);
+    } else if hello.identity.node != shared.local.node {
         let peer = shared.peer_or_insert(hello.identity.node).map_err(refuse)?;
         peer.admit(&hello.identity).map_err(refuse)?;
         // Peers dial from the socket they listen on, so the source address is one to dial.
@@ -130,6 +140,8 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
         connection,
         peer: hello.identity,
         purpose: hello.purpose,
+        subject: name.subject,
+        _room: room,
     })
 }
 
@@ -153,8 +165,10 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         connection,
         peer,
         purpose,
+        subject,
+        _room,
     } = accepted;
-    debug!(peer = peer.node, ?purpose, "accepted connection");
+    debug!(peer = %subject, ?purpose, "accepted connection");
     let lanes = AbortOnDrop(TaskGroup::current());
     let handlers = AbortOnDrop(shared.callers.sibling());
     let mut left = classes(purpose).to_vec();
@@ -175,19 +189,20 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"unexpected stream");
             continue;
         };
-        let lane = ServedLane::new(&shared, &peer, class, &handlers.0);
+        let lane = ServedLane::new(&shared, (&peer, subject.role()), class, &handlers.0);
         lanes.0.spawn(lane.run(connection.clone(), send, recv, lanes.0.clone()));
     };
     if let Some(known) = shared.peer(peer.node) {
         known.forget_inbound(&connection);
     }
-    info!(peer = peer.node, ?purpose, cause = %explain(&error), "peer disconnected");
+    info!(peer = %subject, ?purpose, cause = %explain(&error), "peer disconnected");
 }
 
 /// The answering side of one class of one connection.
 struct ServedLane {
     shared: Arc<Shared>,
     peer: PeerIdentity,
+    role: Role,
     class: Class,
     handlers: TaskGroup,
     running: Running,
@@ -199,10 +214,16 @@ struct ServedLane {
 type Running = Arc<Mutex<BTreeMap<u64, AbortHandle>>>;
 
 impl ServedLane {
-    fn new(shared: &Arc<Shared>, peer: &PeerIdentity, class: Class, handlers: &TaskGroup) -> Self {
+    fn new(
+        shared: &Arc<Shared>,
+        (peer, role): (&PeerIdentity, Role),
+        class: Class,
+        handlers: &TaskGroup,
+    ) -> Self {
         Self {
             shared: Arc::clone(shared),
             peer: peer.clone(),
+            role,
             class,
             handlers: handlers.clone(),
             running: Running::default(),
@@ -295,6 +316,10 @@ impl ServedLane {
         if spec.class != self.class {
             let text = format!("{} is not of class {:?}", spec.name, self.class);
             return Some(Rejection::new("wrong-class", text));
+        }
+        if !spec.roles.contains(self.role) {
+            let text = format!("{} may not be called by the role {}", spec.name, self.role);
+            return Some(Rejection::new("role-not-allowed", text));
         }
         (len > spec.max_request).then(|| {
             let text = format!("{}: {len} bytes, the limit is {}", spec.name, spec.max_request);

@@ -12,6 +12,7 @@ use std::{
 
 use quinn::{Connection, Endpoint};
 use rivven_types::{ClusterId, NodeId};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     peer::Peer,
     trust::{Side, Trust},
 };
-use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::NodeName};
+use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::CertificateName};
 
 /// One end of the network.
 pub(super) struct Shared {
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     pub(super) observed: Mutex<Option<IpAddr>>,
+    /// Room for connections of operators and clients.
+    pub(super) guests: Arc<Semaphore>,
     pub(super) trust: Arc<Trust>,
     pub(super) denied: Denied,
 }
@@ -77,6 +80,7 @@ impl Shared {
         for peer in peers.values() {
             peer.forget_connections();
         }
+    }
 
     /// Whether `node` may not have a connection.
     pub(super) fn is_denied(&self, node: NodeId) -> bool {
@@ -88,12 +92,16 @@ impl Shared {
         self: &Arc<Self>,
         connection: &Connection,
         side: Side,
-    ) -> Result<NodeName, Refusal> {
-        let certified = Certified::of(connection, side)?;
-        let name = certified.name;
+    ) -> Result<CertificateName, Refusal> {
+        let identity = self.trust.watch().current();
+        let certified = Certified::of(connection, side, identity.template())?;
+        let name = certified.name.clone();
         self.check_cluster(name.cluster)?;
-        if self.is_denied(name.node) {
-            return Err(Refusal::Removed(name.node));
+        if self.is_denied(name.subject.node()) {
+            return Err(Refusal::Removed(name.subject));
+        }
+        if side == Side::Answered && !name.subject.is_member() {
+            return Err(Refusal::NotANode(name.subject));
         }
         let guarding = guard::guard(Arc::clone(self), connection.clone(), certified);
         self.tasks.spawn(guarding);
@@ -133,15 +141,16 @@ impl Shared {
     }
 
     /// Whether a hello says what the certificate proves, and is not of a double of this node.
-    pub(super) fn check_hello(&self, hello: &Hello, certified: NodeName) -> Result<(), Refusal> {
+    pub(super) fn check_hello(&self, hello: &Hello, certified: &CertificateName) -> Result<(), Refusal> {
         self.check_cluster(hello.cluster)?;
-        if hello.identity.node != certified.node {
+        let certified = certified.subject.node();
+        if hello.identity.node != certified {
             return Err(Refusal::WrongNode {
                 claimed: hello.identity.node,
-                certified: certified.node,
+                certified,
             });
         }
-        if hello.identity.node == self.local.node && hello.identity != self.identity() {
+        if certified != 0 && certified == self.local.node && hello.identity != self.identity() {
             return Err(Refusal::DuplicateNode(self.local.node));
         }
         Ok(())

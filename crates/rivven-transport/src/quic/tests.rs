@@ -3,6 +3,7 @@
 mod calls;
 mod identity;
 mod restart;
+mod roles;
 mod rotation;
 
 use std::{
