@@ -7,6 +7,7 @@ mod call;
 mod clock;
 pub mod datagram;
 pub mod identity;
+pub mod issuer;
 mod memory;
 mod method;
 mod network;

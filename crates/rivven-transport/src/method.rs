@@ -45,6 +45,8 @@ pub trait Method: Send + Sync + 'static {
     const MAX_RESPONSE: usize;
     /// Who may call it, by the role in the caller's certificate; nodes alone unless said otherwise.
     const ROLES: Roles = Roles::NODE;
+    /// Whether it may be called with a certificate that has expired. Made for renewing it, and nothing else.
+    const AFTER_EXPIRY: bool = false;
     /// What is asked.
     type Request: Serialize + DeserializeOwned + Send + Sync + 'static;
     /// What is answered.
@@ -66,6 +68,8 @@ pub struct MethodSpec {
     pub max_response: usize,
     /// [`Method::ROLES`].
     pub roles: Roles,
+    /// [`Method::AFTER_EXPIRY`].
+    pub after_expiry: bool,
 }
 
 impl MethodSpec {
@@ -79,6 +83,7 @@ impl MethodSpec {
             max_request: M::MAX_REQUEST,
             max_response: M::MAX_RESPONSE,
             roles: M::ROLES,
+            after_expiry: M::AFTER_EXPIRY,
         }
     }
 }

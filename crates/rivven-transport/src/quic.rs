@@ -40,6 +40,7 @@ use tracing::{info, warn};
 use crate::{
     LocalIdentity, Router, TaskGroup, Transport,
     identity::{IdentityWatch, RELOAD_INTERVAL},
+    issuer::remind,
 };
 use config::Configs;
 use network::QuicNetwork;
@@ -193,7 +194,7 @@ impl QuicTransportBuilder {
             server,
             client,
             trust,
-        } = config::build(self.identity, &keys, &Provider::ring())
+        } = config::build(self.identity, &self.router, &keys, &Provider::ring())
             .map_err(|cause| BindError::Tls { cause })?;
         let socket = bind_socket(self.bind)?;
         let failed = |source| BindError::Socket {
@@ -223,6 +224,7 @@ impl QuicTransportBuilder {
             trust,
             denied: guard::Denied::new(Arc::default()),
         });
+        shared.tasks.spawn(remind(shared.trust.watch().clone()));
         if shared.trust.watch().has_files() {
             shared
                 .tasks

@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{CertificateName, IdentityError, SanTemplate, Subject, name};
+use super::{CertificateName, IdentityError, NodeIdentity, SanTemplate, Subject, name, request::ProvenKey};
 use crate::clock::WallClock;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -190,13 +190,45 @@ impl CertificateAuthority {
         name: impl Into<CertificateName>,
         validity: Validity,
     ) -> Result<IssuedIdentity, IdentityError> {
-        let name = name.into();
         let key = SigningKey::generate()?;
-        let mut params = params(
-            &format!("rivven {}", name.subject),
-            &self.template.render(&name),
-            validity,
-        )?;
+        Ok(IssuedIdentity {
+            certificate_pem: self.sign(&key, &name.into(), validity)?,
+            key_pem: key.to_pem(),
+        })
+    }
+
+    /// A certificate, PEM, for the holder of the key behind `request`.
+    ///
+    /// The request (RFC 2986, DER) proves the possession of a key; the name comes from the caller alone.
+    ///
+    /// # Errors
+    /// [`IdentityError::BadRequest`], [`IdentityError::Entropy`], or [`IdentityError::Issue`].
+    pub fn sign_request(
+        &self,
+        request: &[u8],
+        name: impl Into<CertificateName>,
+        validity: Validity,
+    ) -> Result<String, IdentityError> {
+        self.sign(&ProvenKey::read(request)?, &name.into(), validity)
+    }
+
+    /// A certificate, PEM, for the key and name of `identity`, valid for one year.
+    ///
+    /// # Errors
+    /// As [`Self::sign_request`].
+    pub fn renew(&self, identity: &NodeIdentity) -> Result<String, IdentityError> {
+        let name = identity.name().clone();
+        self.sign_request(&identity.request()?, name, Validity::from_now(NODE_LIFE))
+    }
+
+    fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        name: &CertificateName,
+        validity: Validity,
+    ) -> Result<String, IdentityError> {
+        let common = format!("rivven {}", name.subject);
+        let mut params = params(&common, &self.template.render(name), validity)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -206,17 +238,14 @@ impl CertificateAuthority {
                 .push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         params.use_authority_key_identifier_extension = true;
-        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id(&key));
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id(key));
         let mut own = CertificateParams::default();
         own.distinguished_name = common_name(&self.common_name);
         own.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         own.key_identifier_method = KeyIdMethod::PreSpecified(self.key_id.clone());
         let issuer = Issuer::from_params(&own, &self.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(issue_error)?;
-        Ok(IssuedIdentity {
-            certificate_pem: certificate.pem(),
-            key_pem: key.to_pem(),
-        })
+        let certificate = params.signed_by(key, &issuer).map_err(issue_error)?;
+        Ok(certificate.pem())
     }
 
     /// The cluster that was born with this authority.
@@ -279,7 +308,7 @@ impl Signer {
     }
 }
 
-fn issue_error(error: rcgen::Error) -> IdentityError {
+pub(super) fn issue_error(error: rcgen::Error) -> IdentityError {
     IdentityError::Issue {
         cause: error.to_string(),
     }
@@ -317,7 +346,7 @@ fn serial_number() -> Result<SerialNumber, IdentityError> {
 }
 
 /// SHA-256 of the public key, cut short (RFC 7093, section 2, method 1).
-fn key_id(key: &SigningKey) -> Vec<u8> {
+fn key_id(key: &impl PublicKeyData) -> Vec<u8> {
     let mut digest = sha256(key.der_bytes()).to_vec();
     digest.truncate(KEY_ID_LEN);
     digest

@@ -41,8 +41,8 @@ pub enum IdentityError {
     },
     /// The certificate's time is over. Have the cluster's certificate authority issue a new one.
     #[error(
-        "the certificate {} expired on {not_after}; replace it with one newly issued by the same cluster's \
-         certificate authority", path.display()
+        "the certificate {} expired on {not_after}; issue a new one with `rivven-node cert issue --ca DIR --node ID`, \
+         where DIR holds the authority's ca.pem and ca.key", path.display()
     )]
     Expired {
         /// The certificate file.
@@ -119,6 +119,12 @@ pub enum IdentityError {
         /// What the encoder said.
         cause: String,
     },
+    /// A certificate signing request cannot be granted. No certificate was made.
+    #[error("the certificate request is not usable: {cause}; make a new one with the key of the node")]
+    BadRequest {
+        /// What is wrong with it.
+        cause: &'static str,
+    },
     /// The operating system gave no randomness. Nothing was written.
     #[error(transparent)]
     Entropy(#[from] rivven_crypto::EntropyError),
@@ -160,6 +166,7 @@ impl IdentityError {
             Self::Unwritable { .. } => "identity-unwritable",
             Self::BadNodes { .. } => "identity-bad-nodes",
             Self::Issue { .. } => "identity-issue-failed",
+            Self::BadRequest { .. } => "bad-certificate-request",
             Self::Entropy(_) => "no-entropy",
         }
     }

@@ -14,7 +14,7 @@ use super::{
     },
     trust::Trust,
 };
-use crate::{clock::WallClock, identity::IdentityWatch};
+use crate::{Router, clock::WallClock, identity::IdentityWatch};
 
 /// Application protocol (RFC 7301); 0 is the unstable version.
 const ALPN: &[u8] = b"rivven/0";
@@ -33,6 +33,7 @@ pub(super) struct Configs {
 /// The settings of the node of `identity`, or the cause why TLS takes none of it.
 pub(super) fn build(
     identity: IdentityWatch,
+    router: &Router,
     keys: &QuicKeys,
     provider: &Provider,
 ) -> Result<Configs, String> {
@@ -40,7 +41,7 @@ pub(super) fn build(
     let connection_ids = keys.connection_ids();
     let mut endpoint = provider.quic_endpoint(&keys.reset());
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)));
-    let trust = Trust::new(identity, provider).map_err(|error| error.to_string())?;
+    let trust = Trust::new(identity, router.clone(), provider).map_err(|error| error.to_string())?;
     let server = server_tls(&trust, provider).map_err(|error| error.to_string())?;
     let mut server = provider
         .quic_server(server, &keys.token())

@@ -155,7 +155,8 @@ async fn greet(
 ) -> Result<PeerIdentity, GreetError> {
     let name = shared
         .certify(connection, Side::Answered)
-        .map_err(GreetError::Refused)?;
+        .map_err(GreetError::Refused)?
+        .name;
     if let Some(expected) = expected.filter(|expected| *expected != name.subject.node()) {
         let found = name.subject.node();
         return Err(GreetError::Refused(Refusal::Unexpected { found, expected }));

@@ -3,17 +3,21 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use quinn::Connection;
+use quinn::{Connection, VarInt};
 use rivven_types::NodeId;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::{sync::watch, time::sleep};
 use tracing::warn;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{hello::Refusal, shared::Shared, trust::Side};
+use super::{
+    hello::{Refusal, close},
+    limits::RENEWAL_TIME,
+    shared::Shared,
+    trust::{Side, end_of},
+};
 use crate::{
     clock::WallClock,
-    identity::{CertificateName, SanTemplate, Subject},
+    identity::{CertificateName, NodeIdentity, Subject},
 };
 
 /// Longest pause between two checks of a connection.
@@ -28,8 +32,13 @@ pub(super) struct Certified {
     pub(super) name: CertificateName,
     side: Side,
     chain: Vec<CertificateDer<'static>>,
-    /// First second at which a certificate of the chain is no longer valid.
+    /// First second at which the connection may not stand any more, because a certificate of the chain is no
+    /// longer valid.
     expires: UnixTime,
+    /// It was not valid to begin with: the peer may renew it, and nothing else.
+    pub(super) expired: bool,
+    /// This node's own certificate had expired when the connection was made.
+    own_expired: bool,
 }
 
 /// What a check of a standing connection comes to.
@@ -63,16 +72,27 @@ pub(super) fn verdict(
 
 impl Certified {
     /// Who `connection` leads to, by the certificate that the peer has proven to own.
-    pub(super) fn of(connection: &Connection, side: Side, template: &SanTemplate) -> Result<Self, Refusal> {
+    pub(super) fn of(connection: &Connection, side: Side, identity: &NodeIdentity) -> Result<Self, Refusal> {
         let chain = connection
             .peer_identity()
             .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
             .ok_or(Refusal::Nameless)?;
         let leaf = chain.first().ok_or(Refusal::Nameless)?;
+        let end = end_of(chain.iter()).ok_or(Refusal::Nameless)?;
+        let now = WallClock::now().as_secs();
+        let expired = end <= now;
+        // Only who dials is let in with an expired certificate, see `Trust`.
+        let end = if expired && side == Side::Dialled {
+            now.saturating_add(RENEWAL_TIME.as_secs())
+        } else {
+            end
+        };
         Ok(Self {
-            name: template.name_of(leaf).map_err(|_| Refusal::Nameless)?,
+            name: identity.template().name_of(leaf).map_err(|_| Refusal::Nameless)?,
             side,
-            expires: expires(&chain).ok_or(Refusal::Nameless)?,
+            expires: UnixTime::since_unix_epoch(Duration::from_secs(end)),
+            expired,
+            own_expired: identity.is_expired(),
             chain: *chain,
         })
     }
@@ -84,18 +104,6 @@ impl Certified {
     }
 }
 
-/// When the first certificate of the chain ends. The last second in it is still valid (RFC 5280,
-/// section 4.1.2.5).
-fn expires(chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
-    let mut first = u64::MAX;
-    for certificate in chain {
-        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-        let last = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
-        first = first.min(last.saturating_add(1));
-    }
-    Some(UnixTime::since_unix_epoch(Duration::from_secs(first)))
-}
-
 /// Closes `connection`, and says why on both sides, as soon as its peer may not have it any more.
 pub(super) async fn guard(shared: Arc<Shared>, connection: Connection, certified: Certified) {
     let mut denied = shared.denied.subscribe();
@@ -103,7 +111,12 @@ pub(super) async fn guard(shared: Arc<Shared>, connection: Connection, certified
     loop {
         let verdict = {
             let denied = denied.borrow_and_update().clone();
-            identity.borrow_and_update();
+            let renewed = !identity.borrow_and_update().is_expired();
+            if certified.own_expired && renewed {
+                // Renewed: the next connection is made with the new certificate and carries everything.
+                connection.close(VarInt::from_u32(close::DONE), b"certificate renewed");
+                return;
+            }
             certified.verdict(&shared, &denied)
         };
         let pause = match verdict {

@@ -62,6 +62,7 @@ struct Accepted {
     peer: PeerIdentity,
     purpose: Purpose,
     subject: Subject,
+    expired: bool,
     /// A guest's place, free again when the connection ends.
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -110,7 +111,8 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
     let refuse = |refusal| Denied::Refused(connection.clone(), refusal);
-    let name = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
+    let certified = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
+    let (name, expired) = (certified.name, certified.expired);
     let (mut send, mut recv) = connection.accept_bi().await.map_err(Denied::Lost)?;
     let unreadable = |_| match connection.close_reason() {
         Some(reason) => Denied::Lost(reason),
@@ -120,7 +122,8 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
     let hello = Hello::decode(&bytes).map_err(refuse)?;
     shared.check_hello(&hello, &name).map_err(refuse)?;
     let mut room = None;
-    if !name.subject.is_member() {
+    // Who may only renew must not speak for a member in any other way, such as ending its connections.
+    if expired || !name.subject.is_member() {
         let guests = Arc::clone(&shared.guests).try_acquire_owned();
         room = Some(guests.map_err(|_| refuse(Refusal::TooManyPeers))?);
     } else if hello.identity.node != shared.local.node {
@@ -141,6 +144,7 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
         peer: hello.identity,
         purpose: hello.purpose,
         subject: name.subject,
+        expired,
         _room: room,
     })
 }
@@ -166,6 +170,7 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         peer,
         purpose,
         subject,
+        expired,
         _room,
     } = accepted;
     debug!(peer = %subject, ?purpose, "accepted connection");
@@ -189,7 +194,7 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"unexpected stream");
             continue;
         };
-        let lane = ServedLane::new(&shared, (&peer, subject.role()), class, &handlers.0);
+        let lane = ServedLane::new(&shared, (&peer, subject.role(), expired), class, &handlers.0);
         lanes.0.spawn(lane.run(connection.clone(), send, recv, lanes.0.clone()));
     };
     if let Some(known) = shared.peer(peer.node) {
@@ -203,6 +208,8 @@ struct ServedLane {
     shared: Arc<Shared>,
     peer: PeerIdentity,
     role: Role,
+    /// The peer's certificate had expired when it connected.
+    expired: bool,
     class: Class,
     handlers: TaskGroup,
     running: Running,
@@ -216,7 +223,7 @@ type Running = Arc<Mutex<BTreeMap<u64, AbortHandle>>>;
 impl ServedLane {
     fn new(
         shared: &Arc<Shared>,
-        (peer, role): (&PeerIdentity, Role),
+        (peer, role, expired): (&PeerIdentity, Role, bool),
         class: Class,
         handlers: &TaskGroup,
     ) -> Self {
@@ -224,6 +231,7 @@ impl ServedLane {
             shared: Arc::clone(shared),
             peer: peer.clone(),
             role,
+            expired,
             class,
             handlers: handlers.clone(),
             running: Running::default(),
@@ -320,6 +328,10 @@ impl ServedLane {
         if !spec.roles.contains(self.role) {
             let text = format!("{} may not be called by the role {}", spec.name, self.role);
             return Some(Rejection::new("role-not-allowed", text));
+        }
+        if self.expired && !spec.after_expiry {
+            let text = "the caller's certificate has expired; renew it, nothing else is answered until then";
+            return Some(Rejection::new("certificate-expired", text));
         }
         (len > spec.max_request).then(|| {
             let text = format!("{}: {len} bytes, the limit is {}", spec.name, spec.max_request);

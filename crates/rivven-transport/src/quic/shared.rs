@@ -92,20 +92,20 @@ impl Shared {
         self: &Arc<Self>,
         connection: &Connection,
         side: Side,
-    ) -> Result<CertificateName, Refusal> {
+    ) -> Result<Certified, Refusal> {
         let identity = self.trust.watch().current();
-        let certified = Certified::of(connection, side, identity.template())?;
-        let name = certified.name.clone();
+        let certified = Certified::of(connection, side, &identity)?;
+        let name = &certified.name;
         self.check_cluster(name.cluster)?;
         if self.is_denied(name.subject.node()) {
-            return Err(Refusal::Removed(name.subject));
+            return Err(Refusal::Removed(name.subject.clone()));
         }
         if side == Side::Answered && !name.subject.is_member() {
-            return Err(Refusal::NotANode(name.subject));
+            return Err(Refusal::NotANode(name.subject.clone()));
         }
-        let guarding = guard::guard(Arc::clone(self), connection.clone(), certified);
+        let guarding = guard::guard(Arc::clone(self), connection.clone(), certified.clone());
         self.tasks.spawn(guarding);
-        Ok(name)
+        Ok(certified)
     }
 
     pub(super) fn observe(&self, ip: IpAddr) {

@@ -1,6 +1,6 @@
 //! Certificates and authorities of handshakes, taken anew from the identity in use at each one.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rivven_crypto::Provider;
@@ -20,8 +20,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tracing::error;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::identity::{IdentityWatch, NodeIdentity};
+use super::limits::RENEWABLE_FOR;
+use crate::{
+    Router,
+    identity::{IdentityWatch, NodeIdentity},
+};
 
 /// Which side of a handshake the peer was on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,7 @@ pub(super) enum Side {
 pub(super) struct Trust {
     provider: Provider,
     watch: IdentityWatch,
+    router: Router,
     prepared: ArcSwap<Prepared>,
 }
 
@@ -82,11 +88,18 @@ impl fmt::Debug for Trust {
 
 impl Trust {
     /// Trust in the authorities of `watch`, whatever they are at each moment.
-    pub(super) fn new(watch: IdentityWatch, provider: &Provider) -> Result<Arc<Self>, rustls::Error> {
+    ///
+    /// While `router` has a method for them, expired certificates of peers that dial are let in too.
+    pub(super) fn new(
+        watch: IdentityWatch,
+        router: Router,
+        provider: &Provider,
+    ) -> Result<Arc<Self>, rustls::Error> {
         let prepared = Prepared::new(watch.current(), provider)?;
         Ok(Arc::new(Self {
             provider: provider.clone(),
             watch,
+            router,
             prepared: ArcSwap::from_pointee(prepared),
         }))
     }
@@ -127,10 +140,7 @@ impl Trust {
             .ok_or(rustls::Error::NoCertificatesPresented)?;
         let prepared = self.prepared();
         match side {
-            Side::Dialled => prepared
-                .clients
-                .verify_client_cert(leaf, intermediates, now)
-                .map(|_| ()),
+            Side::Dialled => self.verify_client(leaf, intermediates, now).map(|_| ()),
             Side::Answered => verify_server_cert_signed_by_trust_anchor(
                 &ParsedCertificate::try_from(leaf)?,
                 &prepared.roots,
@@ -138,6 +148,28 @@ impl Trust {
                 now,
                 self.provider.tls().signature_verification_algorithms.all,
             ),
+        }
+    }
+
+    fn verify_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let prepared = self.prepared();
+        let verify = |at| prepared.clients.verify_client_cert(leaf, intermediates, at);
+        match verify(now) {
+            Err(error) if is_expired(&error) && self.router.answers_expired() => {
+                let chain = std::iter::once(leaf).chain(intermediates);
+                match end_of(chain).and_then(|end| end.checked_sub(1)) {
+                    Some(last) if now.as_secs().saturating_sub(last) <= RENEWABLE_FOR.as_secs() => {
+                        verify(UnixTime::since_unix_epoch(Duration::from_secs(last)))
+                    }
+                    Some(_) | None => Err(error),
+                }
+            }
+            other => other,
         }
     }
 
@@ -157,6 +189,26 @@ impl Trust {
             .signature_verification_algorithms
             .supported_schemes()
     }
+}
+
+const fn is_expired(error: &rustls::Error) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext};
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. })
+    )
+}
+
+/// First second since 1970 at which a certificate of the chain is no longer valid: the last second that it
+/// names still is (RFC 5280, section 4.1.2.5).
+pub(super) fn end_of<'a>(chain: impl Iterator<Item = &'a CertificateDer<'a>>) -> Option<u64> {
+    let mut first = u64::MAX;
+    for certificate in chain {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let last = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+        first = first.min(last.saturating_add(1));
+    }
+    Some(first)
 }
 
 fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
@@ -235,9 +287,7 @@ impl ClientCertVerifier for Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.prepared()
-            .clients
-            .verify_client_cert(end_entity, intermediates, now)
+        self.verify_client(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(
