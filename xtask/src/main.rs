@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
+mod bench_store;
 mod ci;
 mod cluster_test;
 mod tidy;
@@ -28,6 +29,15 @@ enum Command {
     Tidy,
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
+    /// Measure one part against a reference, in the same run.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The Raft log, against bare redb and plain append + fdatasync.
+    Store(bench_store::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +49,7 @@ fn main() -> ExitCode {
         Command::Fix => ci::fix(root).map(|()| true),
         Command::Tidy => tidy::report(root),
         Command::ClusterTest(args) => cluster_test::main(&args),
+        Command::Bench(Bench::Store(args)) => bench_store::run(&args, root),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
