@@ -18,8 +18,8 @@ use super::{
     hello::{Purpose, Refusal, close},
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
-    runtime::IoRuntime,
     lock,
+    runtime::IoRuntime,
     shared::{Shared, purpose},
 };
 use crate::{
@@ -187,13 +187,13 @@ impl Network for QuicNetwork {
     }
 
     fn deny(&self, node: NodeId) {
-        self.0
+        self.shared
             .denied
             .send_if_modified(|denied| Arc::make_mut(denied).insert(node));
     }
 
     fn allow(&self, node: NodeId) {
-        self.0
+        self.shared
             .denied
             .send_if_modified(|denied| Arc::make_mut(denied).remove(&node));
     }
