@@ -213,6 +213,7 @@ impl QuicTransportBuilder {
             local_addr,
             router: self.router,
             tasks: TaskGroup::new(io),
+            upkeep: TaskGroup::new(callers.clone()),
             callers: TaskGroup::new(callers),
             in_flight: TaskTracker::new(),
             client,
@@ -224,11 +225,11 @@ impl QuicTransportBuilder {
             trust,
             denied: guard::Denied::new(Arc::default()),
         });
-        shared.tasks.spawn(remind(shared.trust.watch().clone()));
-        if shared.trust.watch().has_files() {
-            shared
-                .tasks
-                .spawn(follow_files(shared.tasks.clone(), shared.trust.watch().clone()));
+        let identity = shared.trust.watch().clone();
+        shared.upkeep.spawn(remind(identity.clone()));
+        if identity.has_files() {
+            let following = follow_files(shared.upkeep.clone(), identity);
+            shared.upkeep.spawn(following);
         }
         let accepting = serve::accept_loop(Arc::clone(&shared), endpoint);
         shared.tasks.spawn(accepting);

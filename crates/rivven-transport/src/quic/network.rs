@@ -43,6 +43,7 @@ impl Drop for QuicNetwork {
         if let Some(endpoint) = &endpoint {
             endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");
         }
+        self.shared.upkeep.abort();
         self.shared.tasks.abort();
         self.shared.forget_peers();
         self.runtime.stop_behind(endpoint);
@@ -220,6 +221,7 @@ impl Network for QuicNetwork {
                 // A peer that misses the close frame notices by its own timers.
                 let _ = timeout(CLOSE_TIME, endpoint.wait_idle()).await;
             }
+            self.shared.upkeep.abort();
             self.shared.tasks.abort();
             self.shared.forget_peers();
             self.runtime.stop(&self.shared.callers).await;

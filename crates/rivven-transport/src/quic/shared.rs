@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) tasks: TaskGroup,
     /// The runtime of whoever started the transport, where handlers run.
     pub(super) callers: TaskGroup,
+    /// What looks after the certificate, on the same runtime.
+    pub(super) upkeep: TaskGroup,
     /// Calls and handlers in flight, which a shutdown waits for.
     pub(super) in_flight: TaskTracker,
     pub(super) client: quinn::ClientConfig,
