@@ -2,6 +2,12 @@
 //!
 //! The pure Rust provider meets those of `--features crypto-ring,crypto-aws-lc-rs` where these are enabled.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
+
 use std::{net::Ipv4Addr, sync::Arc};
 
 use quinn::{Connection, Endpoint};

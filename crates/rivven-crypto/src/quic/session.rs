@@ -268,7 +268,6 @@ struct Packet(Box<dyn rustls::quic::PacketKey>);
 impl PacketKey for Packet {
     #[expect(
         clippy::expect_used,
-        clippy::indexing_slicing,
         reason = "quinn leaves room for the tag, and a datagram is far below an AEAD's limit; to go on \
                   after a failure would send the packet in the clear"
     )]

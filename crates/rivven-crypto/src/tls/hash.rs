@@ -70,10 +70,7 @@ macro_rules! sha2 {
         }
 
         impl tls_hmac::Hmac for $name {
-            #[expect(
-                clippy::expect_used,
-                reason = "HMAC takes keys of every length (RFC 2104)"
-            )]
+            // HMAC takes keys of every length (RFC 2104).
             fn with_key(&self, key: &[u8]) -> Box<dyn tls_hmac::Key> {
                 let mac = Hmac::<$digest>::new_from_slice(key).expect("every length is right");
                 Box::new(Keyed(mac))

@@ -32,11 +32,14 @@ pub(super) const ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorith
     ],
 };
 
-/// A kind of signature: how certificates name it, and the check of key, message and signature.
+/// Whether, of a key, a message and a signature, the last is believed.
+type Check = fn(&[u8], &[u8], &[u8]) -> Option<()>;
+
+/// A kind of signature: how certificates name it, and how it is checked.
 pub(super) struct Algorithm {
     key: AlgorithmIdentifier,
     signature: AlgorithmIdentifier,
-    check: fn(&[u8], &[u8], &[u8]) -> Option<()>,
+    check: Check,
 }
 
 impl std::fmt::Debug for Algorithm {
