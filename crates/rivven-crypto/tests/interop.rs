@@ -7,6 +7,10 @@
     clippy::indexing_slicing,
     reason = "helpers of tests fail by panicking"
 )]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test ends with its runtime, and so do its tasks"
+)]
 
 use std::{net::Ipv4Addr, sync::Arc};
 
