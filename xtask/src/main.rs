@@ -5,6 +5,7 @@
 mod bench_store;
 mod ci;
 mod cluster_test;
+mod cross;
 mod tidy;
 
 use std::{path::Path, process::ExitCode};
@@ -27,6 +28,8 @@ enum Command {
     Fix,
     /// Check the rules of the house: crate edges, file lengths, links, error codes.
     Tidy,
+    /// Check that no dependency needs a C compiler on any shipped target, and build for the host without.
+    Cross,
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
     /// Measure one part against a reference, in the same run.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::check(root).map(|()| true),
         Command::Fix => ci::fix(root).map(|()| true),
         Command::Tidy => tidy::report(root),
+        Command::Cross => cross::main(root).map(|()| true),
         Command::ClusterTest(args) => cluster_test::main(&args),
         Command::Bench(Bench::Store(args)) => bench_store::run(&args, root),
     };

@@ -25,5 +25,5 @@ pub use router::{Caller, Router};
 pub use task::TaskGroup;
 
 /// Randomness of the operating system, for ids that must never repeat.
-pub use rivven_crypto::{EntropyError, random_bytes};
+pub use rivven_crypto::{EntropyError, Provider, random_bytes};
 pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

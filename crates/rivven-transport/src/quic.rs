@@ -61,6 +61,7 @@ pub struct QuicTransportBuilder {
     bind: SocketAddr,
     router: Router,
     keys: Option<QuicKeys>,
+    provider: Provider,
 }
 
 /// Why the transport did not start. Nothing was left behind.
@@ -141,6 +142,7 @@ impl QuicTransport {
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             router: Router::new(),
             keys: None,
+            provider: Provider::default(),
         }
     }
 }
@@ -164,6 +166,13 @@ impl QuicTransportBuilder {
     #[must_use]
     pub fn keys(mut self, keys: QuicKeys) -> Self {
         self.keys = Some(keys);
+        self
+    }
+
+    /// Uses the cryptography of `provider`; without this call, the pure Rust one.
+    #[must_use]
+    pub fn provider(mut self, provider: Provider) -> Self {
+        self.provider = provider;
         self
     }
 
@@ -194,7 +203,7 @@ impl QuicTransportBuilder {
             server,
             client,
             trust,
-        } = config::build(self.identity, &self.router, &keys, &Provider::ring())
+        } = config::build(self.identity, &self.router, &keys, &self.provider)
             .map_err(|cause| BindError::Tls { cause })?;
         let socket = bind_socket(self.bind)?;
         let failed = |source| BindError::Socket {

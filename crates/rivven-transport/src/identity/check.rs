@@ -85,7 +85,7 @@ pub(super) fn check(
     }
     let roots: Result<Vec<_>, _> = anchors.iter().map(webpki::anchor_from_trusted_cert).collect();
     let roots = roots.map_err(|_| malformed(&paths.ca, "it holds no valid certificate"))?;
-    let provider = Provider::ring();
+    let provider = Provider::default();
     let algorithms = provider.tls().signature_verification_algorithms.all;
     let last = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
     let now = match WallClock::now() {

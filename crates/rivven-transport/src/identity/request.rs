@@ -48,7 +48,7 @@ impl ProvenKey {
             .subject_pki
             .subject_public_key
             .data;
-        let provider = Provider::ring();
+        let provider = Provider::default();
         let algorithms = provider.tls().signature_verification_algorithms.all;
         let ed25519 = algorithms.iter().find(|algorithm| {
             algorithm.public_key_alg_id() == alg_id::ED25519
