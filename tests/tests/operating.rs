@@ -1,4 +1,10 @@
 //! The commands of the operating guide, run in order as an operator would.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
