@@ -5,6 +5,7 @@
 //! are and said by hello which instance and start of it. Frames and hello: `docs/formats/wire.md`.
 
 mod config;
+mod control;
 mod dial;
 mod explain;
 mod frame;

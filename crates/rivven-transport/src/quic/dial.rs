@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     config::SERVER_NAME,
+    control::{self, control_loop},
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
     lane::{self, Lane},
@@ -81,13 +82,22 @@ async fn connect(
         .addr()
         .ok_or_else(|| DialError::Unreachable("no address is known for this node".into()))?;
     let dialled = dial(shared, &addr, Some(peer.node), purpose, attempt).await?;
-    open_lanes(shared, peer.node, dialled.connection, purpose).await
+    let line = open_lanes(shared, peer.node, dialled.connection, purpose).await?;
+    let watch = control_loop(
+        line.connection.clone(),
+        peer.node,
+        line.lanes.clone(),
+        dialled.control,
+    );
+    shared.tasks.spawn(watch);
+    Ok(line)
 }
 
 /// A connection that has passed both hellos.
 pub(super) struct Dialled {
     pub(super) connection: Connection,
     pub(super) identity: PeerIdentity,
+    pub(super) control: control::Streams,
 }
 
 /// One attempt to reach `addr`, and `expected` there if it is known who should answer.
@@ -107,7 +117,11 @@ pub(super) async fn dial(
             .map_err(DialError::Unreachable)?;
         let connection = connecting.await.map_err(|error| failed(remote, &error))?;
         match greet(shared, &connection, expected, purpose).await {
-            Ok(identity) => Ok(Dialled { connection, identity }),
+            Ok((identity, control)) => Ok(Dialled {
+                connection,
+                identity,
+                control,
+            }),
             Err(error) => Err(close_after(&connection, remote, error)),
         }
     };
@@ -152,7 +166,7 @@ async fn greet(
     connection: &Connection,
     expected: Option<NodeId>,
     purpose: Purpose,
-) -> Result<PeerIdentity, GreetError> {
+) -> Result<(PeerIdentity, control::Streams), GreetError> {
     let name = shared
         .certify(connection, Side::Answered)
         .map_err(GreetError::Refused)?
@@ -185,7 +199,7 @@ async fn greet(
         peer.admit(&hello.identity).map_err(GreetError::Refused)?;
     }
     shared.observe(hello.observed.ip());
-    Ok(hello.identity)
+    Ok((hello.identity, (send, recv)))
 }
 
 fn close_after(connection: &Connection, remote: SocketAddr, error: GreetError) -> DialError {

@@ -66,6 +66,7 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
         ConnectionError::ApplicationClosed(frame) => match u32::try_from(frame.error_code.into_inner()) {
             Ok(close::DONE) => plain("the peer closed the connection"),
             Ok(close::SHUTDOWN) => plain("the peer is shutting down"),
+            Ok(close::SILENT) => plain("the peer missed this node's answers to its pings"),
             Ok(close::SUPERSEDED) => plain("superseded by a newer connection"),
             Ok(_) | Err(_) => Explained {
                 text: format!("the peer refused this node: {}", quote_bytes(&frame.reason)).into(),

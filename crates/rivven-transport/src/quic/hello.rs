@@ -130,6 +130,8 @@ pub(super) mod close {
     pub(in super::super) const EXPIRED: u32 = 12;
     /// The peer's certificate is of an authority that is no longer believed.
     pub(in super::super) const UNTRUSTED: u32 = 13;
+    /// The peer has answered no ping.
+    pub(in super::super) const SILENT: u32 = 14;
 }
 
 impl Hello {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -26,6 +26,9 @@ use crate::{CallError, Class, MethodSpec, Rejection};
 
 /// Frames a lane queues for its writer: every call in flight, and as many cancellations.
 pub(super) const QUEUE: usize = 2 * MAX_IN_FLIGHT;
+
+/// The calling side of a connection.
+pub(super) type Lanes = Vec<(Class, Arc<Lane>)>;
 
 /// Calls to one peer in one class, over one connection.
 pub(super) struct Lane {
@@ -160,11 +163,28 @@ impl Lane {
         }
     }
 
-    /// Ends every call in flight: what they asked may have been done.
+    /// Ends every call in flight: what they asked may have been done. The first cause counts.
     pub(super) fn close(&self, cause: &str) {
-        *lock(&self.pending) = Pending::Closed(cause.to_owned());
+        let mut pending = lock(&self.pending);
+        if matches!(&*pending, Pending::Open(_)) {
+            *pending = Pending::Closed(cause.to_owned());
+        }
+        drop(pending);
         self.calls.close();
         self.bytes.close();
+    }
+
+    /// Calls begun so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Whether a call waits for its answer.
+    pub(super) fn has_pending(&self) -> bool {
+        match &*lock(&self.pending) {
+            Pending::Open(waiters) => !waiters.is_empty(),
+            Pending::Closed(_) => false,
+        }
     }
 
     fn take(&self, call: u64) -> Option<Waiter> {

@@ -70,6 +70,17 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause after which an idle connection is probed.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
+/// Pause between pings on a connection that is in use.
+pub(super) const PING_INTERVAL: Duration = Duration::from_millis(150);
+
+/// Pings without any packet from the peer after which a connection is closed: a dead peer is noticed within
+/// `(MAX_MISSED_PINGS + 1) * PING_INTERVAL`, which is 600 ms.
+pub(super) const MAX_MISSED_PINGS: u32 = 3;
+
+/// Pauses without a call, 6 s of them, after which a connection is not pinged and only [`IDLE_TIMEOUT`]
+/// watches it.
+pub(super) const QUIET_AFTER: u32 = 40;
+
 /// Round-trip time assumed before the first measurement.
 pub(super) const INITIAL_RTT: Duration = Duration::from_millis(20);
 

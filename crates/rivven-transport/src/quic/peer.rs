@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     hello::{Purpose, Refusal, close},
-    lane::Lane,
+    lane::{Lane, Lanes},
     lock,
 };
 use crate::{CallError, Class, PeerIdentity, PeerStatus};
@@ -57,7 +57,7 @@ pub(super) enum Link {
 /// A connection that has passed both hellos, ready for calls.
 pub(super) struct Line {
     pub(super) connection: Connection,
-    pub(super) lanes: Vec<(Class, Arc<Lane>)>,
+    pub(super) lanes: Lanes,
 }
 
 impl Line {

@@ -20,10 +20,12 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
+    control::{self, control_loop},
     dial::{class_byte, priority},
     explain::explain,
     frame::{self, DEADLINE_LEN, FrameError, Kind, Prefix, StreamError},
     hello::{Hello, Purpose, Refusal, close},
+    lane::Lanes,
     limits::{
         HELLO_TIMEOUT, MAX_CALL_TIME, MAX_HANDSHAKES, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_REJECTION_TEXT,
         RETRY_ABOVE, max_frame,
@@ -65,6 +67,7 @@ struct Accepted {
     expired: bool,
     /// A guest's place, free again when the connection ends.
     _room: Option<OwnedSemaphorePermit>,
+    control: control::Streams,
 }
 
 /// Why a connection was not accepted.
@@ -146,6 +149,7 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
         subject: name.subject,
         expired,
         _room: room,
+        control: (send, recv),
     })
 }
 
@@ -172,10 +176,14 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         subject,
         expired,
         _room,
+        control,
     } = accepted;
     debug!(peer = %subject, ?purpose, "accepted connection");
     let lanes = AbortOnDrop(TaskGroup::current());
     let handlers = AbortOnDrop(shared.callers.sibling());
+    lanes
+        .0
+        .spawn(control_loop(connection.clone(), peer.node, Lanes::new(), control));
     let mut left = classes(purpose).to_vec();
     let error = loop {
         let (send, mut recv) = match connection.accept_bi().await {

@@ -176,13 +176,12 @@ pub(super) const fn purpose(class: Class) -> Purpose {
     }
 }
 
-/// Writes a hello, preceded by its length in two bytes, and finishes the stream.
+/// Writes a hello, preceded by its length in two bytes. The stream stays open for what follows.
 pub(super) async fn write_hello(stream: &mut quinn::SendStream, hello: &Hello) -> io::Result<()> {
     let body = hello.encode();
     let len = u16::try_from(body.len()).map_err(io::Error::other)?;
     stream.write_all(&len.to_be_bytes()).await?;
-    stream.write_all(&body).await?;
-    stream.finish().map_err(io::Error::other)
+    Ok(stream.write_all(&body).await?)
 }
 
 /// Reads what [`write_hello`] wrote.
