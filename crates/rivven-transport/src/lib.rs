@@ -13,10 +13,11 @@ mod network;
 mod quic;
 mod router;
 mod secret_file;
+mod seeded;
 mod task;
 
 pub use call::{CallCtx, CallError, Outcome, Rejection};
-pub use memory::{MemoryNetwork, MemoryNetworkError};
+pub use memory::{LinkProfile, MemoryNetwork, MemoryNetworkError, MemoryStats};
 pub use method::{Class, Method, MethodSpec};
 pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};
 pub use quic::{BindError, QuicKeys, QuicKeysError, QuicTransport, QuicTransportBuilder};
