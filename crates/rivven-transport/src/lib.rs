@@ -6,6 +6,7 @@
 mod call;
 mod clock;
 pub mod datagram;
+mod fault;
 pub mod identity;
 mod memory;
 mod method;
@@ -17,6 +18,7 @@ mod seeded;
 mod task;
 
 pub use call::{CallCtx, CallError, Outcome, Rejection};
+pub use fault::{FaultLayer, FaultProfile, FaultStats};
 pub use memory::{LinkProfile, MemoryNetwork, MemoryNetworkError, MemoryStats};
 pub use method::{Class, Method, MethodSpec};
 pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};
