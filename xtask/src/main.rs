@@ -2,8 +2,10 @@
 
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
+mod bench;
 mod ci;
 mod cluster_test;
+mod fuzz;
 mod tidy;
 
 use std::{path::Path, process::ExitCode};
@@ -28,6 +30,14 @@ enum Command {
     Tidy,
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
+    /// Feed damaged input to everything that reads what a stranger may have sent.
+    Fuzz(fuzz::Args),
+    /// Measure, with the reference measured in the same run.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// The answering process of a benchmark.
+    #[command(hide = true)]
+    BenchPeer(bench::PeerArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +49,9 @@ fn main() -> ExitCode {
         Command::Fix => ci::fix(root).map(|()| true),
         Command::Tidy => tidy::report(root),
         Command::ClusterTest(args) => cluster_test::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
+        Command::Bench(bench) => bench::main(root, &bench),
+        Command::BenchPeer(args) => bench::peer(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

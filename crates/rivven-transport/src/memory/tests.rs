@@ -93,7 +93,7 @@ async fn echo(from: &Transport, to: NodeId, timeout_ms: u64) -> Result<(NodeId, 
     from.call::<Echo>(to, &"hi".into(), ctx(timeout_ms)).await
 }
 
-async fn code(from: &Transport, to: NodeId, timeout_ms: u64) -> String {
+async fn said(from: &Transport, to: NodeId, timeout_ms: u64) -> String {
     match echo(from, to, timeout_ms).await {
         Ok(_) => "ok".into(),
         Err(error) => error.code().into(),
@@ -105,7 +105,7 @@ async fn calls_reach_the_named_peer_and_carry_the_callers_identity() {
     let network = MemoryNetwork::new();
     let (one, _two) = (join(&network, 1), join(&network, 2));
     assert_eq!(echo(&one, 2, 1_000).await.unwrap(), (1, "hi".into()));
-    assert_eq!(code(&one, 3, 1_000).await, "unreachable");
+    assert_eq!(said(&one, 3, 1_000).await, "unreachable");
     let long = one
         .call::<Echo>(2, &"x".repeat(65), ctx(1_000))
         .await
@@ -119,10 +119,10 @@ async fn a_cut_link_runs_into_the_deadline_in_either_direction() {
     let (one, _two) = (join(&network, 1), join(&network, 2));
     for (from, to) in [(1, 2), (2, 1)] {
         network.cut(from, to);
-        assert_eq!(code(&one, 2, 1_000).await, "deadline");
+        assert_eq!(said(&one, 2, 1_000).await, "deadline");
         network.heal();
     }
-    assert_eq!(code(&one, 2, 1_000).await, "ok");
+    assert_eq!(said(&one, 2, 1_000).await, "ok");
     assert_eq!(
         network.stats().cut,
         3,
@@ -149,8 +149,8 @@ async fn a_connection_dies_of_one_silent_direction_and_comes_back_when_healed() 
     assert_eq!(one.status(2), PeerStatus::Down);
 
     let start = Instant::now();
-    assert_eq!(code(&one, 2, 300).await, "unreachable");
-    assert_eq!(code(&two, 1, 300).await, "unreachable");
+    assert_eq!(said(&one, 2, 300).await, "unreachable");
+    assert_eq!(said(&two, 1, 300).await, "unreachable");
     assert_eq!(
         start.elapsed(),
         ms(600),
@@ -158,7 +158,7 @@ async fn a_connection_dies_of_one_silent_direction_and_comes_back_when_healed() 
     );
 
     let caller = one.clone();
-    let waiting = tasks.spawn(async move { code(&caller, 2, 5_000).await });
+    let waiting = tasks.spawn(async move { said(&caller, 2, 5_000).await });
     sleep(ms(200)).await;
     network.heal_link(2, 1);
     assert_eq!(waiting.await.unwrap().unwrap(), "ok");
@@ -172,7 +172,7 @@ async fn a_partition_separates_its_sides_and_nothing_else() {
     for (at, one) in nodes.iter().enumerate() {
         for to in 1..=4 {
             let together = (at < 2) == (to <= 2);
-            assert_eq!(code(one, to, 100).await, if together { "ok" } else { "deadline" });
+            assert_eq!(said(one, to, 100).await, if together { "ok" } else { "deadline" });
         }
     }
 }
@@ -310,14 +310,14 @@ async fn a_node_that_leaves_ends_the_calls_in_both_directions() {
     let closing = two.clone();
     let closed = tasks.spawn(async move { closing.shutdown(ms(500)).await });
     sleep(ms(10)).await;
-    assert_eq!(code(&one, 2, 100).await, "shutting-down");
+    assert_eq!(said(&one, 2, 100).await, "shutting-down");
     closed.await.unwrap();
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap().unwrap_err().code(), "maybe-executed");
     }
     sleep(ms(1)).await;
     assert_eq!(slept.counts(), [2, 0, 2]);
-    assert_eq!(code(&one, 2, 100).await, "unreachable");
+    assert_eq!(said(&one, 2, 100).await, "unreachable");
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,7 +335,7 @@ async fn calls_beyond_the_bounds_wait_and_then_are_refused_unsent() {
         codes
     };
     // Another class keeps its own bounds.
-    let (codes, other) = tokio::join!(calls, code(&one, 2, 100));
+    let (codes, other) = tokio::join!(calls, said(&one, 2, 100));
     assert_eq!(codes["deadline"], limits::MAX_IN_FLIGHT);
     assert_eq!(codes["overloaded"], limits::MAX_WAITING + 1);
     assert_eq!(other, "ok");
@@ -368,7 +368,7 @@ async fn rough_day(seed: u64) -> (Vec<(u64, String)>, MemoryStats) {
     let callers = nodes.iter().map(|from| {
         let network = network.clone();
         async move {
-            let mut said = Vec::new();
+            let mut heard = Vec::new();
             for call in 0..200u64 {
                 if from.local().node == 1 && call % 50 == 10 {
                     network.partition(&[1], &[2]);
@@ -377,10 +377,10 @@ async fn rough_day(seed: u64) -> (Vec<(u64, String)>, MemoryStats) {
                     network.heal();
                 }
                 let to = (from.local().node + call) % 3 + 1;
-                let said_now = code(from, to, 100).await;
-                said.push((u64::try_from(start.elapsed().as_nanos()).unwrap(), said_now));
+                let said_now = said(from, to, 100).await;
+                heard.push((u64::try_from(start.elapsed().as_nanos()).unwrap(), said_now));
             }
-            said
+            heard
         }
     });
     let said = futures_util::future::join_all(callers).await.concat();

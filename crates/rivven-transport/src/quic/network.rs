@@ -18,8 +18,8 @@ use super::{
     hello::{Purpose, close},
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
-    runtime::IoRuntime,
     lock,
+    runtime::IoRuntime,
     shared::{Shared, purpose},
 };
 use crate::{CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus};

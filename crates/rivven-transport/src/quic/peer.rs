@@ -116,7 +116,9 @@ impl Way {
         loop {
             let current = link.borrow_and_update().clone();
             match current {
-                Link::Up(line) if gone.is_none_or(|gone| !Weak::ptr_eq(gone, &Arc::downgrade(&line))) => return Ok(line),
+                Link::Up(line) if gone.is_none_or(|gone| !Weak::ptr_eq(gone, &Arc::downgrade(&line))) => {
+                    return Ok(line);
+                }
                 Link::Up(_) | Link::Dialing => {}
                 Link::Idle => self.wanted.notify_one(),
                 Link::Failed(error) => {
@@ -245,7 +247,10 @@ impl Peer {
         lock(&self.known).inbound = [None, None];
         for way in [&self.main, &self.bulk] {
             let cause = "this node is shut down";
-            if let Link::Up(line) = way.link.send_replace(Link::Failed(DialError::Unreachable(cause.into()))) {
+            if let Link::Up(line) = way
+                .link
+                .send_replace(Link::Failed(DialError::Unreachable(cause.into())))
+            {
                 line.lanes.iter().for_each(|(_, lane)| lane.close(cause));
             }
         }

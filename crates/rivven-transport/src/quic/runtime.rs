@@ -53,7 +53,9 @@ impl IoRuntime {
         let runtime = lock(&self.0).take();
         if let Some(runtime) = runtime {
             // The outcome of a plain wait is of no interest.
-            let _ = callers.blocking(move || runtime.shutdown_timeout(STOP_TIME)).await;
+            let _ = callers
+                .blocking(move || runtime.shutdown_timeout(STOP_TIME))
+                .await;
         }
     }
 

@@ -176,7 +176,9 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
             continue;
         };
         let lane = ServedLane::new(&shared, &peer, class, &handlers.0);
-        lanes.0.spawn(lane.run(connection.clone(), send, recv, lanes.0.clone()));
+        lanes
+            .0
+            .spawn(lane.run(connection.clone(), send, recv, lanes.0.clone()));
     };
     if let Some(known) = shared.peer(peer.node) {
         known.forget_inbound(&connection);
