@@ -29,6 +29,9 @@ impl Report {
         (value, unit): (f64, &'static str),
         references: &[(&'static str, f64)],
     ) {
+        // A reference that completed nothing in its time has shown nothing to divide by.
+        let shown = |(_, base): &&(&str, f64)| base.is_finite() && *base > 0.0;
+        let references: Vec<_> = references.iter().filter(shown).copied().collect();
         let figure = Figure {
             bench: "rpc",
             case: case.into(),
