@@ -3,8 +3,10 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
 mod bench;
+mod bench_store;
 mod ci;
 mod cluster_test;
+mod cross;
 mod fuzz;
 mod tidy;
 
@@ -28,16 +30,26 @@ enum Command {
     Fix,
     /// Check the rules of the house: crate edges, file lengths, links, error codes.
     Tidy,
+    /// Check that no dependency needs a C compiler on any shipped target, and build for the host without.
+    Cross,
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
     /// Feed damaged input to everything that reads what a stranger may have sent.
     Fuzz(fuzz::Args),
-    /// Measure, with the reference measured in the same run.
-    #[command(subcommand)]
-    Bench(bench::Bench),
     /// The answering process of a benchmark.
     #[command(hide = true)]
     BenchPeer(bench::PeerArgs),
+    /// Measure one part against a reference, in the same run.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Calls, bulk transfer and handshakes between two processes on loopback, against raw TCP and quinn.
+    Rpc(bench::Args),
+    /// The Raft log, against bare redb and plain append + fdatasync.
+    Store(bench_store::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,10 +60,12 @@ fn main() -> ExitCode {
         Command::Ci => ci::check(root).map(|()| true),
         Command::Fix => ci::fix(root).map(|()| true),
         Command::Tidy => tidy::report(root),
+        Command::Cross => cross::main(root).map(|()| true),
         Command::ClusterTest(args) => cluster_test::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
-        Command::Bench(bench) => bench::main(root, &bench),
         Command::BenchPeer(args) => bench::peer(&args),
+        Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),
+        Command::Bench(Bench::Store(args)) => bench_store::run(&args, root),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aes_gcm::Aes128Gcm;
+
+use crate::cipher::{Cipher, TAG_LEN};
 
 /// A key of AES-128-GCM (NIST SP 800-38D).
 ///
 /// The nonce is a counter. **Two messages must never be sealed under one key and one counter**: it would
 /// reveal both messages and the authentication key. Derive a new key for every sender and every start.
-pub struct AeadKey(LessSafeKey);
+/// The expanded key is wiped from memory on drop.
+pub struct AeadKey(Aes128Gcm);
 
 impl fmt::Debug for AeadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,18 +33,12 @@ impl AeadKey {
     /// Bytes of a key.
     pub const KEY_LEN: usize = 16;
     /// Bytes that sealing adds.
-    pub const TAG_LEN: usize = 16;
+    pub const TAG_LEN: usize = TAG_LEN;
 
     /// The key made of `bytes`, which the caller should zeroize.
     #[must_use]
-    #[expect(
-        clippy::expect_used,
-        reason = "ring rejects a key only for its length, which the type fixes"
-    )]
     pub fn new(bytes: &[u8; Self::KEY_LEN]) -> Self {
-        Self(LessSafeKey::new(
-            UnboundKey::new(&AES_128_GCM, bytes).expect("the length is right"),
-        ))
+        Self(Cipher::with_key(bytes))
     }
 
     /// Seals `message` in place and returns the tag that must follow it.
@@ -54,15 +51,7 @@ impl AeadKey {
         associated: &[u8],
         message: &mut [u8],
     ) -> Result<[u8; Self::TAG_LEN], TooLong> {
-        let tag = self
-            .0
-            .seal_in_place_separate_tag(nonce(counter), Aad::from(associated), message)
-            .map_err(|_| TooLong)?;
-        let mut bytes = [0; Self::TAG_LEN];
-        for (to, from) in bytes.iter_mut().zip(tag.as_ref()) {
-            *to = *from;
-        }
-        Ok(bytes)
+        self.0.seal(&nonce(counter), associated, message).ok_or(TooLong)
     }
 
     /// Opens a sealed message followed by its tag, in place, and returns the message.
@@ -76,18 +65,18 @@ impl AeadKey {
         sealed: &'a mut [u8],
     ) -> Result<&'a mut [u8], NotAuthentic> {
         self.0
-            .open_in_place(nonce(counter), Aad::from(associated), sealed)
-            .map_err(|_| NotAuthentic)
+            .open(&nonce(counter), associated, sealed)
+            .ok_or(NotAuthentic)
     }
 }
 
 /// Four zero bytes and the counter, most significant byte first.
-fn nonce(counter: u64) -> Nonce {
+fn nonce(counter: u64) -> [u8; 12] {
     let mut bytes = [0; 12];
     for (to, from) in bytes.iter_mut().skip(4).zip(counter.to_be_bytes()) {
         *to = from;
     }
-    Nonce::assume_unique_for_key(bytes)
+    bytes
 }
 
 #[cfg(test)]

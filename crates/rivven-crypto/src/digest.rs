@@ -1,15 +1,12 @@
 //! SHA-256, and keys derived with it.
 
-use ring::{digest, hkdf};
+use hkdf::Hkdf;
+use sha2::{Digest, Sha256};
 
 /// SHA-256 of `data` (FIPS 180-4).
 #[must_use]
 pub fn sha256(data: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(digest::digest(&digest::SHA256, data).as_ref()) {
-        *to = *from;
-    }
-    out
+    Sha256::digest(data).into()
 }
 
 /// HKDF-SHA256 (RFC 5869): a key from `secret` that is bound to `salt` and to every part of `info`.
@@ -19,23 +16,15 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
 /// # Errors
 /// [`TooMuchOutput`] when `out` is longer than 255 × 32 bytes; `out` is untouched.
 pub fn hkdf_sha256(salt: &[u8], secret: &[u8], info: &[&[u8]], out: &mut [u8]) -> Result<(), TooMuchOutput> {
-    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
-    let okm = prk.expand(info, Length(out.len())).map_err(|_| TooMuchOutput)?;
-    okm.fill(out).map_err(|_| TooMuchOutput)
+    Hkdf::<Sha256>::new(Some(salt), secret)
+        .expand_multi_info(info, out)
+        .map_err(|_| TooMuchOutput)
 }
 
 /// More output was asked of HKDF than RFC 5869 defines. Ask for less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("HKDF-SHA256 yields at most 8160 bytes")]
 pub struct TooMuchOutput;
-
-struct Length(usize);
-
-impl hkdf::KeyType for Length {
-    fn len(&self) -> usize {
-        self.0
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -2,21 +2,28 @@
 
 use std::{fmt, sync::Arc};
 
-use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use ring::{hkdf, hmac};
-use rustls::crypto::{CryptoProvider, ring as tls};
+use rustls::{CipherSuite, crypto::CryptoProvider, quic::Suite};
+
+use crate::{
+    quic::{Client, ResetKey, Server, TokenKey, VERSION},
+    tls,
+};
 
 /// Cipher suites, key exchange and signatures for TLS 1.3, and what QUIC needs beside them.
 ///
-/// A value handed to whoever builds an endpoint, so that no process-wide default is installed.
+/// A value handed to whoever builds an endpoint, so that no process-wide default is installed and no
+/// feature that some other crate enables changes anyone's cryptography. Endpoints with different
+/// providers understand each other. What is audited and which certificates each believes:
+/// `docs/security.md`.
 #[derive(Clone)]
 pub struct Provider {
+    name: &'static str,
     tls: Arc<CryptoProvider>,
 }
 
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Provider").field("name", &"ring").finish()
+        f.debug_struct("Provider").field("name", &self.name).finish()
     }
 }
 
@@ -25,19 +32,63 @@ impl fmt::Debug for Provider {
 #[error("the TLS configuration lacks TLS 1.3 or TLS13_AES_128_GCM_SHA256, which QUIC starts with")]
 pub struct NotForQuic;
 
+impl Default for Provider {
+    /// [`Provider::rust_crypto`].
+    fn default() -> Self {
+        Self::rust_crypto()
+    }
+}
+
 impl Provider {
+    /// The provider built on RustCrypto and dalek: pure Rust, for every target.
+    ///
+    /// AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305; X25519MLKEM768 and X25519; signs with Ed25519 and
+    /// ECDSA P-256, and verifies RSA of 2,048 to 8,192 bits besides.
+    #[must_use]
+    pub fn rust_crypto() -> Self {
+        Self::new("rust-crypto", tls::provider())
+    }
+
     /// The provider built on ring: AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305; X25519, P-256, P-384.
+    ///
+    /// Building it needs a C compiler.
+    #[cfg(feature = "crypto-ring")]
     #[must_use]
     pub fn ring() -> Self {
-        let tls = CryptoProvider {
-            cipher_suites: vec![
-                tls::cipher_suite::TLS13_AES_128_GCM_SHA256,
-                tls::cipher_suite::TLS13_AES_256_GCM_SHA384,
-                tls::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        Self::new("ring", only_tls13(rustls::crypto::ring::default_provider()))
+    }
+
+    /// The provider built on AWS-LC: AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305; X25519MLKEM768 and
+    /// X25519, P-256, P-384.
+    ///
+    /// Building it needs a C compiler, on some targets also CMake.
+    #[cfg(feature = "crypto-aws-lc-rs")]
+    #[must_use]
+    pub fn aws_lc_rs() -> Self {
+        use rustls::crypto::aws_lc_rs as aws;
+        let provider = CryptoProvider {
+            kx_groups: vec![
+                aws::kx_group::X25519MLKEM768,
+                aws::kx_group::X25519,
+                aws::kx_group::SECP256R1,
+                aws::kx_group::SECP384R1,
             ],
-            ..tls::default_provider()
+            ..aws::default_provider()
         };
-        Self { tls: Arc::new(tls) }
+        Self::new("aws-lc-rs", only_tls13(provider))
+    }
+
+    fn new(name: &'static str, tls: CryptoProvider) -> Self {
+        Self {
+            name,
+            tls: Arc::new(tls),
+        }
+    }
+
+    /// The name in kebab case: `rust-crypto`, `ring` or `aws-lc-rs`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
     }
 
     /// What rustls builds configurations from.
@@ -51,8 +102,9 @@ impl Provider {
     /// # Errors
     /// [`NotForQuic`].
     pub fn quic_client(&self, tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, NotForQuic> {
-        let config = QuicClientConfig::try_from(tls).map_err(|_| NotForQuic)?;
-        Ok(quinn::ClientConfig::new(Arc::new(config)))
+        let initial = initial_suite(tls.crypto_provider()).ok_or(NotForQuic)?;
+        let tls = Arc::new(tls);
+        Ok(quinn::ClientConfig::new(Arc::new(Client { tls, initial })))
     }
 
     /// The server side of QUIC under the TLS configuration `tls`.
@@ -67,9 +119,13 @@ impl Provider {
         tls: rustls::ServerConfig,
         token_secret: &[u8; 32],
     ) -> Result<quinn::ServerConfig, NotForQuic> {
-        let config = QuicServerConfig::try_from(tls).map_err(|_| NotForQuic)?;
-        let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, b"rivven quic token").extract(token_secret);
-        Ok(quinn::ServerConfig::new(Arc::new(config), Arc::new(token_key)))
+        let initial = initial_suite(tls.crypto_provider()).ok_or(NotForQuic)?;
+        let tls = Arc::new(tls);
+        let token_key = TokenKey::new(token_secret);
+        Ok(quinn::ServerConfig::new(
+            Arc::new(Server { tls, initial }),
+            Arc::new(token_key),
+        ))
     }
 
     /// Endpoint settings whose stateless resets (RFC 9000, section 10.3) are keyed by `reset_secret`.
@@ -78,8 +134,30 @@ impl Provider {
     /// peers at once that their connections are gone.
     #[must_use]
     pub fn quic_endpoint(&self, reset_secret: &[u8; 32]) -> quinn::EndpointConfig {
-        quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_secret)))
+        let mut config = quinn::EndpointConfig::new(Arc::new(ResetKey::new(reset_secret)));
+        config.supported_versions(vec![VERSION]);
+        config
     }
+}
+
+/// `provider` without the suites of TLS 1.2, which other crates' features may have added.
+#[cfg(any(feature = "crypto-ring", feature = "crypto-aws-lc-rs"))]
+fn only_tls13(mut provider: CryptoProvider) -> CryptoProvider {
+    provider.cipher_suites.retain(|suite| suite.tls13().is_some());
+    // AES-256 first would cost speed for nothing that 128 bits lack.
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+}
+
+/// The suite of Initial packets (RFC 9001, section 5.2).
+fn initial_suite(provider: &CryptoProvider) -> Option<Suite> {
+    provider
+        .cipher_suites
+        .iter()
+        .filter(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256)
+        .find_map(|suite| suite.tls13()?.quic_suite())
 }
 
 #[cfg(test)]
@@ -88,7 +166,7 @@ mod tests {
 
     #[test]
     fn only_tls_1_3_is_offered_and_quic_accepts_it() {
-        let provider = Provider::ring();
+        let provider = Provider::default();
         assert!(
             provider
                 .tls()

@@ -1,7 +1,5 @@
 //! Randomness of the operating system.
 
-use ring::rand::{SecureRandom, SystemRandom};
-
 /// The operating system gave no randomness.
 ///
 /// Nothing was made. It happens where `getrandom` is forbidden by a sandbox; allow the system call.
@@ -23,6 +21,11 @@ impl EntropyError {
 /// [`EntropyError`] when the operating system refuses.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N], EntropyError> {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| EntropyError)?;
+    fill_random(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Fills `bytes` from the operating system's generator.
+pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), EntropyError> {
+    getrandom::fill(bytes).map_err(|_| EntropyError)
 }

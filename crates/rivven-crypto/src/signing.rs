@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ed25519_dalek::{Signer, pkcs8::DecodePrivateKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
@@ -18,10 +18,11 @@ const MAX_PEM_LEN: usize = 8 << 10;
 
 /// An Ed25519 private key (RFC 8032).
 ///
-/// The encoded key is wiped from memory on drop; the expanded copy inside ring is not.
+/// Both forms held of it, encoded and expanded, are wiped from memory on drop.
 pub struct SigningKey {
     pkcs8: Zeroizing<Vec<u8>>,
-    pair: Ed25519KeyPair,
+    pair: ed25519_dalek::SigningKey,
+    public: [u8; 32],
 }
 
 impl fmt::Debug for SigningKey {
@@ -51,8 +52,12 @@ impl SigningKey {
     pub fn generate() -> Result<Self, EntropyError> {
         let seed = Zeroizing::new(random_bytes::<32>()?);
         let pkcs8 = Zeroizing::new([&PKCS8_PREFIX[..], &seed[..]].concat());
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed[..]).map_err(|_| EntropyError)?;
-        Ok(Self { pkcs8, pair })
+        Ok(Self::new(pkcs8, ed25519_dalek::SigningKey::from_bytes(&seed)))
+    }
+
+    fn new(pkcs8: Zeroizing<Vec<u8>>, pair: ed25519_dalek::SigningKey) -> Self {
+        let public = pair.verifying_key().to_bytes();
+        Self { pkcs8, pair, public }
     }
 
     /// The key in a `PRIVATE KEY` section of `text`, as [`Self::to_pem`] or OpenSSL writes it.
@@ -65,8 +70,9 @@ impl SigningKey {
         }
         let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| KeyFormatError)?;
         let pkcs8 = Zeroizing::new(der.secret_pkcs8_der().to_vec());
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).map_err(|_| KeyFormatError)?;
-        Ok(Self { pkcs8, pair })
+        // Where the text repeats the public key (RFC 8410, section 7), it is compared.
+        let pair = ed25519_dalek::SigningKey::from_pkcs8_der(&pkcs8).map_err(|_| KeyFormatError)?;
+        Ok(Self::new(pkcs8, pair))
     }
 
     /// The key as PKCS #8 PEM. A secret: write it to files of mode 600 only.
@@ -83,8 +89,8 @@ impl SigningKey {
 
     /// The 32 bytes of the public key.
     #[must_use]
-    pub fn public_key(&self) -> &[u8] {
-        self.pair.public_key().as_ref()
+    pub const fn public_key(&self) -> &[u8] {
+        &self.public
     }
 }
 
@@ -100,7 +106,7 @@ impl rcgen::PublicKeyData for SigningKey {
 
 impl rcgen::SigningKey for SigningKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        Ok(self.pair.sign(message).as_ref().to_vec())
+        Ok(self.pair.sign(message).to_bytes().to_vec())
     }
 }
 

@@ -101,7 +101,7 @@ where
 {
     /// Opens the directory, creating it if need be, and verifies the snapshots in it.
     ///
-    /// Damaged ones are set aside; see [`Self::damaged`]. If that was all of them, [`Self::latest`] is None:
+    /// Damaged and unreadable ones are set aside; see [`Self::damaged`]. If that was all of them, [`Self::latest`] is None:
     /// the node then needs a snapshot of a peer unless its log begins at the first entry.
     ///
     /// # Errors
@@ -127,7 +127,8 @@ where
                     state.kept.insert(name, snapshot);
                 }
                 Ok(_surplus) => fs::remove_file(&file).map_err(at)?,
-                Err(SnapshotError::Damaged { detail: reason, .. }) => {
+                Err(error) => {
+                    let reason = unusable(&file, error)?;
                     let aside = path.join(name.file(DAMAGED));
                     durable::rename(&file, &aside).map_err(at)?;
                     tracing::warn!(path = %aside.display(), reason, "a snapshot is damaged and was set aside");
@@ -137,7 +138,6 @@ where
                         reason,
                     });
                 }
-                Err(other) => return Err(other),
             }
         }
         let dir = Directory {
@@ -435,6 +435,23 @@ fn open_file<C: RaftTypeConfig, K: EntryCodec<C>>(
         Err(FormatError::Io(source)) => Err(SnapshotError::Io { path: at, source }),
         Err(FormatError::Damaged(detail)) => Err(SnapshotError::Damaged { path: at, detail }),
         Err(FormatError::Newer(found)) => Err(SnapshotError::NewerFormat { path: at, found }),
+    }
+}
+
+/// Why a snapshot must be set aside; an error that an operator has to cure instead is handed back.
+///
+/// A file that opens but cannot be read lies on bad sectors, which no retry heals: the older snapshot takes
+/// its place. One that does not even open has wrong permissions, or the process has too many files.
+fn unusable(path: &Path, error: SnapshotError) -> Result<String, SnapshotError> {
+    match error {
+        SnapshotError::Damaged { detail, .. } => Ok(detail),
+        SnapshotError::Io { source, .. } if File::open(path).is_ok() => {
+            Ok(format!("it cannot be read: {source}"))
+        }
+        SnapshotError::Io { .. }
+        | SnapshotError::NewerFormat { .. }
+        | SnapshotError::Foreign { .. }
+        | SnapshotError::Encode(_) => Err(error),
     }
 }
 

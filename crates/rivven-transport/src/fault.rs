@@ -280,6 +280,14 @@ impl Network for Faulty {
         self.inner.peer(node)
     }
 
+    fn deny(&self, node: NodeId) {
+        self.inner.deny(node);
+    }
+
+    fn allow(&self, node: NodeId) {
+        self.inner.allow(node);
+    }
+
     fn observed_ip(&self) -> Option<IpAddr> {
         self.inner.observed_ip()
     }

@@ -1,15 +1,18 @@
 //! Who this node is: its certificate, its key, and the authority whose certificates it believes.
 //!
 //! A directory holds `ca.pem`, `node.pem`, `node.key` and `gossip.key`; [`write_cluster`] makes one for
-//! each node of a new cluster. The certificate names cluster and node in one URI, [`NodeName`].
+//! each node of a new cluster. The certificate names cluster and node in one URI, [`CertificateName`].
 
 mod authority;
 mod check;
 mod error;
 mod layout;
 mod name;
+mod request;
+mod subject;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::{
     fmt, io,
@@ -22,23 +25,36 @@ use rivven_types::{ClusterId, NodeId};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use crate::secret_file::{self, ReadError};
+use crate::{
+    clock::WallClock,
+    secret_file::{self, ReadError},
+};
 use check::Paths;
 
 pub use authority::{CertificateAuthority, IssuedIdentity, Validity};
 pub use error::{BadNodes, IdentityError};
-pub use layout::{CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, KEY_FILE, node_dir_name, write_cluster};
-pub use name::{NodeName, ParseNodeNameError};
+pub use layout::{
+    CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, Issued, KEY_FILE, issue_node, node_dir_name,
+    write_cluster,
+};
+pub use name::{CertificateName, NodeName, ParseNameError, SanTemplate, SanTemplateError};
+pub use request::MAX_REQUEST;
+pub use subject::{Label, MAX_LABEL, Role, Roles, Subject};
+pub use watch::{IdentityWatch, RELOAD_INTERVAL};
 
 /// A node's certificate and key, checked, with the authority it trusts. Cheap to clone.
 #[derive(Clone)]
 pub struct NodeIdentity(Arc<Inner>);
 
 struct Inner {
-    name: NodeName,
+    name: CertificateName,
+    template: SanTemplate,
     anchors: Vec<CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
-    key: SigningKey,
+    key: Arc<SigningKey>,
+    validity: Validity,
+    /// Where it was read from, and may be replaced while it is in use.
+    dir: Option<PathBuf>,
 }
 
 impl fmt::Debug for NodeIdentity {
@@ -56,6 +72,28 @@ impl NodeIdentity {
     /// [`IdentityError`] names the file and the remedy: missing, unreadable, a key that others can read,
     /// malformed, expired, not yet valid, signed by another authority, key of another certificate.
     pub fn load(tls_dir: &Path) -> Result<Self, IdentityError> {
+        Self::load_with(tls_dir, &SanTemplate::default())
+    }
+
+    /// [`Self::load`] in a cluster whose names follow `template`.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; `Malformed` when the certificate follows another template.
+    pub fn load_with(tls_dir: &Path, template: &SanTemplate) -> Result<Self, IdentityError> {
+        Self::read(tls_dir, template, false)
+    }
+
+    /// [`Self::load_with`] for a node that can have its certificate renewed: it may have expired.
+    ///
+    /// With an expired certificate a node reaches nothing but the renewal, see [`crate::issuer`].
+    ///
+    /// # Errors
+    /// As [`Self::load_with`], without `Expired`.
+    pub fn load_for_renewal(tls_dir: &Path, template: &SanTemplate) -> Result<Self, IdentityError> {
+        Self::read(tls_dir, template, true)
+    }
+
+    fn read(tls_dir: &Path, template: &SanTemplate, expired: bool) -> Result<Self, IdentityError> {
         let paths = Paths {
             ca: tls_dir.join(CA_FILE),
             certificate: tls_dir.join(CERT_FILE),
@@ -64,7 +102,8 @@ impl NodeIdentity {
         let ca = read(&paths.ca, secret_file::read_text)?;
         let certificate = read(&paths.certificate, secret_file::read_text)?;
         let key = read(&paths.key, secret_file::read_secret)?;
-        Self::assemble(&ca, &certificate, &key, &paths)
+        let texts = [ca, certificate, key];
+        Self::assemble(&texts, &paths, (template, expired), Some(tls_dir.to_path_buf()))
     }
 
     /// Checks an identity that is not in files.
@@ -72,48 +111,82 @@ impl NodeIdentity {
     /// # Errors
     /// As [`Self::load`], with the plain file names.
     pub fn from_pem(ca: &str, certificate: &str, key: &str) -> Result<Self, IdentityError> {
+        Self::from_pem_with(ca, certificate, key, &SanTemplate::default())
+    }
+
+    /// [`Self::from_pem`] in a cluster whose names follow `template`.
+    ///
+    /// # Errors
+    /// As [`Self::from_pem`]; `Malformed` when the certificate follows another template.
+    pub fn from_pem_with(
+        ca: &str,
+        certificate: &str,
+        key: &str,
+        template: &SanTemplate,
+    ) -> Result<Self, IdentityError> {
         let paths = Paths {
             ca: PathBuf::from(CA_FILE),
             certificate: PathBuf::from(CERT_FILE),
             key: PathBuf::from(KEY_FILE),
         };
-        Self::assemble(ca, certificate, key, &paths)
+        Self::assemble(&[ca, certificate, key], &paths, (template, false), None)
     }
 
-    fn assemble(ca: &str, certificate: &str, key: &str, paths: &Paths) -> Result<Self, IdentityError> {
-        let malformed = |path: &Path, cause| IdentityError::Malformed {
-            path: path.to_path_buf(),
-            cause,
-        };
+    fn assemble<S: AsRef<str>>(
+        [ca, certificate, key]: &[S; 3],
+        paths: &Paths,
+        (template, expired): (&SanTemplate, bool),
+        dir: Option<PathBuf>,
+    ) -> Result<Self, IdentityError> {
+        let [ca, certificate, key] = [ca, certificate, key].map(AsRef::as_ref);
         let anchors = check::certificates(ca, &paths.ca)?;
-        let chain = check::certificates(certificate, &paths.certificate)?;
-        let key = SigningKey::from_pem(key)
-            .map_err(|_| malformed(&paths.key, "it holds no Ed25519 private key"))?;
-        check::check(&anchors, &chain, &key, paths)?;
-        let name = chain.first().and_then(|leaf| NodeName::of(leaf).ok());
-        let name = name.ok_or_else(|| {
-            malformed(
-                &paths.certificate,
-                "it does not name a node as rivven://<cluster id>/node/<node id>",
-            )
+        let key = SigningKey::from_pem(key).map_err(|_| IdentityError::Malformed {
+            path: paths.key.clone(),
+            cause: "it holds no Ed25519 private key",
         })?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Self::check(anchors, certificate, Arc::new(key), paths, (template, expired))?;
+        Ok(Self(Arc::new(Inner { dir, ..inner })))
+    }
+
+    fn check(
+        anchors: Vec<CertificateDer<'static>>,
+        certificate: &str,
+        key: Arc<SigningKey>,
+        paths: &Paths,
+        (template, expired): (&SanTemplate, bool),
+    ) -> Result<Inner, IdentityError> {
+        let chain = check::certificates(certificate, &paths.certificate)?;
+        let name = chain.first().and_then(|leaf| template.name_of(leaf).ok());
+        let answers = name.as_ref().is_none_or(|name| name.subject.is_member());
+        check::check(&anchors, &chain, &key, check::Demands { answers, expired }, paths)?;
+        let validity = chain.first().and_then(check::validity);
+        let (name, validity) = name.zip(validity).ok_or_else(|| IdentityError::Malformed {
+            path: paths.certificate.clone(),
+            cause: "it names nobody by the template in use, which is rivven://<cluster id>/<role>/<id> by default",
+        })?;
+        Ok(Inner {
             name,
+            template: template.clone(),
             anchors,
             chain,
             key,
-        })))
+            validity,
+            dir: None,
+        })
     }
 
     /// An identity that no check would let pass, for tests of the peer's checks.
     #[cfg(test)]
-    pub(crate) fn unchecked(name: NodeName, ca: &str, issued: &IssuedIdentity) -> Self {
+    pub(crate) fn unchecked(name: impl Into<CertificateName>, ca: &str, issued: &IssuedIdentity) -> Self {
         let path = Path::new("test");
         Self(Arc::new(Inner {
-            name,
+            name: name.into(),
+            template: SanTemplate::default(),
             anchors: check::certificates(ca, path).unwrap(),
+            validity: check::validity(&check::certificates(issued.cert_pem(), path).unwrap()[0]).unwrap(),
             chain: check::certificates(issued.cert_pem(), path).unwrap(),
-            key: SigningKey::from_pem(issued.key_pem()).unwrap(),
+            key: Arc::new(SigningKey::from_pem(issued.key_pem()).unwrap()),
+            dir: None,
         }))
     }
 
@@ -123,14 +196,22 @@ impl NodeIdentity {
         self.0.name.cluster
     }
 
-    /// The node that the certificate names.
+    /// The node that the certificate names; 0 for an operator or client.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.0.name.node
+        self.0.name.subject.node()
     }
 
-    pub(crate) fn name(&self) -> NodeName {
-        self.0.name
+    /// Everything that the certificate's URI says.
+    #[must_use]
+    pub fn name(&self) -> &CertificateName {
+        &self.0.name
+    }
+
+    /// How this cluster writes names.
+    #[must_use]
+    pub fn template(&self) -> &SanTemplate {
+        &self.0.template
     }
 
     pub(crate) fn anchors(&self) -> &[CertificateDer<'static>] {
@@ -139,6 +220,63 @@ impl NodeIdentity {
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.0.chain.clone()
+    }
+
+    /// From when to when the certificate is valid.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.0.validity
+    }
+
+    /// Whether the certificate's time is over.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        WallClock::now().as_secs() > self.0.validity.not_after.as_secs()
+    }
+
+    /// A request, DER, for a new certificate of the same key.
+    ///
+    /// # Errors
+    /// [`IdentityError::Issue`].
+    pub fn request(&self) -> Result<Vec<u8>, IdentityError> {
+        request::make(&self.0.key)
+    }
+
+    /// The same key, name and authorities with a new certificate, PEM.
+    ///
+    /// # Errors
+    /// [`IdentityError`] as of [`Self::load`]; `OtherNode` when it is of another name.
+    pub fn with_certificate(&self, certificate: &str) -> Result<Self, IdentityError> {
+        let paths = Paths {
+            ca: PathBuf::from(CA_FILE),
+            certificate: PathBuf::from(CERT_FILE),
+            key: PathBuf::from(KEY_FILE),
+        };
+        let key = Arc::clone(&self.0.key);
+        let anchors = self.0.anchors.clone();
+        let renewed = Self::check(anchors, certificate, key, &paths, (self.template(), false))?;
+        if renewed.name != self.0.name {
+            return Err(IdentityError::OtherNode {
+                ours: self.node(),
+                found: renewed.name.subject.node(),
+            });
+        }
+        let dir = self.0.dir.clone();
+        Ok(Self(Arc::new(Inner { dir, ..renewed })))
+    }
+
+    /// Whether both are one value, rather than equal ones.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether both hold the same certificates; the key follows from its certificate.
+    fn same_certificates(&self, other: &Self) -> bool {
+        self.0.anchors == other.0.anchors && self.0.chain == other.0.chain
+    }
+
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.0.dir.as_deref()
     }
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {

@@ -8,6 +8,7 @@ mod clock;
 pub mod datagram;
 mod fault;
 pub mod identity;
+pub mod issuer;
 mod memory;
 mod method;
 mod network;
@@ -27,5 +28,5 @@ pub use router::{Caller, Router};
 pub use task::TaskGroup;
 
 /// Randomness of the operating system, for ids that must never repeat.
-pub use rivven_crypto::{EntropyError, random_bytes};
+pub use rivven_crypto::{EntropyError, Provider, random_bytes};
 pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

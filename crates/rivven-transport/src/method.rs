@@ -2,6 +2,8 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::identity::Roles;
+
 /// Traffic class of a method; a lower class never delays a higher one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -41,6 +43,10 @@ pub trait Method: Send + Sync + 'static {
     const MAX_REQUEST: usize;
     /// Most bytes of an encoded response.
     const MAX_RESPONSE: usize;
+    /// Who may call it, by the role in the caller's certificate; nodes alone unless said otherwise.
+    const ROLES: Roles = Roles::NODE;
+    /// Whether it may be called with a certificate that has expired. Made for renewing it, and nothing else.
+    const AFTER_EXPIRY: bool = false;
     /// What is asked.
     type Request: Serialize + DeserializeOwned + Send + Sync + 'static;
     /// What is answered.
@@ -60,6 +66,10 @@ pub struct MethodSpec {
     pub max_request: usize,
     /// [`Method::MAX_RESPONSE`].
     pub max_response: usize,
+    /// [`Method::ROLES`].
+    pub roles: Roles,
+    /// [`Method::AFTER_EXPIRY`].
+    pub after_expiry: bool,
 }
 
 impl MethodSpec {
@@ -72,6 +82,8 @@ impl MethodSpec {
             class: M::CLASS,
             max_request: M::MAX_REQUEST,
             max_response: M::MAX_RESPONSE,
+            roles: M::ROLES,
+            after_expiry: M::AFTER_EXPIRY,
         }
     }
 }

@@ -79,6 +79,13 @@ pub trait Network: Send + Sync + 'static {
     /// The peer's latest proven identity, if it was ever connected.
     fn peer(&self, node: NodeId) -> Option<PeerIdentity>;
 
+    /// Refuses `node` from this moment on: its connections are closed, in both directions, and new ones
+    /// are not made. Calls to it are [`CallError::Unreachable`]. Idempotent; not kept across restarts.
+    fn deny(&self, node: NodeId);
+
+    /// Takes [`Self::deny`] back. Idempotent.
+    fn allow(&self, node: NodeId);
+
     /// The address that peers see this node come from, once one has said so.
     ///
     /// What a node bound to `0.0.0.0` without an advertised address tells others to dial.
@@ -177,6 +184,16 @@ impl Transport {
     #[must_use]
     pub fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
         self.0.peer(node)
+    }
+
+    /// Refuses a node that is no longer a member, see [`Network::deny`].
+    pub fn deny(&self, node: NodeId) {
+        self.0.deny(node);
+    }
+
+    /// Takes [`Self::deny`] back, see [`Network::allow`].
+    pub fn allow(&self, node: NodeId) {
+        self.0.allow(node);
     }
 
     /// See [`Network::observed_ip`].

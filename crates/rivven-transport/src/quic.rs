@@ -8,6 +8,7 @@ mod config;
 mod dial;
 mod explain;
 mod frame;
+mod guard;
 mod hello;
 mod keys;
 mod lane;
@@ -19,6 +20,7 @@ mod serve;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod write;
 
 use std::{
@@ -31,11 +33,15 @@ use std::{
 use quinn::{Endpoint, TokioRuntime};
 use rivven_crypto::{EntropyError, Provider};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::{LocalIdentity, Router, TaskGroup, Transport, identity::NodeIdentity};
+use crate::{
+    LocalIdentity, Router, TaskGroup, Transport,
+    identity::{IdentityWatch, RELOAD_INTERVAL},
+    issuer::remind,
+};
 use config::Configs;
 use network::QuicNetwork;
 use runtime::IoRuntime;
@@ -50,11 +56,12 @@ pub struct QuicTransport;
 /// Settings of a [`QuicTransport`].
 #[derive(Debug)]
 pub struct QuicTransportBuilder {
-    identity: NodeIdentity,
+    identity: IdentityWatch,
     local: LocalIdentity,
     bind: SocketAddr,
     router: Router,
     keys: Option<QuicKeys>,
+    provider: Provider,
 }
 
 /// Why the transport did not start. Nothing was left behind.
@@ -81,7 +88,7 @@ pub enum BindError {
          directory belongs to another cluster; use the certificate made for this node"
     )]
     IdentityMismatch {
-        /// The node id in the certificate.
+        /// The node id in the certificate; 0 if it is that of an operator or client.
         certified: u64,
         /// The node id in use.
         configured: u64,
@@ -122,16 +129,20 @@ impl BindError {
 impl QuicTransport {
     /// Settings for the node of `identity`, which must be the node and cluster of `local`.
     ///
+    /// An operator or client has node id 0 and only calls: no node calls it.
+    ///
     /// Without further settings it listens on a free port of 127.0.0.1, serves no method, and keeps
-    /// nothing across restarts.
+    /// nothing across restarts. An identity that was read from files is read again when they change; an
+    /// [`IdentityWatch`] can replace it at any moment.
     #[must_use]
-    pub fn builder(identity: NodeIdentity, local: LocalIdentity) -> QuicTransportBuilder {
+    pub fn builder(identity: impl Into<IdentityWatch>, local: LocalIdentity) -> QuicTransportBuilder {
         QuicTransportBuilder {
-            identity,
+            identity: identity.into(),
             local,
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             router: Router::new(),
             keys: None,
+            provider: Provider::default(),
         }
     }
 }
@@ -158,6 +169,13 @@ impl QuicTransportBuilder {
         self
     }
 
+    /// Uses the cryptography of `provider`; without this call, the pure Rust one.
+    #[must_use]
+    pub fn provider(mut self, provider: Provider) -> Self {
+        self.provider = provider;
+        self
+    }
+
     /// Binds the socket and starts.
     ///
     /// Packets are moved by two threads of the transport's own, named `rivven-quic`; host names are looked
@@ -168,10 +186,10 @@ impl QuicTransportBuilder {
     /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
     /// another node.
     pub fn start(self) -> Result<Transport, BindError> {
-        let name = self.identity.name();
-        if (name.cluster, name.node) != (self.local.cluster, self.local.node) {
+        let identity = self.identity.current();
+        if (identity.cluster(), identity.node()) != (self.local.cluster, self.local.node) {
             return Err(BindError::IdentityMismatch {
-                certified: name.node,
+                certified: identity.node(),
                 configured: self.local.node,
             });
         }
@@ -184,7 +202,8 @@ impl QuicTransportBuilder {
             endpoint,
             server,
             client,
-        } = config::build(&self.identity, &keys, &Provider::ring())
+            trust,
+        } = config::build(self.identity, &self.router, &keys, &self.provider)
             .map_err(|cause| BindError::Tls { cause })?;
         let socket = bind_socket(self.bind)?;
         let failed = |source| BindError::Socket {
@@ -203,6 +222,7 @@ impl QuicTransportBuilder {
             local_addr,
             router: self.router,
             tasks: TaskGroup::new(io),
+            upkeep: TaskGroup::new(callers.clone()),
             callers: TaskGroup::new(callers),
             in_flight: TaskTracker::new(),
             client,
@@ -210,10 +230,30 @@ impl QuicTransportBuilder {
             closing: AtomicBool::new(false),
             peers: Mutex::new(BTreeMap::new()),
             observed: Mutex::new(None),
+            guests: Arc::new(Semaphore::new(limits::MAX_GUESTS)),
+            trust,
+            denied: guard::Denied::new(Arc::default()),
         });
+        let identity = shared.trust.watch().clone();
+        shared.upkeep.spawn(remind(identity.clone()));
+        if identity.has_files() {
+            let following = follow_files(shared.upkeep.clone(), identity);
+            shared.upkeep.spawn(following);
+        }
         let accepting = serve::accept_loop(Arc::clone(&shared), endpoint);
         shared.tasks.spawn(accepting);
         Ok(Transport::new(QuicNetwork { shared, runtime }))
+    }
+}
+
+/// Takes over what the files of the identity hold, whenever they change.
+async fn follow_files(tasks: TaskGroup, identity: IdentityWatch) {
+    loop {
+        tokio::time::sleep(RELOAD_INTERVAL).await;
+        let identity = identity.clone();
+        if tasks.blocking(move || identity.look()).await.is_err() {
+            return;
+        }
     }
 }
 

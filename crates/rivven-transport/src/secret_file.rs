@@ -68,6 +68,21 @@ pub(crate) fn create_text(path: &Path, text: &str) -> io::Result<()> {
     create(path, text, 0o644)
 }
 
+/// Writes a file that anybody may read in place of an earlier one: after a crash it is the one or the other.
+pub(crate) fn replace_text(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = Path::new(&name);
+    // What an interrupted attempt has left behind is not wanted.
+    match fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    create_text(new, text)?;
+    fs::rename(new, path)?;
+    sync_parent(path)
+}
+
 fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

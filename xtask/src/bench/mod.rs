@@ -19,13 +19,6 @@ use anyhow::{Context as _, Result};
 
 pub(crate) use peer::PeerArgs;
 
-/// What to measure.
-#[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum Bench {
-    /// Calls, bulk transfer and handshakes between two processes on loopback.
-    Rpc(Args),
-}
-
 /// How long to measure, and where to report.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -38,8 +31,7 @@ pub(crate) struct Args {
 }
 
 /// Runs a benchmark, optimized: an unoptimized build of this program hands over to an optimized one.
-pub(crate) fn main(root: &Path, bench: &Bench) -> Result<bool> {
-    let Bench::Rpc(args) = bench;
+pub(crate) fn main(root: &Path, args: &Args) -> Result<bool> {
     if cfg!(debug_assertions) {
         println!("building the benchmark, optimized ...");
         let status = Command::new("cargo")

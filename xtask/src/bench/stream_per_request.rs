@@ -27,7 +27,7 @@ const LIMIT: usize = 1 << 20;
 
 /// Server settings with the certificate in `tls`.
 fn endpoint_on(addr: SocketAddr, tls: Option<&Path>) -> Result<quinn::Endpoint> {
-    let provider = Provider::ring();
+    let provider = Provider::rust_crypto();
     let server = tls.map(|dir| server_config(&provider, dir)).transpose()?;
     let socket = std::net::UdpSocket::bind(addr)?;
     let config = provider.quic_endpoint(&[1; 32]);
@@ -80,7 +80,7 @@ pub(super) fn serve(tls: &Path, tasks: &TaskGroup) -> Result<SocketAddr> {
 
 /// A connection to the reference.
 pub(super) async fn connect(addr: SocketAddr, tls: &Path) -> Result<(quinn::Endpoint, quinn::Connection)> {
-    let provider = Provider::ring();
+    let provider = Provider::rust_crypto();
     let mut roots = RootCertStore::empty();
     for anchor in CertificateDer::pem_file_iter(tls.join("ca.pem"))? {
         roots.add(anchor?)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rivven_cluster::NodeId;
-use rivven_transport::identity::{CA_KEY_FILE, node_dir_name, write_cluster};
+use rivven_transport::identity::{CA_KEY_FILE, CERT_FILE, Issued, issue_node, node_dir_name, write_cluster};
 
 use super::{Failure, Output};
 
@@ -22,5 +22,21 @@ pub(crate) fn init(nodes: &[NodeId], dir: &Path, out: &mut Output) -> Result<(),
         "keep {} away from the nodes: whoever holds it can become any node",
         dir.join(CA_KEY_FILE).display()
     ));
+    Ok(())
+}
+
+/// Issues a certificate for `node` of the cluster whose authority lies in `ca`.
+pub(crate) fn issue(ca: &Path, node: NodeId, out: &mut Output) -> Result<(), Failure> {
+    let dir = ca.join(node_dir_name(node));
+    match issue_node(ca, node)? {
+        Issued::Renewed => out.line(format_args!(
+            "node {node}: replace its {CERT_FILE} with {}; a running node takes it over by itself",
+            dir.join(CERT_FILE).display()
+        )),
+        Issued::Added => out.line(format_args!(
+            "node {node}: give it {} as --tls-dir, or copy it to <data_dir>/tls",
+            dir.display()
+        )),
+    }
     Ok(())
 }

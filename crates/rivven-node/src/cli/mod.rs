@@ -95,6 +95,15 @@ enum CertCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Give one node a new certificate for its key, or make everything a new node needs.
+    Issue {
+        /// Directory that `cert init` wrote, with ca.pem and ca.key.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Id of the node.
+        #[arg(long, value_name = "ID")]
+        node: NodeId,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &mut out),
         Command::Demo(args) => crate::demo::run(args.keep, &mut out),
         Command::Cert(CertCommand::Init { nodes, out: dir }) => cert::init(&nodes, &dir, &mut out),
+        Command::Cert(CertCommand::Issue { ca, node }) => cert::issue(&ca, node, &mut out),
         Command::Config(ConfigCommand::Check { file }) => config::check(&file, &mut out),
         Command::Status(args) => status::run(args.admin, &mut out),
     };

@@ -23,8 +23,8 @@ use crate::{codec::EntryCodec, error::StoreError};
 /// Encoded bytes of entries that are in memory at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Writes that an open may make before it must be a runaway repair.
-const MAX_OVERLAY_BYTES: usize = 256 << 20;
+/// Blocks that an open may write, 256 MiB of them, before it must be a runaway repair.
+const MAX_OVERLAY_BLOCKS: usize = (256 << 20) / 4096;
 
 /// What [`verify`] found in a log that is whole.
 pub struct LogReport<C: RaftTypeConfig> {
@@ -315,7 +315,7 @@ impl StorageBackend for Overlay {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         let mut writes = self.writes();
-        if writes.blocks.len().saturating_mul(BLOCK as usize) > MAX_OVERLAY_BYTES {
+        if writes.blocks.len() >= MAX_OVERLAY_BLOCKS {
             return Err(io::Error::other(
                 "the repair needs more memory than a check may take",
             ));

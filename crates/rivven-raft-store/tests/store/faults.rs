@@ -85,6 +85,7 @@ async fn a_full_disk_is_called_by_its_name() {
     let mut store = Store::open_with_backend(disk.clone(), "disk", threaded()).unwrap();
     append(&mut store, entries(1, 0..3)).await.unwrap();
     disk.fill_at_write(disk.writes() + 1);
+    let begin = tokio::time::Instant::now();
     // Those that wait together fail together.
     let mut outcomes = Vec::new();
     for index in 3..20 {
@@ -97,6 +98,10 @@ async fn a_full_disk_is_called_by_its_name() {
         assert_eq!(store_error(&error).code(), "disk-full");
     }
     let error = store.save_vote(&vote(5)).await.unwrap_err();
+    assert!(
+        begin.elapsed() < std::time::Duration::from_secs(1),
+        "refused late"
+    );
     assert!(
         error
             .to_string()

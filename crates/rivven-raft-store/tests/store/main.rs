@@ -13,11 +13,15 @@ mod faults;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod golden_files;
+#[cfg(test)]
 mod inspect;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod processes;
 #[cfg(test)]
 mod reopen;
 #[cfg(test)]

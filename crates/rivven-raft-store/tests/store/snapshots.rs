@@ -165,6 +165,28 @@ fn a_damaged_newest_snapshot_gives_way_to_the_older() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_newest_snapshot_that_cannot_be_read_gives_way_to_the_older() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    write(&store, 5, 100);
+    let newest = write(&store, 9, 100).path();
+    drop(store);
+    // It opens, but reading it is an I/O error, as on a bad sector.
+    fs::remove_file(&newest).unwrap();
+    fs::create_dir(&newest).unwrap();
+
+    let store = open(dir.path());
+    assert_eq!(store.latest().unwrap().index(), Some(5));
+    assert_eq!(store.purge_bound(), None, "one snapshot is no reason to purge");
+    let [damaged] = store.damaged() else {
+        panic!("{:?}", store.damaged())
+    };
+    assert!(damaged.reason.contains("cannot be read"), "{}", damaged.reason);
+    assert!(damaged.path.exists() && !newest.exists());
+}
+
+#[test]
 fn when_all_are_damaged_there_is_none_and_the_store_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

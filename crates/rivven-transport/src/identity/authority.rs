@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{IdentityError, NodeName, name};
+use super::{CertificateName, IdentityError, NodeIdentity, SanTemplate, Subject, name, request::ProvenKey};
 use crate::clock::WallClock;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -63,6 +63,7 @@ pub struct CertificateAuthority {
     common_name: String,
     key_id: Vec<u8>,
     key: SigningKey,
+    template: SanTemplate,
 }
 
 impl fmt::Debug for CertificateAuthority {
@@ -123,6 +124,7 @@ impl CertificateAuthority {
             common_name,
             key_id,
             key,
+            template: SanTemplate::default(),
         })
     }
 
@@ -139,7 +141,7 @@ impl CertificateAuthority {
             .map_err(|_| malformed("ca.key", "it holds no Ed25519 private key"))?;
         let der = CertificateDer::from_pem_slice(cert_pem.as_bytes())
             .map_err(|_| malformed("ca.pem", "it holds no certificate"))?;
-        let read = Subject::read(&der)
+        let read = Signer::read(&der)
             .ok_or_else(|| malformed("ca.pem", "it is not the authority of a rivven cluster"))?;
         if read.public_key != key.public_key() {
             return Err(IdentityError::KeyMismatch {
@@ -153,7 +155,15 @@ impl CertificateAuthority {
             common_name: read.common_name,
             key_id: read.key_id,
             key,
+            template: SanTemplate::default(),
         })
+    }
+
+    /// Writes names by `template` from this moment on.
+    #[must_use]
+    pub fn with_template(mut self, template: SanTemplate) -> Self {
+        self.template = template;
+        self
     }
 
     /// A certificate for `node` of this cluster, valid for one year, with a new key.
@@ -162,7 +172,11 @@ impl CertificateAuthority {
     /// [`IdentityError::Entropy`], or [`IdentityError::Issue`].
     pub fn issue(&self, node: NodeId) -> Result<IssuedIdentity, IdentityError> {
         let cluster = self.cluster;
-        self.issue_as(NodeName { cluster, node }, Validity::from_now(NODE_LIFE))
+        let subject = Subject::Node(node);
+        self.issue_as(
+            CertificateName { cluster, subject },
+            Validity::from_now(NODE_LIFE),
+        )
     }
 
     /// A certificate for any name and time, with a new key.
@@ -171,27 +185,67 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// [`IdentityError::Entropy`], or [`IdentityError::Issue`] when a date lies after the year 9999.
-    pub fn issue_as(&self, name: NodeName, validity: Validity) -> Result<IssuedIdentity, IdentityError> {
+    pub fn issue_as(
+        &self,
+        name: impl Into<CertificateName>,
+        validity: Validity,
+    ) -> Result<IssuedIdentity, IdentityError> {
         let key = SigningKey::generate()?;
-        let mut params = params(&format!("rivven node {}", name.node), &name.to_string(), validity)?;
+        Ok(IssuedIdentity {
+            certificate_pem: self.sign(&key, &name.into(), validity)?,
+            key_pem: key.to_pem(),
+        })
+    }
+
+    /// A certificate, PEM, for the holder of the key behind `request`.
+    ///
+    /// The request (RFC 2986, DER) proves the possession of a key; the name comes from the caller alone.
+    ///
+    /// # Errors
+    /// [`IdentityError::BadRequest`], [`IdentityError::Entropy`], or [`IdentityError::Issue`].
+    pub fn sign_request(
+        &self,
+        request: &[u8],
+        name: impl Into<CertificateName>,
+        validity: Validity,
+    ) -> Result<String, IdentityError> {
+        self.sign(&ProvenKey::read(request)?, &name.into(), validity)
+    }
+
+    /// A certificate, PEM, for the key and name of `identity`, valid for one year.
+    ///
+    /// # Errors
+    /// As [`Self::sign_request`].
+    pub fn renew(&self, identity: &NodeIdentity) -> Result<String, IdentityError> {
+        let name = identity.name().clone();
+        self.sign_request(&identity.request()?, name, Validity::from_now(NODE_LIFE))
+    }
+
+    fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        name: &CertificateName,
+        validity: Validity,
+    ) -> Result<String, IdentityError> {
+        let common = format!("rivven {}", name.subject);
+        let mut params = params(&common, &self.template.render(name), validity)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if name.subject.is_member() {
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
         params.use_authority_key_identifier_extension = true;
-        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id(&key));
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id(key));
         let mut own = CertificateParams::default();
         own.distinguished_name = common_name(&self.common_name);
         own.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         own.key_identifier_method = KeyIdMethod::PreSpecified(self.key_id.clone());
         let issuer = Issuer::from_params(&own, &self.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(issue_error)?;
-        Ok(IssuedIdentity {
-            certificate_pem: certificate.pem(),
-            key_pem: key.to_pem(),
-        })
+        let certificate = params.signed_by(key, &issuer).map_err(issue_error)?;
+        Ok(certificate.pem())
     }
 
     /// The cluster that was born with this authority.
@@ -214,14 +268,14 @@ impl CertificateAuthority {
 }
 
 /// What an authority's certificate says of it.
-struct Subject {
+struct Signer {
     cluster: ClusterId,
     common_name: String,
     key_id: Vec<u8>,
     public_key: Vec<u8>,
 }
 
-impl Subject {
+impl Signer {
     /// `None` if the certificate is not one that [`CertificateAuthority::generate`] makes: the issuer's
     /// name must be repeated in what it signs, and only this form of it is known to survive that.
     fn read(der: &CertificateDer<'_>) -> Option<Self> {
@@ -254,7 +308,7 @@ impl Subject {
     }
 }
 
-fn issue_error(error: rcgen::Error) -> IdentityError {
+pub(super) fn issue_error(error: rcgen::Error) -> IdentityError {
     IdentityError::Issue {
         cause: error.to_string(),
     }
@@ -292,7 +346,7 @@ fn serial_number() -> Result<SerialNumber, IdentityError> {
 }
 
 /// SHA-256 of the public key, cut short (RFC 7093, section 2, method 1).
-fn key_id(key: &SigningKey) -> Vec<u8> {
+fn key_id(key: &impl PublicKeyData) -> Vec<u8> {
     let mut digest = sha256(key.der_bytes()).to_vec();
     digest.truncate(KEY_ID_LEN);
     digest

@@ -1,13 +1,16 @@
 //! Checks a node's own certificate before anybody else does, to say clearly what is wrong with it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rivven_crypto::{Provider, SigningKey};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-use super::IdentityError;
+use super::{IdentityError, Validity};
 use crate::clock::WallClock;
 
 /// Most certificates in one file.
@@ -30,6 +33,25 @@ pub(super) fn certificates(text: &str, path: &Path) -> Result<Vec<CertificateDer
     }
 }
 
+/// What a certificate must be good for.
+#[derive(Clone, Copy)]
+pub(super) struct Demands {
+    /// Its holder is dialled, and does not only dial.
+    pub(super) answers: bool,
+    /// It may have expired.
+    pub(super) expired: bool,
+}
+
+/// From when to when a certificate is valid.
+pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let at = |time: ASN1Time| u64::try_from(time.timestamp()).map(Duration::from_secs).ok();
+    Some(Validity {
+        not_before: at(certificate.validity().not_before)?,
+        not_after: at(certificate.validity().not_after)?,
+    })
+}
+
 /// Files of an identity, for messages.
 pub(super) struct Paths {
     pub(super) ca: PathBuf,
@@ -38,10 +60,14 @@ pub(super) struct Paths {
 }
 
 /// Checks that the first of `chain` is valid at this moment, signed by one of `anchors`, and of `key`.
+///
+/// Who `answers` connections needs a certificate for servers as well as for clients. Where `expired` ones are
+/// accepted too, all else must have been right in the last second.
 pub(super) fn check(
     anchors: &[CertificateDer<'_>],
     chain: &[CertificateDer<'_>],
     key: &SigningKey,
+    Demands { answers, expired }: Demands,
     paths: &Paths,
 ) -> Result<(), IdentityError> {
     let malformed = |path: &Path, cause| IdentityError::Malformed {
@@ -59,13 +85,23 @@ pub(super) fn check(
     }
     let roots: Result<Vec<_>, _> = anchors.iter().map(webpki::anchor_from_trusted_cert).collect();
     let roots = roots.map_err(|_| malformed(&paths.ca, "it holds no valid certificate"))?;
-    let provider = Provider::ring();
+    let provider = Provider::default();
     let algorithms = provider.tls().signature_verification_algorithms.all;
-    let now = WallClock::now();
+    let last = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    let now = match WallClock::now() {
+        now if expired && now.as_secs() > last => UnixTime::since_unix_epoch(Duration::from_secs(last)),
+        now => now,
+    };
     let leaf = EndEntityCert::try_from(leaf).map_err(|_| no_certificate())?;
     let verify = |usage| leaf.verify_for_usage(algorithms, &roots, intermediates, now, usage, None, None);
-    verify(KeyUsage::server_auth())
-        .and_then(|_| verify(KeyUsage::client_auth()))
+    verify(KeyUsage::client_auth())
+        .and_then(|path| {
+            if answers {
+                verify(KeyUsage::server_auth())
+            } else {
+                Ok(path)
+            }
+        })
         .map(|_| ())
         .map_err(|error| explain(&error, &parsed, paths))
 }
@@ -93,7 +129,7 @@ fn explain(error: &webpki::Error, certificate: &X509Certificate<'_>, paths: &Pat
         },
         webpki::Error::RequiredEkuNotFoundContext(_) => IdentityError::Malformed {
             path,
-            cause: "it must be usable for servers and for clients",
+            cause: "it must be usable for clients, and that of a node for servers too",
         },
         _ => IdentityError::Malformed {
             path,

@@ -41,8 +41,8 @@ pub enum IdentityError {
     },
     /// The certificate's time is over. Have the cluster's certificate authority issue a new one.
     #[error(
-        "the certificate {} expired on {not_after}; replace it with one newly issued by the same cluster's \
-         certificate authority", path.display()
+        "the certificate {} expired on {not_after}; issue a new one with `rivven-node cert issue --ca DIR --node ID`, \
+         where DIR holds the authority's ca.pem and ca.key", path.display()
     )]
     Expired {
         /// The certificate file.
@@ -82,6 +82,17 @@ pub enum IdentityError {
         /// The key file.
         key: PathBuf,
     },
+    /// The certificate that would replace the one in use is of another node or cluster. The one in use stays.
+    #[error(
+        "the new certificate is of node {found}, or of another cluster, and this is node {ours}; a running node \
+         keeps its name: restore the certificate of node {ours}"
+    )]
+    OtherNode {
+        /// The node in use.
+        ours: NodeId,
+        /// The node of the new certificate.
+        found: NodeId,
+    },
     /// A file that would be written exists. Nothing was written; choose an empty directory.
     #[error("{} exists already and is never overwritten; choose an empty directory", path.display())]
     Exists {
@@ -107,6 +118,12 @@ pub enum IdentityError {
     Issue {
         /// What the encoder said.
         cause: String,
+    },
+    /// A certificate signing request cannot be granted. No certificate was made.
+    #[error("the certificate request is not usable: {cause}; make a new one with the key of the node")]
+    BadRequest {
+        /// What is wrong with it.
+        cause: &'static str,
     },
     /// The operating system gave no randomness. Nothing was written.
     #[error(transparent)]
@@ -144,10 +161,12 @@ impl IdentityError {
             Self::NotYetValid { .. } => "certificate-not-yet-valid",
             Self::NotSignedByCa { .. } => "certificate-not-signed-by-ca",
             Self::KeyMismatch { .. } => "identity-key-mismatch",
+            Self::OtherNode { .. } => "identity-other-node",
             Self::Exists { .. } => "identity-exists",
             Self::Unwritable { .. } => "identity-unwritable",
             Self::BadNodes { .. } => "identity-bad-nodes",
             Self::Issue { .. } => "identity-issue-failed",
+            Self::BadRequest { .. } => "bad-certificate-request",
             Self::Entropy(_) => "no-entropy",
         }
     }

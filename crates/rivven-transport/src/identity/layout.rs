@@ -1,11 +1,12 @@
 //! Where certificates and keys lie, and making them all at once.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use rivven_crypto::random_bytes;
 use rivven_types::{ClusterId, NodeId};
+use zeroize::Zeroizing;
 
-use super::{BadNodes, CertificateAuthority, IdentityError};
+use super::{BadNodes, CertificateAuthority, IdentityError, NodeIdentity, SanTemplate, read as read_file};
 use crate::{datagram::GossipKey, secret_file};
 
 /// The authority's certificate, in every node's directory.
@@ -61,6 +62,67 @@ pub fn write_cluster(out: &Path, nodes: &[NodeId]) -> Result<ClusterId, Identity
         create(&dir, GOSSIP_KEY_FILE, &gossip, Visibility::Secret)?;
     }
     Ok(authority.cluster())
+}
+
+/// What [`issue_node`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Issued {
+    /// The node had a key, and has a new certificate for it. Only `node.pem` changed.
+    Renewed,
+    /// The node is new: its directory holds everything it needs.
+    Added,
+}
+
+/// A certificate, valid for one year, for `node` of the cluster that [`write_cluster`] made in `out`.
+///
+/// A node whose directory is there keeps its key, and `node.pem` alone is replaced; for any other node the
+/// directory is made, with the cluster's gossip key taken from one of the others.
+///
+/// # Errors
+/// [`IdentityError`]: files missing or not fitting together, `BadNodes` for node 0, or not writable. An
+/// existing certificate stays unless the new one is written whole.
+pub fn issue_node(out: &Path, node: NodeId) -> Result<Issued, IdentityError> {
+    check_nodes(&[node])?;
+    let read = |name: &str| read_file(&out.join(name), secret_file::read_text);
+    let ca_pem = read(CA_FILE)?;
+    let ca_key = read_file(&out.join(CA_KEY_FILE), secret_file::read_secret)?;
+    let authority = CertificateAuthority::from_pem(&ca_pem, &ca_key)?;
+    let dir = out.join(node_dir_name(node));
+    if dir.join(KEY_FILE).exists() {
+        let identity = NodeIdentity::load_for_renewal(&dir, &SanTemplate::default())?;
+        let renewed = authority.renew(&identity)?;
+        identity.with_certificate(&renewed)?;
+        let path = dir.join(CERT_FILE);
+        return match secret_file::replace_text(&path, &renewed) {
+            Ok(()) => Ok(Issued::Renewed),
+            Err(source) => Err(IdentityError::Unwritable { path, source }),
+        };
+    }
+    let gossip = any_gossip_key(out)?;
+    let issued = authority.issue(node)?;
+    create_dir(&dir)?;
+    create(&dir, CA_FILE, &ca_pem, Visibility::Public)?;
+    create(&dir, CERT_FILE, issued.cert_pem(), Visibility::Public)?;
+    create(&dir, KEY_FILE, issued.key_pem(), Visibility::Secret)?;
+    create(&dir, GOSSIP_KEY_FILE, &gossip, Visibility::Secret)?;
+    Ok(Issued::Added)
+}
+
+/// The cluster's gossip key, which lies in each node's directory.
+fn any_gossip_key(out: &Path) -> Result<Zeroizing<String>, IdentityError> {
+    let missing = || IdentityError::Missing {
+        path: out.join("node-*").join(GOSSIP_KEY_FILE),
+    };
+    let entries = fs::read_dir(out).map_err(|source| IdentityError::Unreadable {
+        path: out.to_path_buf(),
+        source,
+    })?;
+    let found = entries
+        .take(MAX_NODES)
+        .flatten()
+        .map(|entry| entry.path().join(GOSSIP_KEY_FILE))
+        .find(|path| path.exists());
+    read_file(&found.ok_or_else(missing)?, secret_file::read_secret)
 }
 
 fn check_nodes(nodes: &[NodeId]) -> Result<(), IdentityError> {

@@ -33,7 +33,10 @@ fn an_issued_certificate_names_its_node_and_verifies() {
     assert_eq!((identity.cluster(), identity.node()), (ca.cluster(), 7));
     assert_eq!(
         format!("{identity:?}"),
-        format!("NodeIdentity {{ name: {:?}, .. }}", name(1, 7))
+        format!(
+            "NodeIdentity {{ name: {:?}, .. }}",
+            CertificateName::from(name(1, 7))
+        )
     );
 }
 
@@ -120,6 +123,43 @@ fn a_written_cluster_loads_on_every_node_and_is_never_overwritten() {
     check(write_cluster(&out, &[1, 1]), "identity-bad-nodes", "twice");
     check(write_cluster(&out, &[0]), "identity-bad-nodes", "no node id");
     assert!(!out.join("node-3").exists());
+}
+
+#[test]
+fn certificates_are_issued_again_and_for_newcomers() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path();
+    let cluster = write_cluster(out, &[1, 2]).unwrap();
+    let one = out.join(node_dir_name(1));
+    let files = || [KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE].map(|file| fs::read(one.join(file)).unwrap());
+    let [key, certificate, gossip] = files();
+    // An expired certificate is what the command is for.
+    let ca = CertificateAuthority::from_pem(
+        &fs::read_to_string(out.join(CA_FILE)).unwrap(),
+        &fs::read_to_string(out.join(CA_KEY_FILE)).unwrap(),
+    );
+    let identity = NodeIdentity::load(&one).unwrap();
+    let ended = Validity {
+        not_before: Duration::from_secs(978_307_200),
+        not_after: Duration::from_secs(978_307_300),
+    };
+    let name = NodeName { cluster, node: 1 };
+    let expired = ca
+        .unwrap()
+        .sign_request(&identity.request().unwrap(), name, ended);
+    fs::write(one.join(CERT_FILE), expired.unwrap()).unwrap();
+    check(NodeIdentity::load(&one), "certificate-expired", "cert issue");
+    assert_eq!(issue_node(out, 1).unwrap(), Issued::Renewed);
+    let [key_after, certificate_after, gossip_after] = files();
+    assert_eq!((key, gossip), (key_after, gossip_after));
+    assert_ne!(certificate, certificate_after);
+    assert_eq!(NodeIdentity::load(&one).unwrap().name(), identity.name());
+    assert_eq!(issue_node(out, 3).unwrap(), Issued::Added);
+    let three = out.join(node_dir_name(3));
+    assert_eq!(NodeIdentity::load(&three).unwrap().node(), 3);
+    same_gossip_key(&three, &one);
+    check(issue_node(out, 0), "identity-bad-nodes", "no node id");
+    check(issue_node(&one, 3), "identity-missing", CA_KEY_FILE);
 }
 
 #[track_caller]

@@ -35,6 +35,10 @@ impl MemoryEnd {
                 let cause = "no such node on the memory network".into();
                 return Err(CallError::Unreachable { node: to, cause });
             };
+            if self.network.lock().is_denied(self.node(), to) {
+                let cause = "one of the two nodes denies the other".into();
+                return Err(CallError::Unreachable { node: to, cause });
+            }
             let now = Instant::now();
             if self
                 .network
@@ -278,6 +282,16 @@ impl Network for MemoryEnd {
 
     fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
         self.peer_end(node).map(|end| end.proven())
+    }
+
+    fn deny(&self, node: NodeId) {
+        let denied = (self.node(), node);
+        self.network.lock().denied.insert(denied);
+    }
+
+    fn allow(&self, node: NodeId) {
+        let denied = (self.node(), node);
+        self.network.lock().denied.remove(&denied);
     }
 
     fn observed_ip(&self) -> Option<IpAddr> {

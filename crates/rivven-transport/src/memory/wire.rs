@@ -23,6 +23,8 @@ pub(super) struct Hub {
     links: BTreeMap<(NodeId, NodeId), Link>,
     /// Since when two nodes (the lower id first) have not heard each other in both directions.
     silent: BTreeMap<(NodeId, NodeId), Instant>,
+    /// Pairs of a node and one that it denies.
+    pub(super) denied: BTreeSet<(NodeId, NodeId)>,
     pub(super) stats: MemoryStats,
     /// The moment of the first frame; the trace counts from here.
     began: Option<Instant>,
@@ -66,6 +68,10 @@ impl Hub {
 
     pub(super) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.links.get(&(from, to)).is_some_and(|link| link.cut)
+    }
+
+    pub(super) fn is_denied(&self, one: NodeId, other: NodeId) -> bool {
+        self.denied.contains(&(one, other)) || self.denied.contains(&(other, one))
     }
 
     pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {

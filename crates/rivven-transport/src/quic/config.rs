@@ -5,25 +5,16 @@ use std::sync::Arc;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use rivven_crypto::Provider;
-use rustls::{
-    DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
-    server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{client::Resumption, server::NoServerSessionStorage};
 
 use super::{
     keys::QuicKeys,
     limits::{
         CONNECTION_WINDOW, IDLE_TIMEOUT, INITIAL_RTT, KEEP_ALIVE, MAX_HANDSHAKES, MAX_STREAMS, STREAM_WINDOW,
     },
+    trust::Trust,
 };
-use crate::{clock::WallClock, identity::NodeIdentity};
+use crate::{Router, clock::WallClock, identity::IdentityWatch};
 
 /// Application protocol (RFC 7301); 0 is the unstable version.
 const ALPN: &[u8] = b"rivven/0";
@@ -36,11 +27,13 @@ pub(super) struct Configs {
     pub(super) endpoint: quinn::EndpointConfig,
     pub(super) server: quinn::ServerConfig,
     pub(super) client: quinn::ClientConfig,
+    pub(super) trust: Arc<Trust>,
 }
 
-/// The settings of the node `identity`, or the cause why TLS takes none of it.
+/// The settings of the node of `identity`, or the cause why TLS takes none of it.
 pub(super) fn build(
-    identity: &NodeIdentity,
+    identity: IdentityWatch,
+    router: &Router,
     keys: &QuicKeys,
     provider: &Provider,
 ) -> Result<Configs, String> {
@@ -48,7 +41,8 @@ pub(super) fn build(
     let connection_ids = keys.connection_ids();
     let mut endpoint = provider.quic_endpoint(&keys.reset());
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)));
-    let server = server_tls(identity, provider).map_err(|error| error.to_string())?;
+    let trust = Trust::new(identity, router.clone(), provider).map_err(|error| error.to_string())?;
+    let server = server_tls(&trust, provider).map_err(|error| error.to_string())?;
     let mut server = provider
         .quic_server(server, &keys.token())
         .map_err(|error| error.to_string())?;
@@ -57,13 +51,14 @@ pub(super) fn build(
         .migration(false)
         .max_incoming(MAX_HANDSHAKES)
         .time_source(Arc::new(WallClock));
-    let client = client_tls(identity, provider).map_err(|error| error.to_string())?;
+    let client = client_tls(&trust, provider).map_err(|error| error.to_string())?;
     let mut client = provider.quic_client(client).map_err(|error| error.to_string())?;
     client.transport_config(transport);
     Ok(Configs {
         endpoint,
         server,
         client,
+        trust,
     })
 }
 
@@ -83,24 +78,12 @@ fn transport() -> TransportConfig {
     config
 }
 
-fn roots(identity: &NodeIdentity) -> Result<RootCertStore, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    for anchor in identity.anchors() {
-        roots.add(anchor.clone())?;
-    }
-    Ok(roots)
-}
-
-fn server_tls(identity: &NodeIdentity, provider: &Provider) -> Result<rustls::ServerConfig, rustls::Error> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(identity)?), Arc::clone(provider.tls()))
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+fn server_tls(trust: &Arc<Trust>, provider: &Provider) -> Result<rustls::ServerConfig, rustls::Error> {
     let mut config =
         rustls::ServerConfig::builder_with_details(Arc::clone(provider.tls()), Arc::new(WallClock))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(identity.chain(), identity.key())?;
+            .with_client_cert_verifier(Arc::clone(trust) as _)
+            .with_cert_resolver(Arc::clone(trust) as _);
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -108,73 +91,16 @@ fn server_tls(identity: &NodeIdentity, provider: &Provider) -> Result<rustls::Se
     Ok(config)
 }
 
-fn client_tls(identity: &NodeIdentity, provider: &Provider) -> Result<rustls::ClientConfig, rustls::Error> {
-    let verifier = ClusterVerifier {
-        roots: roots(identity)?,
-        algorithms: provider.tls().signature_verification_algorithms,
-    };
+fn client_tls(trust: &Arc<Trust>, provider: &Provider) -> Result<rustls::ClientConfig, rustls::Error> {
     let mut config =
         rustls::ClientConfig::builder_with_details(Arc::clone(provider.tls()), Arc::new(WallClock))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(identity.chain(), identity.key())?;
+            .with_custom_certificate_verifier(Arc::clone(trust) as _)
+            .with_client_cert_resolver(Arc::clone(trust) as _);
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
     Ok(config)
-}
-
-/// Believes certificates that the cluster's authority signed, whatever host they were reached at.
-///
-/// Which node a certificate names is checked once the connection stands, where a refusal can be explained
-/// to the peer; nothing is sent or believed before.
-#[derive(Debug)]
-struct ClusterVerifier {
-    roots: RootCertStore,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for ClusterVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }

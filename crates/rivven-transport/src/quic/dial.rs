@@ -18,7 +18,8 @@ use super::{
     lane::{self, Lane},
     limits::{DIAL_TIMEOUT, MAX_ADDRESSES, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER},
     peer::{DialError, Line, Link, Peer},
-    shared::{Shared, certified_name, classes, read_hello, write_hello},
+    shared::{Shared, classes, read_hello, write_hello},
+    trust::Side,
     write::write_loop,
 };
 use crate::{Class, PeerIdentity};
@@ -93,7 +94,7 @@ pub(super) struct Dialled {
 ///
 /// Of several addresses of a host name, `attempt` picks one, so that repeated attempts try them all.
 pub(super) async fn dial(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     addr: &PeerAddr,
     expected: Option<NodeId>,
     purpose: Purpose,
@@ -147,15 +148,17 @@ enum GreetError {
 
 /// Says who this node is, and learns and checks who answers.
 async fn greet(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     connection: &Connection,
     expected: Option<NodeId>,
     purpose: Purpose,
 ) -> Result<PeerIdentity, GreetError> {
-    let name = certified_name(connection).map_err(GreetError::Refused)?;
-    shared.check_cluster(name.cluster).map_err(GreetError::Refused)?;
-    if let Some(expected) = expected.filter(|expected| *expected != name.node) {
-        let found = name.node;
+    let name = shared
+        .certify(connection, Side::Answered)
+        .map_err(GreetError::Refused)?
+        .name;
+    if let Some(expected) = expected.filter(|expected| *expected != name.subject.node()) {
+        let found = name.subject.node();
         return Err(GreetError::Refused(Refusal::Unexpected { found, expected }));
     }
     let (mut send, mut recv) = connection.open_bi().await.map_err(GreetError::Lost)?;
@@ -174,7 +177,7 @@ async fn greet(
             });
         }
     };
-    shared.check_hello(&hello, name).map_err(GreetError::Refused)?;
+    shared.check_hello(&hello, &name).map_err(GreetError::Refused)?;
     if hello.identity.node != shared.local.node {
         let peer = shared
             .peer_or_insert(hello.identity.node)

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut};
 use quinn::VarInt;
 use rivven_types::{BootEpoch, ClusterId, InstanceId};
 
-use crate::PeerIdentity;
+use crate::{PeerIdentity, identity::Subject};
 
 /// First bytes of a hello.
 const MAGIC: &[u8; 4] = b"RVVN";
@@ -51,7 +51,7 @@ pub(super) enum Refusal {
     Version,
     #[error("the peer is of another cluster ({theirs}); this is cluster {ours}")]
     OtherCluster { ours: ClusterId, theirs: ClusterId },
-    #[error("the peer's certificate names no node")]
+    #[error("the peer's certificate names nobody by this cluster's template")]
     Nameless,
     #[error("the peer's hello claims node {claimed}, its certificate names node {certified}")]
     WrongNode { claimed: u64, certified: u64 },
@@ -63,6 +63,16 @@ pub(super) enum Refusal {
     DuplicateNode(u64),
     #[error("this node knows too many peers")]
     TooManyPeers,
+    #[error("{0} has been removed from the cluster; add it again, or stop it")]
+    Removed(Subject),
+    #[error("the certificate of {0} has expired; replace it with a new one of the same authority")]
+    Expired(Subject),
+    #[error(
+        "the authority of the certificate of {0} is no longer in ca.pem; use a certificate of the new one"
+    )]
+    Untrusted(Subject),
+    #[error("{0} answered where a node was expected")]
+    NotANode(Subject),
 }
 
 impl Refusal {
@@ -72,10 +82,15 @@ impl Refusal {
             Self::Malformed => close::MALFORMED,
             Self::Version => close::VERSION,
             Self::OtherCluster { .. } => close::OTHER_CLUSTER,
-            Self::Nameless | Self::WrongNode { .. } | Self::Unexpected { .. } => close::WRONG_NODE,
+            Self::Nameless | Self::WrongNode { .. } | Self::Unexpected { .. } | Self::NotANode(_) => {
+                close::WRONG_NODE
+            }
             Self::StaleEpoch { .. } => close::STALE_EPOCH,
             Self::DuplicateNode(_) => close::DUPLICATE_NODE,
             Self::TooManyPeers => close::TOO_MANY_PEERS,
+            Self::Removed(_) => close::REMOVED,
+            Self::Expired(_) => close::EXPIRED,
+            Self::Untrusted(_) => close::UNTRUSTED,
         })
     }
 
@@ -109,6 +124,12 @@ pub(super) mod close {
     pub(in super::super) const SUPERSEDED: u32 = 9;
     /// The node shuts down.
     pub(in super::super) const SHUTDOWN: u32 = 10;
+    /// The peer is no longer a member.
+    pub(in super::super) const REMOVED: u32 = 11;
+    /// The peer's certificate has expired since the connection was made.
+    pub(in super::super) const EXPIRED: u32 = 12;
+    /// The peer's certificate is of an authority that is no longer believed.
+    pub(in super::super) const UNTRUSTED: u32 = 13;
 }
 
 impl Hello {

@@ -96,3 +96,13 @@ pub(super) const MAX_PEERS: usize = 10_000;
 
 /// Addresses of one host name that are tried.
 pub(super) const MAX_ADDRESSES: usize = 8;
+
+/// Connections of operators and clients that a node has at a time.
+pub(super) const MAX_GUESTS: usize = 1_024;
+
+/// Time after its end for which a certificate still reaches the renewal: a cluster may sleep for months, and
+/// the key in an old backup shall not open it for ever.
+pub(super) const RENEWABLE_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Life of a connection made with an expired certificate.
+pub(super) const RENEWAL_TIME: Duration = Duration::from_secs(10);

@@ -15,14 +15,17 @@ use tokio::time::{timeout, timeout_at};
 use super::{
     dial::{dial, supervise},
     frame::{DEADLINE_LEN, PREFIX_LEN},
-    hello::{Purpose, close},
+    hello::{Purpose, Refusal, close},
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
     lock,
     runtime::IoRuntime,
     shared::{Shared, purpose},
 };
-use crate::{CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus};
+use crate::{
+    CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus,
+    identity::Subject,
+};
 
 /// Time for the last answers to leave before connections are closed.
 const LINGER: Duration = Duration::from_millis(30);
@@ -40,6 +43,7 @@ impl Drop for QuicNetwork {
         if let Some(endpoint) = &endpoint {
             endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");
         }
+        self.shared.upkeep.abort();
         self.shared.tasks.abort();
         self.shared.forget_peers();
         self.runtime.stop_behind(endpoint);
@@ -63,6 +67,12 @@ impl QuicNetwork {
             .peer(to)
             .filter(|peer| peer.addr().is_some())
             .ok_or_else(unknown)?;
+        if shared.is_denied(to) {
+            return Err(CallError::Unreachable {
+                node: to,
+                cause: Refusal::Removed(Subject::Node(to)).to_string(),
+            });
+        }
         let purpose = purpose(method.class);
         let way = peer.way(purpose);
         if way.start() {
@@ -177,6 +187,18 @@ impl Network for QuicNetwork {
         self.shared.peer(node)?.identity()
     }
 
+    fn deny(&self, node: NodeId) {
+        self.shared
+            .denied
+            .send_if_modified(|denied| Arc::make_mut(denied).insert(node));
+    }
+
+    fn allow(&self, node: NodeId) {
+        self.shared
+            .denied
+            .send_if_modified(|denied| Arc::make_mut(denied).remove(&node));
+    }
+
     fn observed_ip(&self) -> Option<IpAddr> {
         *lock(&self.shared.observed)
     }
@@ -199,6 +221,7 @@ impl Network for QuicNetwork {
                 // A peer that misses the close frame notices by its own timers.
                 let _ = timeout(CLOSE_TIME, endpoint.wait_idle()).await;
             }
+            self.shared.upkeep.abort();
             self.shared.tasks.abort();
             self.shared.forget_peers();
             self.runtime.stop(&self.shared.callers).await;

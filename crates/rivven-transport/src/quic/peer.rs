@@ -116,7 +116,11 @@ impl Way {
         loop {
             let current = link.borrow_and_update().clone();
             match current {
-                Link::Up(line) if gone.is_none_or(|gone| !Weak::ptr_eq(gone, &Arc::downgrade(&line))) => {
+                // A line that has just been closed stays listed until its task takes note.
+                Link::Up(line)
+                    if gone.is_none_or(|gone| !Weak::ptr_eq(gone, &Arc::downgrade(&line)))
+                        && line.connection.close_reason().is_none() =>
+                {
                     return Ok(line);
                 }
                 Link::Up(_) | Link::Dialing => {}

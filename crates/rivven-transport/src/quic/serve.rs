@@ -29,10 +29,14 @@ use super::{
         RETRY_ABOVE, max_frame,
     },
     lock,
-    shared::{Shared, certified_name, classes, read_hello, write_hello},
+    shared::{Shared, classes, read_hello, write_hello},
+    trust::Side,
     write::{Outgoing, write_loop},
 };
-use crate::{Caller, Class, PeerIdentity, Rejection, TaskGroup};
+use crate::{
+    Caller, Class, PeerIdentity, Rejection, TaskGroup,
+    identity::{Role, Subject},
+};
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept_loop(shared: Arc<Shared>, endpoint: Endpoint) {
@@ -57,6 +61,10 @@ struct Accepted {
     connection: Connection,
     peer: PeerIdentity,
     purpose: Purpose,
+    subject: Subject,
+    expired: bool,
+    /// A guest's place, free again when the connection ends.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a connection was not accepted.
@@ -99,12 +107,12 @@ fn deny(remote: SocketAddr, denied: Denied) {
 }
 
 /// Learns and checks who connects, and answers who this node is.
-async fn greet(shared: &Shared, incoming: Incoming) -> Result<Accepted, Denied> {
+async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Denied> {
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
     let refuse = |refusal| Denied::Refused(connection.clone(), refusal);
-    let name = certified_name(&connection).map_err(refuse)?;
-    shared.check_cluster(name.cluster).map_err(refuse)?;
+    let certified = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
+    let (name, expired) = (certified.name, certified.expired);
     let (mut send, mut recv) = connection.accept_bi().await.map_err(Denied::Lost)?;
     let unreadable = |_| match connection.close_reason() {
         Some(reason) => Denied::Lost(reason),
@@ -112,8 +120,13 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Result<Accepted, Denied> 
     };
     let bytes = read_hello(&mut recv).await.map_err(unreadable)?;
     let hello = Hello::decode(&bytes).map_err(refuse)?;
-    shared.check_hello(&hello, name).map_err(refuse)?;
-    if hello.identity.node != shared.local.node {
+    shared.check_hello(&hello, &name).map_err(refuse)?;
+    let mut room = None;
+    // Who may only renew must not speak for a member in any other way, such as ending its connections.
+    if expired || !name.subject.is_member() {
+        let guests = Arc::clone(&shared.guests).try_acquire_owned();
+        room = Some(guests.map_err(|_| refuse(Refusal::TooManyPeers))?);
+    } else if hello.identity.node != shared.local.node {
         let peer = shared.peer_or_insert(hello.identity.node).map_err(refuse)?;
         peer.admit(&hello.identity).map_err(refuse)?;
         // Peers dial from the socket they listen on, so the source address is one to dial.
@@ -130,6 +143,9 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Result<Accepted, Denied> 
         connection,
         peer: hello.identity,
         purpose: hello.purpose,
+        subject: name.subject,
+        expired,
+        _room: room,
     })
 }
 
@@ -153,8 +169,11 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         connection,
         peer,
         purpose,
+        subject,
+        expired,
+        _room,
     } = accepted;
-    debug!(peer = peer.node, ?purpose, "accepted connection");
+    debug!(peer = %subject, ?purpose, "accepted connection");
     let lanes = AbortOnDrop(TaskGroup::current());
     let handlers = AbortOnDrop(shared.callers.sibling());
     let mut left = classes(purpose).to_vec();
@@ -175,7 +194,7 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"unexpected stream");
             continue;
         };
-        let lane = ServedLane::new(&shared, &peer, class, &handlers.0);
+        let lane = ServedLane::new(&shared, (&peer, subject.role(), expired), class, &handlers.0);
         lanes
             .0
             .spawn(lane.run(connection.clone(), send, recv, lanes.0.clone()));
@@ -183,13 +202,16 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
     if let Some(known) = shared.peer(peer.node) {
         known.forget_inbound(&connection);
     }
-    info!(peer = peer.node, ?purpose, cause = %explain(&error), "peer disconnected");
+    info!(peer = %subject, ?purpose, cause = %explain(&error), "peer disconnected");
 }
 
 /// The answering side of one class of one connection.
 struct ServedLane {
     shared: Arc<Shared>,
     peer: PeerIdentity,
+    role: Role,
+    /// The peer's certificate had expired when it connected.
+    expired: bool,
     class: Class,
     handlers: TaskGroup,
     running: Running,
@@ -201,10 +223,17 @@ struct ServedLane {
 type Running = Arc<Mutex<BTreeMap<u64, AbortHandle>>>;
 
 impl ServedLane {
-    fn new(shared: &Arc<Shared>, peer: &PeerIdentity, class: Class, handlers: &TaskGroup) -> Self {
+    fn new(
+        shared: &Arc<Shared>,
+        (peer, role, expired): (&PeerIdentity, Role, bool),
+        class: Class,
+        handlers: &TaskGroup,
+    ) -> Self {
         Self {
             shared: Arc::clone(shared),
             peer: peer.clone(),
+            role,
+            expired,
             class,
             handlers: handlers.clone(),
             running: Running::default(),
@@ -297,6 +326,14 @@ impl ServedLane {
         if spec.class != self.class {
             let text = format!("{} is not of class {:?}", spec.name, self.class);
             return Some(Rejection::new("wrong-class", text));
+        }
+        if !spec.roles.contains(self.role) {
+            let text = format!("{} may not be called by the role {}", spec.name, self.role);
+            return Some(Rejection::new("role-not-allowed", text));
+        }
+        if self.expired && !spec.after_expiry {
+            let text = "the caller's certificate has expired; renew it, nothing else is answered until then";
+            return Some(Rejection::new("certificate-expired", text));
         }
         (len > spec.max_request).then(|| {
             let text = format!("{}: {len} bytes, the limit is {}", spec.name, spec.max_request);

@@ -12,16 +12,18 @@ use std::{
 
 use quinn::{Connection, Endpoint};
 use rivven_types::{ClusterId, NodeId};
-use rustls_pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
+    guard::{self, Certified, Denied},
     hello::{Hello, MAX_LEN, Purpose, Refusal, VERSIONS},
     limits::MAX_PEERS,
     lock,
     peer::Peer,
+    trust::{Side, Trust},
 };
-use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::NodeName};
+use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::CertificateName};
 
 /// One end of the network.
 pub(super) struct Shared {
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     pub(super) tasks: TaskGroup,
     /// The runtime of whoever started the transport, where handlers run.
     pub(super) callers: TaskGroup,
+    /// What looks after the certificate, on the same runtime.
+    pub(super) upkeep: TaskGroup,
     /// Calls and handlers in flight, which a shutdown waits for.
     pub(super) in_flight: TaskTracker,
     pub(super) client: quinn::ClientConfig,
@@ -40,6 +44,10 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     pub(super) observed: Mutex<Option<IpAddr>>,
+    /// Room for connections of operators and clients.
+    pub(super) guests: Arc<Semaphore>,
+    pub(super) trust: Arc<Trust>,
+    pub(super) denied: Denied,
 }
 
 impl Shared {
@@ -76,6 +84,32 @@ impl Shared {
         }
     }
 
+    /// Whether `node` may not have a connection.
+    pub(super) fn is_denied(&self, node: NodeId) -> bool {
+        self.denied.borrow().contains(&node)
+    }
+
+    /// Who `connection` leads to, if that peer may have it. It is watched over from this moment on.
+    pub(super) fn certify(
+        self: &Arc<Self>,
+        connection: &Connection,
+        side: Side,
+    ) -> Result<Certified, Refusal> {
+        let identity = self.trust.watch().current();
+        let certified = Certified::of(connection, side, &identity)?;
+        let name = &certified.name;
+        self.check_cluster(name.cluster)?;
+        if self.is_denied(name.subject.node()) {
+            return Err(Refusal::Removed(name.subject.clone()));
+        }
+        if side == Side::Answered && !name.subject.is_member() {
+            return Err(Refusal::NotANode(name.subject.clone()));
+        }
+        let guarding = guard::guard(Arc::clone(self), connection.clone(), certified.clone());
+        self.tasks.spawn(guarding);
+        Ok(certified)
+    }
+
     pub(super) fn observe(&self, ip: IpAddr) {
         *lock(&self.observed) = Some(ip.to_canonical());
     }
@@ -109,29 +143,20 @@ impl Shared {
     }
 
     /// Whether a hello says what the certificate proves, and is not of a double of this node.
-    pub(super) fn check_hello(&self, hello: &Hello, certified: NodeName) -> Result<(), Refusal> {
+    pub(super) fn check_hello(&self, hello: &Hello, certified: &CertificateName) -> Result<(), Refusal> {
         self.check_cluster(hello.cluster)?;
-        if hello.identity.node != certified.node {
+        let certified = certified.subject.node();
+        if hello.identity.node != certified {
             return Err(Refusal::WrongNode {
                 claimed: hello.identity.node,
-                certified: certified.node,
+                certified,
             });
         }
-        if hello.identity.node == self.local.node && hello.identity != self.identity() {
+        if certified != 0 && certified == self.local.node && hello.identity != self.identity() {
             return Err(Refusal::DuplicateNode(self.local.node));
         }
         Ok(())
     }
-}
-
-/// The name in the certificate that the peer has proven to own.
-pub(super) fn certified_name(connection: &Connection) -> Result<NodeName, Refusal> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let leaf = chain.as_deref().and_then(|chain| chain.first());
-    leaf.and_then(|leaf| NodeName::of(leaf).ok())
-        .ok_or(Refusal::Nameless)
 }
 
 /// The classes whose calls travel on a connection.

@@ -3,6 +3,8 @@
 mod calls;
 mod identity;
 mod restart;
+mod roles;
+mod rotation;
 
 use std::{
     net::SocketAddr,
@@ -16,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::{
     CallCtx, CallError, Class, Method, PeerIdentity, PeerStatus, Rejection,
-    identity::{CertificateAuthority, NodeName},
+    identity::{CertificateAuthority, IdentityWatch, NodeIdentity, NodeName},
 };
 
 /// Answers with the caller and the text.
@@ -144,7 +146,7 @@ fn start(identity: NodeIdentity) -> Transport {
     start_with(identity, local, &Slept::default())
 }
 
-fn start_with(identity: NodeIdentity, local: LocalIdentity, slept: &Slept) -> Transport {
+fn start_with(identity: impl Into<IdentityWatch>, local: LocalIdentity, slept: &Slept) -> Transport {
     QuicTransport::builder(identity, local)
         .router(router(slept))
         .start()

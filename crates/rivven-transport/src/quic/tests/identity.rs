@@ -13,7 +13,13 @@ use crate::identity::Validity;
 
 /// Keeps warnings as lines of text.
 #[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
+pub(super) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    pub(super) fn text(&self) -> String {
+        lock(&self.0).join("\n")
+    }
+}
 
 struct Line(String);
 
@@ -56,7 +62,7 @@ async fn check_refused(host: NodeIdentity, stranger: NodeIdentity, code: &str, r
     let error = echo(&stranger, 1, ctx(1_500)).await.unwrap_err();
     assert_eq!(error.code(), code, "{error}");
     assert_eq!(error.outcome(), crate::Outcome::NotDone);
-    let text = lock(&warnings.0).join("\n");
+    let text = warnings.text();
     for reason in reasons {
         assert!(text.contains(reason), "no {reason:?} in\n{text}");
     }
@@ -69,7 +75,12 @@ async fn check_refused(host: NodeIdentity, stranger: NodeIdentity, code: &str, r
     assert_eq!(host.peer(2), None);
 }
 
-fn forged(ca: &CertificateAuthority, cluster: u8, node: NodeId, validity: Validity) -> NodeIdentity {
+pub(super) fn forged(
+    ca: &CertificateAuthority,
+    cluster: u8,
+    node: NodeId,
+    validity: Validity,
+) -> NodeIdentity {
     let name = NodeName {
         cluster: ClusterId::from_bytes([cluster; 16]),
         node,
@@ -77,7 +88,7 @@ fn forged(ca: &CertificateAuthority, cluster: u8, node: NodeId, validity: Validi
     NodeIdentity::unchecked(name, ca.cert_pem(), &ca.issue_as(name, validity).unwrap())
 }
 
-fn valid() -> Validity {
+pub(super) fn valid() -> Validity {
     Validity::from_now(Duration::from_secs(3600))
 }
 
@@ -113,6 +124,18 @@ async fn an_expired_certificate_is_refused_with_its_reason() {
     };
     let stranger = forged(&ca, 1, 2, expired);
     let reasons = ["certificate has expired", "refused"];
+    check_refused(identity(&ca, 1), stranger, "unreachable", &reasons).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_future_is_refused_with_its_reason() {
+    let ca = authority();
+    let future = Validity {
+        not_before: Duration::from_secs(4_102_444_800),
+        not_after: Duration::from_secs(4_102_448_400),
+    };
+    let stranger = forged(&ca, 1, 2, future);
+    let reasons = ["not yet valid", "refused"];
     check_refused(identity(&ca, 1), stranger, "unreachable", &reasons).await;
 }
 

@@ -1,0 +1,249 @@
+//! Certificates renewed while the cluster runs: who issues them, and who asks in time.
+//!
+//! A member that holds the authority's key serves [`Renew`]; every member runs a [`Renewer`], which asks at
+//! two thirds of its certificate's life and uses the answer without a restart. A member whose certificate
+//! has expired reaches this method and no other, so a cluster that slept for too long still forms.
+
+mod due;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use rivven_types::NodeId;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::{
+    CallCtx, CallError, Class, Method, Rejection, Router, Transport,
+    clock::WallClock,
+    identity::{
+        CERT_FILE, CertificateAuthority, CertificateName, IdentityError, IdentityWatch, MAX_REQUEST, Subject,
+        Validity,
+    },
+    secret_file,
+};
+
+pub(crate) use due::remind;
+pub use due::{remind_at, renew_at};
+
+/// Life of a renewed certificate.
+pub const ONLINE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Time for one attempt to renew.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// Bounds of the pause after all issuers failed; it doubles with each round.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// See [`MIN_PAUSE`].
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// Longest sleep: calendar time may jump, so even a far date is looked at this often.
+const RECHECK: Duration = Duration::from_secs(3600);
+
+/// Asks an issuer for a new certificate in the caller's own name.
+#[derive(Debug)]
+pub struct Renew;
+
+/// See [`Renew`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// PKCS #10, DER: proof that the caller holds the key.
+    pub request: Vec<u8>,
+}
+
+/// See [`Renew`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewResponse {
+    /// The certificate, PEM.
+    pub certificate: String,
+}
+
+impl Method for Renew {
+    const ID: u16 = 0x0001;
+    const NAME: &'static str = "renew";
+    const CLASS: Class = Class::Control;
+    const MAX_REQUEST: usize = MAX_REQUEST + 16;
+    const MAX_RESPONSE: usize = 16 << 10;
+    const AFTER_EXPIRY: bool = true;
+    type Request = RenewRequest;
+    type Response = RenewResponse;
+}
+
+/// Renews the certificates of nodes, on a member that holds the authority's key.
+///
+/// It certifies no other name than the caller's own, which the caller's certificate proves. A node that
+/// [`Transport::deny`] refuses cannot reach it.
+pub struct Issuer {
+    authority: CertificateAuthority,
+    life: Duration,
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuer")
+            .field("authority", &self.authority)
+            .field("life", &self.life)
+            .finish()
+    }
+}
+
+impl Issuer {
+    /// An issuer that signs with `authority`, for [`ONLINE_LIFE`].
+    #[must_use]
+    pub const fn new(authority: CertificateAuthority) -> Self {
+        Self {
+            authority,
+            life: ONLINE_LIFE,
+        }
+    }
+
+    /// Issues certificates that live for `life`: short enough to make a stolen key useless soon, several times
+    /// the longest outage that no operator shall notice.
+    #[must_use]
+    pub const fn life(mut self, life: Duration) -> Self {
+        self.life = life;
+        self
+    }
+
+    /// Answers [`Renew`] from this moment on. Clear or drop the router to stop.
+    pub fn serve(self, router: &Router) {
+        let issuer = Arc::new(self);
+        router.register::<Renew, _, _>(move |caller, asked| {
+            let issuer = Arc::clone(&issuer);
+            async move { issuer.renew(caller.peer.node, &asked) }
+        });
+    }
+
+    fn renew(&self, node: NodeId, asked: &RenewRequest) -> Result<RenewResponse, Rejection> {
+        let name = CertificateName {
+            cluster: self.authority.cluster(),
+            subject: Subject::Node(node),
+        };
+        let certificate = self
+            .authority
+            .sign_request(&asked.request, name, Validity::from_now(self.life))
+            .map_err(|error| Rejection::new(error.code(), error.to_string()))?;
+        info!(node, "renewed a certificate");
+        Ok(RenewResponse { certificate })
+    }
+}
+
+/// Why a certificate was not renewed. The one in use stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RenewError {
+    /// No issuer answered with a certificate. It is tried again.
+    #[error("no issuer renewed the certificate; node {node} said last: {source}")]
+    NoIssuer {
+        /// The issuer asked last; 0 if none is known.
+        node: NodeId,
+        /// What it said.
+        source: CallError,
+    },
+    /// The answer is no certificate of this node, for instance because the issuer's authority is not in
+    /// `ca.pem`. Compare the two.
+    #[error("the renewed certificate is not usable: {0}")]
+    Unusable(#[from] IdentityError),
+}
+
+impl RenewError {
+    /// Stable code in kebab case, listed in `docs/errors.md`.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoIssuer { .. } => "renewal-failed",
+            Self::Unusable(error) => error.code(),
+        }
+    }
+}
+
+/// Keeps one node's certificate from expiring.
+#[derive(Debug)]
+pub struct Renewer {
+    transport: Transport,
+    identity: IdentityWatch,
+    issuers: Vec<NodeId>,
+}
+
+impl Renewer {
+    /// Renews `identity`, the one that `transport` uses, at any of `issuers`; this node may be among them.
+    #[must_use]
+    pub const fn new(transport: Transport, identity: IdentityWatch, issuers: Vec<NodeId>) -> Self {
+        Self {
+            transport,
+            identity,
+            issuers,
+        }
+    }
+
+    /// Renews at two thirds of each certificate's life, for as long as it is polled.
+    ///
+    /// Cancel safety: dropping it leaves either the earlier certificate or the new one.
+    pub async fn run(self) {
+        let mut pause = MIN_PAUSE;
+        loop {
+            let left = renew_at(self.identity.current().validity()).saturating_sub(now());
+            if !left.is_zero() {
+                sleep(left.min(RECHECK)).await;
+                continue;
+            }
+            match self.renew().await {
+                Ok(()) => pause = MIN_PAUSE,
+                Err(error) => {
+                    warn!(%error, "cannot renew this node's certificate; trying again");
+                    sleep(pause).await;
+                    pause = pause.saturating_mul(2).min(MAX_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Renews at once. The key stays, so that only one file changes and a crash leaves a pair that fits.
+    ///
+    /// # Errors
+    /// [`RenewError`].
+    pub async fn renew(&self) -> Result<(), RenewError> {
+        let current = self.identity.current();
+        let asked = RenewRequest {
+            request: current.request()?,
+        };
+        let mut failure = RenewError::NoIssuer {
+            node: 0,
+            source: CallError::NotSent {
+                cause: "no issuer is configured".into(),
+            },
+        };
+        for node in &self.issuers {
+            let ctx = CallCtx::timeout(ATTEMPT);
+            match self.transport.call::<Renew>(*node, &asked, ctx).await {
+                Ok(answer) => return self.install(&answer.certificate),
+                Err(source) => failure = RenewError::NoIssuer { node: *node, source },
+            }
+        }
+        Err(failure)
+    }
+
+    fn install(&self, certificate: &str) -> Result<(), RenewError> {
+        // Checked before it is written: a file that does not verify would stop the next start.
+        let renewed = self.identity.current().with_certificate(certificate)?;
+        if let Some(dir) = renewed.dir() {
+            let path = dir.join(CERT_FILE);
+            if let Err(source) = secret_file::replace_text(&path, certificate) {
+                return Err(IdentityError::Unwritable { path, source }.into());
+            }
+        }
+        self.identity.replace(renewed)?;
+        info!(
+            node_id = self.transport.local().node,
+            "this node's certificate is renewed"
+        );
+        Ok(())
+    }
+}
+
+fn now() -> Duration {
+    Duration::from_secs(WallClock::now().as_secs())
+}

@@ -1,0 +1,219 @@
+//! Renewal over real connections.
+
+use std::{fs, path::Path};
+
+use rivven_types::{BootEpoch, ClusterId, InstanceId};
+use tokio::time::Instant;
+
+use super::*;
+use crate::{
+    LocalIdentity, Outcome, QuicTransport, TaskGroup,
+    identity::{CA_FILE, KEY_FILE, NodeIdentity, NodeName, SanTemplate},
+};
+
+/// Any method but the renewal.
+struct Greet;
+
+impl Method for Greet {
+    const ID: u16 = 0x8000;
+    const NAME: &'static str = "greet";
+    const CLASS: Class = Class::Control;
+    const MAX_REQUEST: usize = 16;
+    const MAX_RESPONSE: usize = 16;
+    type Request = ();
+    type Response = NodeId;
+}
+
+fn authority() -> CertificateAuthority {
+    CertificateAuthority::generate(ClusterId::from_bytes([1; 16])).unwrap()
+}
+
+/// Valid for an hour, which ended so many days ago.
+fn ended(days: u64) -> Validity {
+    let end = now() - Duration::from_secs(days * 24 * 3600);
+    Validity {
+        not_before: end - Duration::from_secs(3600),
+        not_after: end,
+    }
+}
+
+fn write(dir: &Path, ca: &CertificateAuthority, node: NodeId, validity: Validity) {
+    let name = NodeName {
+        cluster: ca.cluster(),
+        node,
+    };
+    let issued = ca.issue_as(name, validity).unwrap();
+    fs::write(dir.join(CA_FILE), ca.cert_pem()).unwrap();
+    fs::write(dir.join(CERT_FILE), issued.cert_pem()).unwrap();
+    let key = dir.join(KEY_FILE);
+    fs::write(&key, issued.key_pem()).unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+struct Member {
+    dir: tempfile::TempDir,
+    identity: IdentityWatch,
+    router: Router,
+    transport: Transport,
+}
+
+fn member(ca: &CertificateAuthority, node: NodeId, validity: Validity) -> Member {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), ca, node, validity);
+    let identity = NodeIdentity::load_for_renewal(dir.path(), &SanTemplate::default()).unwrap();
+    let local = LocalIdentity {
+        cluster: identity.cluster(),
+        node,
+        instance: InstanceId::from_bytes([u8::try_from(node).unwrap(); 16]),
+        boot_epoch: BootEpoch(1),
+    };
+    let identity = IdentityWatch::from(identity);
+    let router = Router::new();
+    router.register::<Greet, _, _>(|caller, ()| async move { Ok(caller.peer.node) });
+    let transport = QuicTransport::builder(identity.clone(), local)
+        .router(router.clone())
+        .start()
+        .unwrap();
+    Member {
+        dir,
+        identity,
+        router,
+        transport,
+    }
+}
+
+fn introduce(members: &[&Member]) {
+    for from in members {
+        for to in members {
+            let addr = to.transport.local_addr().unwrap();
+            from.transport.set_address(to.transport.local().node, addr.into());
+        }
+    }
+}
+
+async fn greet(from: &Member, to: NodeId, ms: u64) -> Result<NodeId, CallError> {
+    let ctx = CallCtx::timeout(Duration::from_millis(ms));
+    from.transport.call::<Greet>(to, &(), ctx).await
+}
+
+fn renewer(member: &Member, issuers: &[NodeId]) -> Renewer {
+    Renewer::new(
+        member.transport.clone(),
+        member.identity.clone(),
+        issuers.to_vec(),
+    )
+}
+
+fn reissue(ca: &CertificateAuthority) -> Issuer {
+    Issuer::new(CertificateAuthority::from_pem(ca.cert_pem(), &ca.key_pem()).unwrap())
+}
+
+/// Every member slept for two months; only the authority's key is still good.
+#[tokio::test]
+async fn all_expired_cold_start() {
+    let ca = authority();
+    let members = [1, 2, 3].map(|node| member(&ca, node, ended(60)));
+    let [one, two, three] = &members;
+    introduce(&[one, two, three]);
+    let error = NodeIdentity::load(two.dir.path()).unwrap_err();
+    assert_eq!(error.code(), "certificate-expired");
+    // Without an issuer nobody lets anybody in.
+    let error = greet(two, 1, 1_000).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.outcome()),
+        ("unreachable", Outcome::NotDone),
+        "{error}"
+    );
+    reissue(&ca).serve(&one.router);
+    let tasks = TaskGroup::current();
+    for member in [one, two, three] {
+        tasks.spawn(renewer(member, &[1]).run());
+    }
+    let end = Instant::now() + Duration::from_secs(30);
+    for (from, to) in [(two, 1), (three, 1), (one, 2), (three, 2), (one, 3), (two, 3)] {
+        loop {
+            match greet(from, to, 2_000).await {
+                Ok(caller) => break assert_eq!(caller, from.transport.local().node),
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    for member in [one, two, three] {
+        // What is in use is what the next start reads.
+        let loaded = NodeIdentity::load(member.dir.path()).unwrap();
+        assert_eq!(loaded.validity(), member.identity.current().validity());
+        assert!(loaded.validity().not_after > now() + Duration::from_secs(29 * 24 * 3600));
+    }
+    tasks.abort();
+}
+
+#[tokio::test]
+async fn an_expired_member_reaches_the_renewal_and_nothing_else() {
+    let ca = authority();
+    let one = member(&ca, 1, Validity::from_now(Duration::from_secs(3600)));
+    let two = member(&ca, 2, ended(60));
+    introduce(&[&one, &two]);
+    reissue(&ca).serve(&one.router);
+    let error = greet(&two, 1, 5_000).await.unwrap_err();
+    assert_eq!(error.code(), "certificate-expired", "{error}");
+    // It has said a hello and is no peer all the same.
+    assert_eq!(one.transport.peer(2), None);
+    // Nor does it answer: who dials never believes an expired certificate.
+    assert_eq!(greet(&one, 2, 1_000).await.unwrap_err().code(), "unreachable");
+    // A removed member may not even renew.
+    one.transport.deny(2);
+    let error = renewer(&two, &[1]).renew().await.unwrap_err();
+    assert_eq!(error.code(), "renewal-failed");
+    assert!(error.to_string().contains("removed"), "{error}");
+    one.transport.allow(2);
+    renewer(&two, &[1]).renew().await.unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    for (from, to) in [(&two, 1), (&one, 2)] {
+        // A call may still meet the end of the connection made with the expired certificate.
+        while let Err(error) = greet(from, to, 2_000).await {
+            assert!(Instant::now() < end, "{error}");
+        }
+    }
+    assert!(one.transport.peer(2).is_some());
+}
+
+#[tokio::test]
+async fn a_certificate_that_ended_long_ago_opens_nothing() {
+    let ca = authority();
+    let one = member(&ca, 1, Validity::from_now(Duration::from_secs(3600)));
+    let two = member(&ca, 2, ended(400));
+    introduce(&[&one, &two]);
+    reissue(&ca).serve(&one.router);
+    let error = renewer(&two, &[1]).renew().await.unwrap_err();
+    assert_eq!(error.code(), "renewal-failed");
+    assert!(error.to_string().contains("expired"), "{error}");
+}
+
+#[tokio::test]
+async fn only_the_caller_itself_is_certified_and_only_by_an_authority_it_knows() {
+    let (ca, other) = (authority(), authority());
+    let hour = Validity::from_now(Duration::from_secs(3600));
+    let (one, two) = (member(&ca, 1, hour), member(&ca, 2, hour));
+    introduce(&[&one, &two]);
+    reissue(&other).serve(&one.router);
+    let before = two.identity.current();
+    let error = renewer(&two, &[1]).renew().await.unwrap_err();
+    assert_eq!(error.code(), "certificate-not-signed-by-ca", "{error}");
+    assert!(before.is(&two.identity.current()), "what is in use stays");
+    reissue(&ca).serve(&one.router);
+    let garbage = RenewRequest {
+        request: vec![1, 2, 3],
+    };
+    let ctx = CallCtx::timeout(Duration::from_secs(5));
+    let error = two.transport.call::<Renew>(1, &garbage, ctx).await.unwrap_err();
+    assert_eq!(error.code(), "bad-certificate-request", "{error}");
+    // Several issuers: the first one that answers will do, and one that is gone does no harm.
+    renewer(&two, &[7, 1]).renew().await.unwrap();
+    assert_eq!(two.identity.current().name(), before.name());
+    assert_eq!(
+        renewer(&two, &[]).renew().await.unwrap_err().code(),
+        "renewal-failed"
+    );
+}

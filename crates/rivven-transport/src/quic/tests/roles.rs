@@ -1,0 +1,92 @@
+//! What the role in a certificate lets its holder call.
+
+use super::{identity::valid, *};
+use crate::identity::{CertificateName, Label, Role, Roles, SanTemplate, Subject};
+
+/// For operators and clients alone.
+struct Report;
+
+impl Method for Report {
+    const ID: u16 = 0x8010;
+    const NAME: &'static str = "report";
+    const CLASS: Class = Class::Client;
+    const MAX_REQUEST: usize = 16;
+    const MAX_RESPONSE: usize = 16;
+    const ROLES: Roles = Roles::of(&[Role::Operator, Role::Client]);
+    type Request = ();
+    type Response = NodeId;
+}
+
+fn holder(ca: &CertificateAuthority, subject: Subject, template: &SanTemplate) -> NodeIdentity {
+    let name = CertificateName {
+        cluster: ca.cluster(),
+        subject,
+    };
+    let issued = ca.issue_as(name, valid()).unwrap();
+    NodeIdentity::from_pem_with(ca.cert_pem(), issued.cert_pem(), issued.key_pem(), template).unwrap()
+}
+
+fn serving(identity: NodeIdentity) -> Transport {
+    let router = router(&Slept::default());
+    router.register::<Report, _, _>(|caller, ()| async move { Ok(caller.peer.node) });
+    let local = local(&identity, 1);
+    QuicTransport::builder(identity, local)
+        .router(router)
+        .start()
+        .unwrap()
+}
+
+async fn check_roles(template: &SanTemplate) {
+    let ca = authority().with_template(template.clone());
+    let one = serving(holder(&ca, Subject::Node(1), template));
+    let label = || Label::new("back-up").unwrap();
+    for (subject, echoes, reports) in [
+        (Subject::Node(2), true, false),
+        (Subject::Observer(3), false, false),
+        (Subject::Operator(label()), false, true),
+        (Subject::Client(label()), false, true),
+    ] {
+        let node = subject.node();
+        let peer = serving(holder(&ca, subject.clone(), template));
+        introduce(&peer, &one);
+        let echoed = echo(&peer, 1, ctx(5_000)).await.map(|(caller, _)| caller);
+        let reported = peer.call::<Report>(1, &(), ctx(5_000)).await;
+        for (allowed, answer) in [(echoes, echoed), (reports, reported)] {
+            match answer {
+                Ok(caller) => assert!(allowed && caller == node, "{subject}"),
+                Err(error) => assert!(!allowed && error.code() == "role-not-allowed", "{error}"),
+            }
+        }
+        // Members can be found and called back; operators and clients are no peers.
+        let found = one.discover(peer.local_addr().unwrap().into(), ctx(1_500)).await;
+        assert_eq!(found.is_ok(), subject.is_member(), "{subject}: {found:?}");
+        assert_eq!(one.peer(node).is_some(), subject.is_member(), "{subject}");
+    }
+}
+
+#[tokio::test]
+async fn a_method_is_open_to_the_roles_it_names() {
+    check_roles(&SanTemplate::default()).await;
+}
+
+#[tokio::test]
+async fn names_may_follow_spiffe() {
+    check_roles(
+        &"spiffe://example.org/rivven/{cluster}/{role}/{id}"
+            .parse()
+            .unwrap(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn two_templates_in_one_cluster_do_not_meet() {
+    let spiffe: SanTemplate = "spiffe://example.org/{cluster}/{role}/{id}".parse().unwrap();
+    let ca = authority();
+    let one = serving(identity(&ca, 1));
+    let ca = ca.with_template(spiffe.clone());
+    let two = serving(holder(&ca, Subject::Node(2), &spiffe));
+    introduce(&two, &one);
+    let error = echo(&two, 1, ctx(1_500)).await.unwrap_err();
+    assert!(error.to_string().contains("names nobody"), "{error}");
+}
