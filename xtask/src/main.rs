@@ -2,10 +2,12 @@
 
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
+mod bench;
 mod bench_store;
 mod ci;
 mod cluster_test;
 mod cross;
+mod fuzz;
 mod tidy;
 
 use std::{path::Path, process::ExitCode};
@@ -32,6 +34,11 @@ enum Command {
     Cross,
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
+    /// Feed damaged input to everything that reads what a stranger may have sent.
+    Fuzz(fuzz::Args),
+    /// The answering process of a benchmark.
+    #[command(hide = true)]
+    BenchPeer(bench::PeerArgs),
     /// Measure one part against a reference, in the same run.
     #[command(subcommand)]
     Bench(Bench),
@@ -39,6 +46,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// Calls, bulk transfer and handshakes between two processes on loopback, against raw TCP and quinn.
+    Rpc(bench::Args),
     /// The Raft log, against bare redb and plain append + fdatasync.
     Store(bench_store::Args),
 }
@@ -53,6 +62,9 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::report(root),
         Command::Cross => cross::main(root).map(|()| true),
         Command::ClusterTest(args) => cluster_test::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
+        Command::BenchPeer(args) => bench::peer(&args),
+        Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),
         Command::Bench(Bench::Store(args)) => bench_store::run(&args, root),
     };
     match result {

@@ -6,6 +6,7 @@
 mod call;
 mod clock;
 pub mod datagram;
+mod fault;
 pub mod identity;
 pub mod issuer;
 mod memory;
@@ -14,10 +15,12 @@ mod network;
 mod quic;
 mod router;
 mod secret_file;
+mod seeded;
 mod task;
 
 pub use call::{CallCtx, CallError, Outcome, Rejection};
-pub use memory::{MemoryNetwork, MemoryNetworkError};
+pub use fault::{FaultLayer, FaultProfile, FaultStats};
+pub use memory::{LinkProfile, MemoryNetwork, MemoryNetworkError, MemoryStats};
 pub use method::{Class, Method, MethodSpec};
 pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};
 pub use quic::{BindError, QuicKeys, QuicKeysError, QuicTransport, QuicTransportBuilder};

@@ -1,50 +1,49 @@
-//! A network inside one process, with the same contract as the real one.
+//! A network inside one process, with the same contract as the real one, and faults from a seed.
+//!
+//! Bodies travel encoded, as frames on links. What the real network knows by its connections (a lost
+//! peer, an idle timeout, calls that wait for a way) holds here too, so that callers meet the same errors
+//! in the same circumstances. Everything random comes from the seed and every wait from tokio's clock:
+//! under a paused clock the same seed gives the same trace.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod call;
+mod end;
+mod lane;
+mod limits;
+mod link;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod wire;
 
-use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use rivven_types::{NodeId, PeerAddr};
+use tokio::time::Instant;
 
-use crate::{
-    CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus, Router,
-    Transport,
-};
+use crate::{LocalIdentity, Router, Transport};
+use end::{End, MemoryEnd};
+use wire::Hub;
+
+pub use link::{LinkProfile, MemoryStats};
 
 /// A process-local network. Clones are the same network.
 ///
-/// Bodies travel encoded, as on the wire. Links can be cut in one direction. Delay, loss and reordering
-/// are not modelled.
+/// Without further settings every link is immediate and loses nothing. Each direction between two nodes
+/// is a link of its own: give it a [`LinkProfile`], cut it, heal it. A node's calls to itself meet no
+/// faults.
+///
+/// ```
+/// use std::time::Duration;
+/// use rivven_transport::{LinkProfile, MemoryNetwork};
+///
+/// let network = MemoryNetwork::seeded(42);
+/// network.default_link(LinkProfile { delay: Duration::from_millis(2), ..LinkProfile::default() });
+/// network.link(1, 2, LinkProfile { loss: 0.1, ..LinkProfile::default() });
+/// network.partition(&[1], &[2, 3]);
+/// network.heal();
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct MemoryNetwork(Arc<Mutex<Hub>>);
-
-#[derive(Debug, Default)]
-struct Hub {
-    ends: BTreeMap<NodeId, Arc<End>>,
-    addrs: BTreeMap<PeerAddr, NodeId>,
-    cut: BTreeSet<(NodeId, NodeId)>,
-    /// Pairs of a node and one that it denies.
-    denied: BTreeSet<(NodeId, NodeId)>,
-}
-
-struct End {
-    identity: LocalIdentity,
-    router: Router,
-}
-
-impl fmt::Debug for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("End")
-            .field("identity", &self.identity)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Why a node cannot join a [`MemoryNetwork`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,10 +58,16 @@ pub enum MemoryNetworkError {
 }
 
 impl MemoryNetwork {
-    /// A network without nodes.
+    /// A network without nodes, of seed 0.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A network without nodes whose faults are drawn from `seed`.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Hub::new(seed))))
     }
 
     /// Adds a node, reachable until its transport is shut down or dropped.
@@ -70,23 +75,9 @@ impl MemoryNetwork {
     /// # Errors
     /// A live node of the same id, or of another cluster, is on the network already.
     pub fn join(&self, identity: LocalIdentity, router: Router) -> Result<Transport, MemoryNetworkError> {
-        let mut hub = self.lock();
-        if hub.ends.contains_key(&identity.node) {
-            return Err(MemoryNetworkError::DuplicateNode(identity.node));
-        }
-        if hub
-            .ends
-            .values()
-            .any(|end| end.identity.cluster != identity.cluster)
-        {
-            return Err(MemoryNetworkError::OtherCluster);
-        }
-        let end = Arc::new(End { identity, router });
-        hub.ends.insert(end.identity.node, Arc::clone(&end));
-        Ok(Transport::new(MemoryEnd {
-            end,
-            network: self.clone(),
-        }))
+        let end = Arc::new(End::new(identity, router));
+        self.lock().join(Arc::clone(&end))?;
+        Ok(Transport::new(MemoryEnd::new(end, self.clone())))
     }
 
     /// Makes `addr` lead to `node`, for discovery.
@@ -94,240 +85,62 @@ impl MemoryNetwork {
         self.lock().addrs.insert(addr, node);
     }
 
-    /// Loses every message from `from` to `to` until [`Self::heal`].
-    pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.lock().cut.insert((from, to));
+    /// Gives the link from `from` to `to` a character of its own. What is under way keeps its fate.
+    pub fn link(&self, from: NodeId, to: NodeId, profile: LinkProfile) {
+        self.lock().link_mut(from, to).profile = Some(profile);
     }
 
-    /// Ends every cut.
+    /// Gives every link without a profile of its own this character.
+    pub fn default_link(&self, profile: LinkProfile) {
+        self.lock().default_profile = profile;
+    }
+
+    /// Loses every frame from `from` to `to`, also those under way, until [`Self::heal`].
+    ///
+    /// The other direction stays. As on the real network, a connection dies of one silent direction:
+    /// after the idle timeout calls in flight end as `MaybeExecuted`, and later ones wait for the link
+    /// until their deadline and end as `Unreachable`.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.lock().cut(from, to);
+    }
+
+    /// Cuts every link between a node of `left` and one of `right`, in both directions.
+    pub fn partition(&self, left: &[NodeId], right: &[NodeId]) {
+        let mut hub = self.lock();
+        for (one, other) in left
+            .iter()
+            .flat_map(|one| right.iter().map(move |other| (*one, *other)))
+        {
+            hub.cut(one, other);
+            hub.cut(other, one);
+        }
+    }
+
+    /// Ends the cut of one link.
+    pub fn heal_link(&self, from: NodeId, to: NodeId) {
+        self.lock().heal_link(from, to);
+    }
+
+    /// Ends every cut. Profiles stay.
     pub fn heal(&self) {
-        self.lock().cut.clear();
+        self.lock().heal();
+    }
+
+    /// What the network has carried and done so far.
+    ///
+    /// A test that relies on faults should check here that they happened.
+    #[must_use]
+    pub fn stats(&self) -> MemoryStats {
+        self.lock().stats
     }
 
     fn lock(&self) -> MutexGuard<'_, Hub> {
-        // A poisoned hub is still a consistent one: every change below is a single map operation.
+        // A poisoned hub is still a consistent one: no change of it can panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-struct MemoryEnd {
-    end: Arc<End>,
-    network: MemoryNetwork,
-}
-
-impl MemoryEnd {
-    fn leave(&self) {
-        let mut hub = self.network.lock();
-        let node = self.end.identity.node;
-        if hub.ends.get(&node).is_some_and(|end| Arc::ptr_eq(end, &self.end)) {
-            hub.ends.remove(&node);
-        }
-    }
-
-    fn peer_end(&self, node: NodeId) -> Option<Arc<End>> {
-        self.network.lock().ends.get(&node).cloned()
-    }
-
-    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.network.lock().cut.contains(&(from, to))
-    }
-
-    fn is_denied(&self, to: NodeId) -> bool {
-        let from = self.end.identity.node;
-        let denied = &self.network.lock().denied;
-        denied.contains(&(from, to)) || denied.contains(&(to, from))
-    }
-
-    fn is_live(&self) -> bool {
-        self.peer_end(self.end.identity.node)
-            .is_some_and(|end| Arc::ptr_eq(&end, &self.end))
-    }
-}
-
-impl Drop for MemoryEnd {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-fn identity_of(end: &End) -> PeerIdentity {
-    let LocalIdentity {
-        node,
-        instance,
-        boot_epoch,
-        ..
-    } = end.identity;
-    PeerIdentity {
-        node,
-        instance,
-        boot_epoch,
-    }
-}
-
-impl Network for MemoryEnd {
-    fn local(&self) -> &LocalIdentity {
-        &self.end.identity
-    }
-
-    fn call(
-        &self,
-        to: NodeId,
-        method: MethodSpec,
-        body: Bytes,
-        ctx: CallCtx,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        let from = self.end.identity.node;
-        async move {
-            let peer = self.peer_end(to).filter(|_| self.is_live());
-            let Some(peer) = peer else {
-                let cause = "no such node on the memory network".into();
-                return Err(CallError::Unreachable { node: to, cause });
-            };
-            if self.is_denied(to) {
-                let cause = "one of the two nodes denies the other".into();
-                return Err(CallError::Unreachable { node: to, cause });
-            }
-            if self.is_cut(from, to) {
-                tokio::time::sleep_until(ctx.deadline).await;
-                return Err(CallError::Deadline);
-            }
-            let caller = Caller {
-                peer: identity_of(&self.end),
-                deadline: ctx.deadline,
-            };
-            let answer = tokio::time::timeout_at(ctx.deadline, peer.router.dispatch(caller, method.id, body))
-                .await
-                .map_err(|_| CallError::Deadline)?;
-            if self.is_cut(to, from) {
-                tokio::time::sleep_until(ctx.deadline).await;
-                return Err(CallError::Deadline);
-            }
-            answer.map_err(CallError::Rejected)
-        }
-        .boxed()
-    }
-
-    fn set_address(&self, node: NodeId, addr: PeerAddr) {
-        self.network.bind(addr, node);
-    }
-
-    fn discover(&self, addr: PeerAddr, _ctx: CallCtx) -> BoxFuture<'_, Result<PeerIdentity, CallError>> {
-        async move {
-            let hub = self.network.lock();
-            let end = hub.addrs.get(&addr).and_then(|node| hub.ends.get(node));
-            end.map(|end| identity_of(end))
-                .ok_or_else(|| CallError::Unreachable {
-                    node: 0,
-                    cause: format!("nobody answers at {addr}"),
-                })
-        }
-        .boxed()
-    }
-
-    fn status(&self, node: NodeId) -> PeerStatus {
-        if self.peer_end(node).is_some() {
-            PeerStatus::Up
-        } else {
-            PeerStatus::Unknown
-        }
-    }
-
-    fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
-        self.peer_end(node).map(|end| identity_of(&end))
-    }
-
-    fn deny(&self, node: NodeId) {
-        let denied = (self.end.identity.node, node);
-        self.network.lock().denied.insert(denied);
-    }
-
-    fn allow(&self, node: NodeId) {
-        let denied = (self.end.identity.node, node);
-        self.network.lock().denied.remove(&denied);
-    }
-
-    fn observed_ip(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn shutdown(&self, _grace: Duration) -> BoxFuture<'_, ()> {
-        self.leave();
-        self.end.router.clear();
-        async {}.boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rivven_types::{BootEpoch, ClusterId, InstanceId};
-
-    use super::*;
-    use crate::{Class, Method};
-
-    struct Echo;
-
-    impl Method for Echo {
-        const ID: u16 = 0x8000;
-        const NAME: &'static str = "echo";
-        const CLASS: Class = Class::Client;
-        const MAX_REQUEST: usize = 64;
-        const MAX_RESPONSE: usize = 64;
-        type Request = String;
-        type Response = (NodeId, String);
-    }
-
-    fn join(network: &MemoryNetwork, node: NodeId) -> Transport {
-        let identity = LocalIdentity {
-            cluster: ClusterId::from_bytes([1; 16]),
-            node,
-            instance: InstanceId::from_bytes([2; 16]),
-            boot_epoch: BootEpoch(1),
-        };
-        let router = Router::new();
-        router.register::<Echo, _, _>(|caller, text| async move { Ok((caller.peer.node, text)) });
-        network.join(identity, router).unwrap()
-    }
-
-    fn ctx() -> CallCtx {
-        CallCtx::timeout(Duration::from_secs(1))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_reach_the_named_peer_and_carry_the_callers_identity() {
-        let network = MemoryNetwork::new();
-        let (one, _two) = (join(&network, 1), join(&network, 2));
-        assert_eq!(
-            one.call::<Echo>(2, &"hi".into(), ctx()).await.unwrap(),
-            (1, "hi".into())
-        );
-        let missing = one.call::<Echo>(3, &"hi".into(), ctx()).await.unwrap_err();
-        assert_eq!(missing.code(), "unreachable");
-        let long = one.call::<Echo>(2, &"x".repeat(65), ctx()).await.unwrap_err();
-        assert_eq!(long.code(), "not-sent");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_cut_link_runs_into_the_deadline_in_either_direction() {
-        let network = MemoryNetwork::new();
-        let (one, _two) = (join(&network, 1), join(&network, 2));
-        for (from, to) in [(1, 2), (2, 1)] {
-            network.cut(from, to);
-            assert_eq!(
-                one.call::<Echo>(2, &"hi".into(), ctx()).await.unwrap_err().code(),
-                "deadline"
-            );
-            network.heal();
-        }
-        assert!(one.call::<Echo>(2, &"hi".into(), ctx()).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_dropped_node_frees_its_id_and_a_live_one_keeps_it() {
-        let network = MemoryNetwork::new();
-        let one = join(&network, 1);
-        let again = network.join(one.local().clone(), Router::new());
-        assert_eq!(again.unwrap_err(), MemoryNetworkError::DuplicateNode(1));
-        drop(one);
-        join(&network, 1);
+    /// When the connection between two nodes dies, or died, of silence; `None` while they hear each other.
+    fn dies_at(&self, one: NodeId, other: NodeId) -> Option<Instant> {
+        self.lock().dies_at(one, other)
     }
 }

@@ -116,6 +116,11 @@ impl Transport {
         Self(Arc::new(network))
     }
 
+    /// The network end behind this handle, for a layer around it.
+    pub(crate) fn into_network(self) -> Arc<dyn Network> {
+        self.0
+    }
+
     /// Calls method `M` of node `to`.
     ///
     /// Cancel safety: dropping the future cancels the call; the peer may have acted.

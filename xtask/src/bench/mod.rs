@@ -1,0 +1,63 @@
+//! `cargo xtask bench`: figures with their reference measured in the same run. See `docs/design/bench.md`.
+
+mod child;
+mod load;
+mod peer;
+mod report;
+mod rpc;
+mod stream_per_request;
+mod tcp;
+mod usage;
+mod wire;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+pub(crate) use peer::PeerArgs;
+
+/// How long to measure, and where to report.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Measure briefly: under a minute, enough to see that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Write one JSON line per figure to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Runs a benchmark, optimized: an unoptimized build of this program hands over to an optimized one.
+pub(crate) fn main(root: &Path, args: &Args) -> Result<bool> {
+    if cfg!(debug_assertions) {
+        println!("building the benchmark, optimized ...");
+        let status = Command::new("cargo")
+            .args(["run", "--quiet", "--release", "--package", "xtask", "--"])
+            .args(std::env::args_os().skip(1))
+            .current_dir(root)
+            .status()
+            .context("cannot run cargo; is it in PATH?")?;
+        return Ok(status.success());
+    }
+    let runtime = runtime()?;
+    runtime.block_on(rpc::main(args))?;
+    Ok(true)
+}
+
+/// The other end of a benchmark.
+pub(crate) fn peer(args: &PeerArgs) -> Result<bool> {
+    runtime()?.block_on(peer::main(args))?;
+    Ok(true)
+}
+
+/// One worker for each of the two processes: the machine may have no more than two cores.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")
+}

@@ -1,0 +1,99 @@
+//! Figures, as a table for people and as JSON lines.
+
+use std::{collections::BTreeMap, fs::File, io::Write as _, path::Path};
+
+use anyhow::{Context as _, Result};
+
+/// One figure.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Figure {
+    bench: &'static str,
+    case: String,
+    metric: &'static str,
+    value: f64,
+    unit: &'static str,
+    reference: BTreeMap<&'static str, f64>,
+    ratio: BTreeMap<&'static str, f64>,
+}
+
+/// Figures as they come, printed at once and kept for the file.
+#[derive(Debug, Default)]
+pub(super) struct Report(Vec<Figure>);
+
+impl Report {
+    /// Adds a figure beside what the references showed in the same run.
+    pub(super) fn add(
+        &mut self,
+        case: impl Into<String>,
+        metric: &'static str,
+        (value, unit): (f64, &'static str),
+        references: &[(&'static str, f64)],
+    ) {
+        // A reference that completed nothing in its time has shown nothing to divide by.
+        let shown = |(_, base): &&(&str, f64)| base.is_finite() && *base > 0.0;
+        let references: Vec<_> = references.iter().filter(shown).copied().collect();
+        let figure = Figure {
+            bench: "rpc",
+            case: case.into(),
+            metric,
+            value,
+            unit,
+            reference: references.iter().copied().collect(),
+            ratio: references
+                .iter()
+                .map(|(name, base)| (*name, value / base))
+                .collect(),
+        };
+        let beside: Vec<_> = figure
+            .ratio
+            .iter()
+            .map(|(name, ratio)| {
+                let base = figure.reference.get(name).copied().unwrap_or(f64::NAN);
+                format!("{ratio:.2} x {name} ({})", number(base))
+            })
+            .collect();
+        println!(
+            "{:<26}{:<12}{:>12} {:<6} {}",
+            figure.case,
+            figure.metric,
+            number(figure.value),
+            figure.unit,
+            beside.join(", ")
+        );
+        self.0.push(figure);
+    }
+
+    /// Writes one JSON line per figure.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        for figure in &self.0 {
+            writeln!(file, "{}", serde_json::to_string(figure)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Three digits that matter, and no more.
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_promised_fields() {
+        let mut report = Report::default();
+        report.add("128 B, 1 in flight", "rate", (50.0, "1/s"), &[("raw tcp", 100.0)]);
+        let expected = concat!(
+            r#"{"bench":"rpc","case":"128 B, 1 in flight","metric":"rate","value":50.0,"unit":"1/s","#,
+            r#""reference":{"raw tcp":100.0},"ratio":{"raw tcp":0.5}}"#
+        );
+        assert_eq!(serde_json::to_string(&report.0[0]).unwrap(), expected);
+    }
+}

@@ -1,0 +1,246 @@
+//! What is fuzzed: each target's valid input, and what it promises for any other.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use rivven_cluster::ClusterConfig;
+use rivven_swim::{Identity, Settings, Swim, SwimConfig, Time};
+use rivven_transport::{
+    BootEpoch, CallCtx, Caller, ClusterId, InstanceId, LocalIdentity, MemoryNetwork, PeerIdentity, Router,
+    datagram::{DatagramOpener, DatagramSealer, GossipKey},
+};
+use tokio::runtime::Runtime;
+
+/// Something that reads untrusted bytes.
+pub(super) trait Target {
+    /// Valid input to begin with.
+    fn corpus(&self) -> Vec<Vec<u8>>;
+
+    /// Takes one input. False when a promise was broken; a panic is always a failure.
+    fn feed(&mut self, input: &[u8]) -> bool;
+}
+
+/// The name of a target on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum TargetName {
+    /// Opening sealed datagrams: nothing that was changed may open.
+    Datagram,
+    /// The membership protocol's payloads, by a member that is authenticated and hostile.
+    Swim,
+    /// The bodies of Raft calls, as far as they are read before the node acts on them.
+    Raft,
+    /// The configuration file.
+    Config,
+}
+
+impl TargetName {
+    pub(super) const ALL: [Self; 4] = [Self::Datagram, Self::Swim, Self::Raft, Self::Config];
+
+    pub(super) fn start(self) -> Result<Box<dyn Target>> {
+        Ok(match self {
+            Self::Datagram => Box::new(Datagram::new()?),
+            Self::Swim => Box::new(SwimPayload::new()?),
+            Self::Raft => Box::new(RaftBody::new()?),
+            Self::Config => Box::new(Config),
+        })
+    }
+}
+
+const CLUSTER: ClusterId = ClusterId::from_bytes([1; 16]);
+
+fn local(node: u64) -> LocalIdentity {
+    LocalIdentity {
+        cluster: CLUSTER,
+        node,
+        instance: InstanceId::from_bytes([2; 16]),
+        boot_epoch: BootEpoch(5),
+    }
+}
+
+struct Datagram {
+    sealed: Vec<Vec<u8>>,
+    opener: DatagramOpener,
+    out: Vec<u8>,
+}
+
+impl Datagram {
+    fn new() -> Result<Self> {
+        let key = GossipKey::from_bytes([7; 32]);
+        let mut sealer = DatagramSealer::new(&key, &local(3));
+        let mut opener = DatagramOpener::new(&key, CLUSTER);
+        let (mut sealed, mut out) = (Vec::new(), Vec::new());
+        for text in ["", "ping", "a longer payload, with more to damage"] {
+            let mut datagram = Vec::new();
+            sealer.seal(text.as_bytes(), &mut datagram)?;
+            // Opened once, so that the unchanged datagram is a replay from here on.
+            opener.open(&datagram, &mut out)?;
+            sealed.push(datagram);
+        }
+        Ok(Self { sealed, opener, out })
+    }
+}
+
+impl Target for Datagram {
+    fn corpus(&self) -> Vec<Vec<u8>> {
+        self.sealed.clone()
+    }
+
+    fn feed(&mut self, input: &[u8]) -> bool {
+        self.opener.open(input, &mut self.out).is_err() && self.out.is_empty()
+    }
+}
+
+struct SwimPayload {
+    swim: Swim,
+    now: u64,
+    out: Vec<u8>,
+}
+
+/// Payloads of each kind: the golden vectors of the format.
+const SWIM_GOLDEN: [&str; 8] = [
+    "00010501ac028202",
+    "00020b018202010a0000018a3e01",
+    "00030701ac020001c801",
+    "00040105",
+    "00050105",
+    "000603050103",
+    "0007090500010a0000018a3e",
+    "001024ac0209090909090909090909090909090909020101010a0000018a3e0002010201026869",
+];
+
+impl SwimPayload {
+    fn new() -> Result<Self> {
+        let bound = SocketAddr::from(([10, 0, 0, 1], 7946));
+        let config = SwimConfig {
+            bind_addr: bound.into(),
+            known_peers: Vec::new(),
+            protocol_period_ms: 200,
+            suspect_timeout_ms: 1_000,
+        };
+        let identity = Identity {
+            node: 300,
+            instance: InstanceId::from_bytes([3; 16]),
+            boot_epoch: BootEpoch(1),
+        };
+        let settings = Settings::new(&config, bound)?;
+        Ok(Self {
+            swim: Swim::new(settings, identity, b"meta", Time::ZERO, 1)?,
+            now: 0,
+            out: Vec::new(),
+        })
+    }
+}
+
+impl Target for SwimPayload {
+    fn corpus(&self) -> Vec<Vec<u8>> {
+        let bytes = |hex: &str| {
+            let pairs = (0..hex.len()).step_by(2).filter_map(|at| hex.get(at..at + 2));
+            pairs
+                .filter_map(|pair| u8::from_str_radix(pair, 16).ok())
+                .collect()
+        };
+        SWIM_GOLDEN.map(bytes).to_vec()
+    }
+
+    fn feed(&mut self, input: &[u8]) -> bool {
+        self.now += 1_000;
+        let now = Time::from_micros(self.now);
+        let sender = Identity {
+            node: 2,
+            instance: InstanceId::from_bytes([9; 16]),
+            boot_epoch: BootEpoch(2),
+        };
+        let from = SocketAddr::from(([10, 0, 0, 2], 7946));
+        self.swim.handle_datagram(now, from, sender, input);
+        if self.swim.poll_timeout().is_some_and(|due| due <= now) {
+            self.swim.handle_timeout(now);
+        }
+        let mut short = true;
+        while self.swim.poll_transmit(&mut self.out).is_some() {
+            short &= self.out.len() <= rivven_swim::MAX_DATAGRAM_LEN;
+        }
+        while self.swim.poll_event().is_some() {}
+        short
+    }
+}
+
+/// A router whose Raft node has stopped: bodies are decoded, and nothing acts on them.
+struct RaftBody {
+    runtime: Runtime,
+    router: Router,
+}
+
+impl RaftBody {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let router = Router::new();
+        let served = router.clone();
+        runtime.block_on(async move {
+            let transport = MemoryNetwork::new().join(local(1), served.clone())?;
+            let config = rivven_raft::RaftConfig {
+                node_id: 1,
+                peers: vec![2, 3],
+                election_timeout_ms: 1_000..2_000,
+                heartbeat_interval_ms: 100,
+            };
+            let node = rivven_raft::RaftNode::builder(config)
+                .transport(transport, served)
+                .state_machine(rivven_raft::KvStore::new())
+                .start()
+                .await?;
+            drop(node);
+            anyhow::Ok(())
+        })?;
+        router
+            .spec(0x0100)
+            .context("the Raft node has registered nothing")?;
+        Ok(Self { runtime, router })
+    }
+}
+
+impl Target for RaftBody {
+    fn corpus(&self) -> Vec<Vec<u8>> {
+        // The first byte chooses the method; counts and lengths in postcard are small numbers first.
+        let body = |method: u8| [&[method], &[1; 24][..]].concat();
+        (0..=0x14).map(body).collect()
+    }
+
+    fn feed(&mut self, input: &[u8]) -> bool {
+        let Some((method, body)) = input.split_first() else {
+            return true;
+        };
+        let caller = Caller {
+            peer: PeerIdentity {
+                node: 2,
+                instance: InstanceId::from_bytes([9; 16]),
+                boot_epoch: BootEpoch(2),
+            },
+            deadline: CallCtx::timeout(Duration::from_secs(1)).deadline,
+        };
+        let method = 0x0100 | u16::from(*method & 0x1f);
+        let body = Bytes::copy_from_slice(body);
+        let answer = self.runtime.block_on(self.router.dispatch(caller, method, body));
+        // Nobody is there to answer anything else.
+        answer.is_err()
+    }
+}
+
+struct Config;
+
+impl Target for Config {
+    fn corpus(&self) -> Vec<Vec<u8>> {
+        let whole = include_str!("../../../tests/promises/config.yaml");
+        vec![whole.into(), b"cluster:\n  node_id: 1\n".to_vec()]
+    }
+
+    fn feed(&mut self, input: &[u8]) -> bool {
+        if let Ok(text) = std::str::from_utf8(input) {
+            // Refused or not, it must come back.
+            let _ = ClusterConfig::from_yaml_str(text, "fuzz").map(|config| config.validate());
+        }
+        true
+    }
+}
