@@ -139,7 +139,7 @@ pub struct PartitionBody {
 /// Answer of a change that is durable on a quorum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedBody {
-    /// Revision of the key-value map, or log index of the change.
+    /// Revision of the key-value map, log index of the change, or id of the topic that was created.
     pub revision: u64,
 }
 

@@ -133,7 +133,6 @@ impl Inner {
             spec = spec.replication_factor(factor);
         }
         let created = self.cluster.partitions().create_topic(&topic.name, spec).await;
-        // A topic's id is the log index that created it.
         changed(created.map_err(|error| refuse::write(&error))?.0)
     }
 
