@@ -4,6 +4,7 @@
 //! one for Bulk. A connection counts as up once both sides have proven by certificate which node they
 //! are and said by hello which instance and start of it. Frames and hello: `docs/formats/wire.md`.
 
+mod accept;
 mod config;
 mod control;
 mod dial;
@@ -241,7 +242,7 @@ impl QuicTransportBuilder {
             let following = follow_files(shared.upkeep.clone(), identity);
             shared.upkeep.spawn(following);
         }
-        let accepting = serve::accept_loop(Arc::clone(&shared), endpoint);
+        let accepting = accept::accept_loop(Arc::clone(&shared), endpoint);
         shared.tasks.spawn(accepting);
         Ok(Transport::new(QuicNetwork { shared, runtime }))
     }
