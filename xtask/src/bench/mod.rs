@@ -30,8 +30,13 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
 }
 
-/// Runs a benchmark, optimized: an unoptimized build of this program hands over to an optimized one.
+/// Runs `cargo xtask bench rpc`.
 pub(crate) fn main(root: &Path, args: &Args) -> Result<bool> {
+    optimized(root, || runtime()?.block_on(rpc::main(args)))
+}
+
+/// Measures in an optimized build: an unoptimized one of this program hands over to one.
+fn optimized(root: &Path, measure: impl FnOnce() -> Result<()>) -> Result<bool> {
     if cfg!(debug_assertions) {
         println!("building the benchmark, optimized ...");
         let status = Command::new("cargo")
@@ -42,8 +47,7 @@ pub(crate) fn main(root: &Path, args: &Args) -> Result<bool> {
             .context("cannot run cargo; is it in PATH?")?;
         return Ok(status.success());
     }
-    let runtime = runtime()?;
-    runtime.block_on(rpc::main(args))?;
+    measure()?;
     Ok(true)
 }
 

@@ -17,10 +17,21 @@ pub(super) struct Figure {
 }
 
 /// Figures as they come, printed at once and kept for the file.
-#[derive(Debug, Default)]
-pub(super) struct Report(Vec<Figure>);
+#[derive(Debug)]
+pub(super) struct Report {
+    bench: &'static str,
+    figures: Vec<Figure>,
+}
 
 impl Report {
+    /// No figures yet of the benchmark called `bench`.
+    pub(super) const fn new(bench: &'static str) -> Self {
+        Self {
+            bench,
+            figures: Vec::new(),
+        }
+    }
+
     /// Adds a figure beside what the references showed in the same run.
     pub(super) fn add(
         &mut self,
@@ -33,7 +44,7 @@ impl Report {
         let shown = |(_, base): &&(&str, f64)| base.is_finite() && *base > 0.0;
         let references: Vec<_> = references.iter().filter(shown).copied().collect();
         let figure = Figure {
-            bench: "rpc",
+            bench: self.bench,
             case: case.into(),
             metric,
             value,
@@ -60,13 +71,13 @@ impl Report {
             figure.unit,
             beside.join(", ")
         );
-        self.0.push(figure);
+        self.figures.push(figure);
     }
 
     /// Writes one JSON line per figure.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        for figure in &self.0 {
+        for figure in &self.figures {
             writeln!(file, "{}", serde_json::to_string(figure)?)?;
         }
         Ok(())
@@ -88,12 +99,12 @@ mod tests {
 
     #[test]
     fn a_line_has_the_promised_fields() {
-        let mut report = Report::default();
+        let mut report = Report::new("rpc");
         report.add("128 B, 1 in flight", "rate", (50.0, "1/s"), &[("raw tcp", 100.0)]);
         let expected = concat!(
             r#"{"bench":"rpc","case":"128 B, 1 in flight","metric":"rate","value":50.0,"unit":"1/s","#,
             r#""reference":{"raw tcp":100.0},"ratio":{"raw tcp":0.5}}"#
         );
-        assert_eq!(serde_json::to_string(&report.0[0]).unwrap(), expected);
+        assert_eq!(serde_json::to_string(&report.figures[0]).unwrap(), expected);
     }
 }

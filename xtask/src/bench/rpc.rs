@@ -76,7 +76,7 @@ pub(super) async fn main(args: &Args) -> Result<()> {
         dir,
         effort,
         transport,
-        report: Report::default(),
+        report: Report::new("rpc"),
     };
     bench.idle_connections(&peer).await?;
     bench.calls(&peer).await?;
