@@ -33,6 +33,7 @@ pub use openraft;
 pub use plain::{CommandCodec, PlainCodec};
 pub use snapshot::{
     DamagedSnapshot, SnapshotContent, SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore,
+    SnapshotTransfer,
 };
 
 /// The README, so that its example is compiled and run with the tests.

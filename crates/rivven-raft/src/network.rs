@@ -259,13 +259,12 @@ impl Peer {
             StreamingError::Network(NetworkError::from_string(format!("read snapshot: {error}")))
         };
         let data = &snapshot.snapshot;
-        let whole = data.clone();
-        let checksum = NodeRuntime::spawn_blocking(move || whole.checksum()).await;
+        let transfer = data.transfer();
         let offer = WireSnapshotOffer {
             vote: vote.into(),
             meta: (&snapshot.meta).into(),
-            len: data.transfer_len(),
-            checksum: checksum.and_then(|sum| sum).map_err(local)?,
+            len: transfer.len,
+            checksum: transfer.checksum,
         };
         let action = RPCTypes::InstallSnapshot;
         let mut progress = self.call::<SnapshotOffer>(&offer, CHUNK_TIMEOUT, action).await?;

@@ -5,10 +5,12 @@ mod tests;
 
 use std::{
     future::Future,
+    io,
     sync::{Arc, Weak},
 };
 
 use openraft::raft::{AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest};
+use rivven_raft_store::SnapshotTransfer;
 use rivven_transport::{Caller, Method, Rejection, Router};
 use rivven_types::NodeId;
 use tokio::sync::Mutex;
@@ -36,8 +38,6 @@ pub(crate) type Reception = Arc<Mutex<Option<Transfer>>>;
 pub(crate) struct Transfer {
     from: NodeId,
     offer: WireSnapshotOffer,
-    received: u64,
-    checksum: u32,
     incoming: Incoming,
 }
 
@@ -151,21 +151,25 @@ async fn snapshot_offer<S: StateMachine>(
         && transfer.from == caller.peer.node
         && transfer.offer == offer
     {
-        return Ok(WireSnapshotProgress::Next(transfer.received));
+        return Ok(WireSnapshotProgress::Next(transfer.incoming.offset()));
     }
     *reception = None;
-    let (snapshots, len) = (node.snapshots.clone(), offer.len);
-    let incoming = node.scope.group().blocking(move || snapshots.receive(len)).await;
-    let incoming = incoming.map_err(std::io::Error::other).and_then(|opened| opened);
+    let snapshots = node.snapshots.clone();
+    let transfer = SnapshotTransfer {
+        len: offer.len,
+        checksum: offer.checksum,
+    };
+    let receive = move || snapshots.receive(transfer);
+    let incoming = node.scope.group().blocking(receive).await;
+    let incoming = incoming.map_err(io::Error::other).and_then(|opened| opened);
     let incoming = incoming.map_err(|error| Rejection::new("snapshot-not-received", error.to_string()))?;
+    let next = incoming.offset();
     *reception = Some(Transfer {
         from: caller.peer.node,
         offer,
-        received: 0,
-        checksum: 0,
         incoming,
     });
-    Ok(WireSnapshotProgress::Next(0))
+    Ok(WireSnapshotProgress::Next(next))
 }
 
 async fn snapshot_chunk<S: StateMachine>(
@@ -181,8 +185,9 @@ async fn snapshot_chunk<S: StateMachine>(
         return Ok(WireSnapshotProgress::Unknown);
     };
     let end = chunk.offset.saturating_add(chunk.data.len() as u64);
-    if chunk.offset != transfer.received || end > transfer.offer.len {
-        return Ok(WireSnapshotProgress::Next(transfer.received));
+    let next = transfer.incoming.offset();
+    if chunk.offset != next || end > transfer.offer.len {
+        return Ok(WireSnapshotProgress::Next(next));
     }
     // The lock goes along: a cancelled call must not leave a half-written chunk to be written over.
     let write = node.scope.group().blocking(move || {
@@ -191,8 +196,6 @@ async fn snapshot_chunk<S: StateMachine>(
             *reception = None;
             return Some(Err(error));
         }
-        transfer.checksum = crc32c::crc32c_append(transfer.checksum, &chunk.data);
-        transfer.received = end;
         Some(Ok(end))
     });
     match write.await {
@@ -215,21 +218,24 @@ async fn snapshot_install<S: StateMachine>(
     let Some(transfer) = transfer else {
         return Ok(WireSnapshotInstalled::Incomplete);
     };
-    if transfer.received != offer.len || transfer.checksum != offer.checksum {
+    if transfer.incoming.offset() != offer.len {
         tracing::warn!(
-            received = transfer.received,
+            received = transfer.incoming.offset(),
             expected = offer.len,
-            "a received snapshot is not what was offered"
+            "a snapshot is to be installed before it is complete"
         );
         return Ok(WireSnapshotInstalled::Incomplete);
     }
     let meta = SnapshotMeta::try_from(offer.meta).map_err(malformed)?;
     let finish = node.scope.group().blocking(move || transfer.incoming.finish());
-    let snapshot = finish
-        .await
-        .map_err(std::io::Error::other)
-        .and_then(|finished| finished)
-        .map_err(|error| Rejection::new("snapshot-not-received", error.to_string()))?;
+    let snapshot = match finish.await.map_err(io::Error::other).and_then(|done| done) {
+        Ok(snapshot) => snapshot,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "a received snapshot is not what was offered");
+            return Ok(WireSnapshotInstalled::Incomplete);
+        }
+        Err(error) => return Err(Rejection::new("snapshot-not-received", error.to_string())),
+    };
     if !snapshot.is_of(&meta) {
         tracing::warn!("a received snapshot is not of the place in the log that was offered");
         return Ok(WireSnapshotInstalled::Incomplete);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rivven_raft_store::{SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore};
+use rivven_raft_store::{SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore, SnapshotTransfer};
 use rivven_types::ClusterId;
 
 use crate::{
@@ -107,16 +107,23 @@ impl Snapshots {
         }
     }
 
-    /// Opens the reception of a snapshot that is `len` bytes on the wire.
-    pub(crate) fn receive(&self, len: u64) -> io::Result<Incoming> {
+    /// Opens the reception of a snapshot, or goes on with one that was interrupted.
+    pub(crate) fn receive(&self, transfer: SnapshotTransfer) -> io::Result<Incoming> {
+        let len = transfer.len;
         match self {
             Self::Memory(_) if len > MAX_MEMORY_BYTES => Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
                 format!("a snapshot of {len} bytes does not fit a node without a data directory"),
             )),
             // Grows with what arrives: the length is only the sender's word.
-            Self::Memory(_) => Ok(Incoming::Memory(Vec::new())),
-            Self::Files(store) => store.receive(len).map(Incoming::File).map_err(io::Error::other),
+            Self::Memory(_) => Ok(Incoming::Memory {
+                transfer,
+                bytes: Vec::new(),
+            }),
+            Self::Files(store) => store
+                .receive(transfer)
+                .map(Incoming::File)
+                .map_err(io::Error::other),
         }
     }
 }
@@ -163,16 +170,15 @@ impl SnapshotData {
         }
     }
 
-    /// CRC32C of all bytes on the wire: names the snapshot, and lets the receiver check it.
-    pub(crate) fn checksum(&self) -> io::Result<u32> {
-        const PIECE: usize = 256 << 10;
-        let (mut crc, mut offset) = (0, 0);
-        while offset < self.transfer_len() {
-            let piece = self.read_transfer(offset, PIECE)?;
-            crc = crc32c::crc32c_append(crc, &piece);
-            offset += piece.len() as u64;
+    /// What names the snapshot on the wire, and lets the receiver check it.
+    pub(crate) fn transfer(&self) -> SnapshotTransfer {
+        match self {
+            Self::Memory(bytes) => SnapshotTransfer {
+                len: bytes.len() as u64,
+                checksum: crc32c::crc32c(bytes),
+            },
+            Self::File(file) => file.transfer(),
         }
-        Ok(crc)
     }
 
     /// What the state machine wrote. Each piece is checked as it is read, the whole at its end.
@@ -187,14 +193,17 @@ impl SnapshotData {
 /// A snapshot that is being received.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    Memory(Vec<u8>),
+    Memory {
+        transfer: SnapshotTransfer,
+        bytes: Vec<u8>,
+    },
     File(SnapshotReceiver<TypeConfig, LogCodec>),
 }
 
 impl Incoming {
     pub(crate) fn write(&mut self, data: &[u8]) -> io::Result<()> {
         match self {
-            Self::Memory(bytes) => {
+            Self::Memory { bytes, .. } => {
                 bytes.extend_from_slice(data);
                 Ok(())
             }
@@ -202,11 +211,28 @@ impl Incoming {
         }
     }
 
+    /// Offset of the byte that comes next.
+    pub(crate) fn offset(&self) -> u64 {
+        match self {
+            Self::Memory { bytes, .. } => bytes.len() as u64,
+            Self::File(file) => file.offset(),
+        }
+    }
+
     /// The snapshot, once all bytes are in: durable and verified, not yet kept.
     pub(crate) fn finish(self) -> io::Result<SnapshotData> {
         match self {
-            Self::Memory(bytes) => Ok(SnapshotData::Memory(bytes.into())),
-            Self::File(file) => file.finish().map(SnapshotData::File).map_err(io::Error::other),
+            Self::Memory { transfer, bytes } => {
+                let data = SnapshotData::Memory(bytes.into());
+                if data.transfer() == transfer {
+                    return Ok(data);
+                }
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a received snapshot is not what was offered",
+                ))
+            }
+            Self::File(file) => Ok(SnapshotData::File(file.finish()?)),
         }
     }
 }

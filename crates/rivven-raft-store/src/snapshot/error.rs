@@ -45,6 +45,10 @@ pub enum SnapshotError {
         /// The cluster of the snapshot.
         found: ClusterId,
     },
+    /// Another snapshot is being received, or one that arrived is being restored. Nothing was changed.
+    /// Retry once that is done.
+    #[error("another snapshot is on its way in; retry once it has arrived")]
+    Busy,
     /// The codec refused the membership. Nothing was written.
     #[error("the snapshot header cannot be encoded: {0}; nothing was written")]
     Encode(#[source] CodecError),
@@ -59,6 +63,7 @@ impl SnapshotError {
             Self::Damaged { .. } => "snapshot-damaged",
             Self::NewerFormat { .. } => "snapshot-newer-format",
             Self::Foreign { .. } => "snapshot-foreign",
+            Self::Busy => "snapshot-busy",
             Self::Encode(_) => "snapshot-not-encodable",
         }
     }
@@ -70,6 +75,7 @@ impl From<SnapshotError> for io::Error {
         let kind = match &error {
             SnapshotError::Io { source, .. } => source.kind(),
             SnapshotError::Damaged { .. } | SnapshotError::NewerFormat { .. } => io::ErrorKind::InvalidData,
+            SnapshotError::Busy => io::ErrorKind::ResourceBusy,
             SnapshotError::Foreign { .. } | SnapshotError::Encode(_) => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)

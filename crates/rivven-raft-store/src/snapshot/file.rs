@@ -11,7 +11,10 @@ use std::{
 use openraft::{RaftTypeConfig, type_config::alias::SnapshotMetaOf};
 use rivven_types::ClusterId;
 
-use super::format::{ChunkReader, FormatError, Header};
+use super::{
+    format::{ChunkReader, FormatError, Header, Summed},
+    receive::{Claim, SnapshotTransfer},
+};
 use crate::codec::EntryCodec;
 
 /// A snapshot on disk. It was whole when it was opened; [`SnapshotFile::content`] checks again as it reads.
@@ -24,16 +27,16 @@ pub struct SnapshotFile<C: RaftTypeConfig> {
 
 struct Inner<C: RaftTypeConfig> {
     file: File,
-    len: u64,
+    transfer: SnapshotTransfer,
     header: Header<C>,
     place: Mutex<Place>,
 }
 
 /// Where a file is, and whose.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Place {
-    /// Received, and not the store's: deleted with the last clone.
-    Arrived(PathBuf),
+    /// Received, and not the store's: deleted with the last clone. No other is received meanwhile.
+    Arrived { path: PathBuf, _claim: Claim },
     /// The store's.
     Kept(PathBuf),
 }
@@ -55,14 +58,22 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         match &*self.place() {
-            Place::Arrived(path) | Place::Kept(path) => path.clone(),
+            Place::Arrived { path, .. } | Place::Kept(path) => path.clone(),
         }
+    }
+
+    /// What names this snapshot while it is sent to another node: length and checksum of its file.
+    ///
+    /// Known since the file was verified; nothing is read.
+    #[must_use]
+    pub fn transfer(&self) -> SnapshotTransfer {
+        self.inner.transfer
     }
 
     /// Bytes of the file as it is sent to another node.
     #[must_use]
     pub fn transfer_len(&self) -> u64 {
-        self.inner.len
+        self.inner.transfer.len
     }
 
     /// At most `len` bytes of the file from `offset` on, as they are sent to another node.
@@ -70,7 +81,7 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
     /// # Errors
     /// The disk's. The receiver checks the bytes.
     pub fn read_transfer(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let left = usize::try_from(self.inner.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.transfer_len().saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; len.min(left)];
         read_exact_at(&self.inner.file, &mut bytes, offset)?;
         Ok(bytes)
@@ -90,18 +101,18 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
     }
 
     /// Opens and verifies the file at `path`, from the first byte to the last.
-    pub(super) fn verify<K: EntryCodec<C>>(path: &Path, kept: bool) -> Result<Self, FormatError> {
+    pub(super) fn verify<K: EntryCodec<C>>(path: &Path) -> Result<Self, FormatError> {
         let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        let mut input = BufReader::new(&file);
+        let mut input = BufReader::new(Summed::new(&file));
         let header = Header::<C>::read::<K>(&mut input)?;
-        io::copy(&mut ChunkReader::new(input), &mut io::sink())?;
-        let place = if kept { Place::Kept } else { Place::Arrived };
-        let place = Mutex::new(place(path.to_path_buf()));
+        // The end is reached only with the last byte of the file, so the sum covers all of it.
+        io::copy(&mut ChunkReader::new(&mut input), &mut io::sink())?;
+        let Summed { len, checksum, .. } = *input.get_ref();
+        let place = Mutex::new(Place::Kept(path.to_path_buf()));
         Ok(Self {
             inner: Arc::new(Inner {
                 file,
-                len,
+                transfer: SnapshotTransfer { len, checksum },
                 header,
                 place,
             }),
@@ -116,9 +127,14 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
     /// Where the file is, unless it is the store's already.
     pub(super) fn arrived_at(&self) -> Option<PathBuf> {
         match &*self.place() {
-            Place::Arrived(path) => Some(path.clone()),
+            Place::Arrived { path, .. } => Some(path.clone()),
             Place::Kept(_) => None,
         }
+    }
+
+    /// Notes that nobody keeps the file yet.
+    pub(super) fn arrived(&self, path: PathBuf, claim: Claim) {
+        *self.place() = Place::Arrived { path, _claim: claim };
     }
 
     /// Notes that the file has been renamed and is the store's.
@@ -133,7 +149,7 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
 
 impl<C: RaftTypeConfig> Drop for Inner<C> {
     fn drop(&mut self) {
-        if let Place::Arrived(path) = self.place.get_mut().unwrap_or_else(PoisonError::into_inner) {
+        if let Place::Arrived { path, .. } = self.place.get_mut().unwrap_or_else(PoisonError::into_inner) {
             // What is left over is removed when the store is opened next.
             drop(fs::remove_file(path));
         }
@@ -153,7 +169,7 @@ impl<C: RaftTypeConfig> fmt::Debug for SnapshotFile<C> {
         f.debug_struct("SnapshotFile")
             .field("place", &*self.place())
             .field("last_log_id", &self.meta().last_log_id)
-            .field("len", &self.inner.len)
+            .field("len", &self.transfer_len())
             .finish_non_exhaustive()
     }
 }

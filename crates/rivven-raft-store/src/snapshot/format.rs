@@ -137,6 +137,27 @@ fn chunk_checksum(number: u64, data: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), data)
 }
 
+/// The part at the front of `input` that is whole: its bytes, and the header if that is there.
+///
+/// Ends behind the header, behind a chunk, or behind the end of the snapshot. Whatever follows is cut off,
+/// damaged or unreadable, and is received again.
+pub(super) fn whole_prefix<C: RaftTypeConfig, K: EntryCodec<C>>(
+    input: &mut impl Read,
+) -> Option<(Header<C>, u64)> {
+    let header = Header::<C>::read::<K>(input).ok()?;
+    let mut whole = header.len;
+    let mut chunks = ChunkReader::new(input);
+    while !chunks.ended && chunks.next_chunk().is_ok() {
+        let len = if chunks.ended {
+            END_BYTES
+        } else {
+            chunks.chunk.len()
+        };
+        whole = whole.saturating_add((CHUNK_PREFIX_BYTES + len) as u64);
+    }
+    Some((header, whole))
+}
+
 /// Writes content as chunks. Nothing is complete before [`ChunkWriter::finish`].
 pub(super) struct ChunkWriter<W> {
     out: W,
@@ -196,6 +217,32 @@ impl<W: Write> Write for ChunkWriter<W> {
     /// Does nothing: a short chunk is written at the end alone.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Counts and sums up what is read through it.
+pub(super) struct Summed<R> {
+    input: R,
+    pub(super) len: u64,
+    pub(super) checksum: u32,
+}
+
+impl<R: Read> Summed<R> {
+    pub(super) const fn new(input: R) -> Self {
+        Self {
+            input,
+            len: 0,
+            checksum: 0,
+        }
+    }
+}
+
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(out)?;
+        self.len = self.len.saturating_add(read as u64);
+        self.checksum = crc32c::crc32c_append(self.checksum, out.get(..read).unwrap_or_default());
+        Ok(read)
     }
 }
 

@@ -23,6 +23,8 @@ mod model;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
+mod receive;
+#[cfg(test)]
 mod reopen;
 #[cfg(test)]
 mod snapshots;

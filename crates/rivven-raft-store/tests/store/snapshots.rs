@@ -11,24 +11,24 @@ use openraft::{
     BasicNode, Membership,
     type_config::alias::{SnapshotMetaOf, StoredMembershipOf},
 };
-use rivven_raft_store::{SnapshotError, SnapshotFile, SnapshotStore};
+use rivven_raft_store::{SnapshotError, SnapshotFile, SnapshotStore, SnapshotTransfer};
 use rivven_types::ClusterId;
 
 use crate::support::{Codec, Random, Types, log_id};
 
-type Snapshots = SnapshotStore<Types, Codec>;
-type Meta = SnapshotMetaOf<Types>;
+pub(crate) type Snapshots = SnapshotStore<Types, Codec>;
+pub(crate) type Meta = SnapshotMetaOf<Types>;
 
-const OURS: ClusterId = ClusterId::from_random([1; 16]);
+pub(crate) const OURS: ClusterId = ClusterId::from_random([1; 16]);
 
 /// Content that takes three chunks, the last of them short.
-const LEN: usize = 600_000;
+pub(crate) const LEN: usize = 600_000;
 
-fn open(dir: &Path) -> Snapshots {
+pub(crate) fn open(dir: &Path) -> Snapshots {
     Snapshots::open(dir, OURS).unwrap()
 }
 
-fn meta(index: u64) -> Meta {
+pub(crate) fn meta(index: u64) -> Meta {
     let nodes = BTreeMap::from([(1, BasicNode::new("one:9093")), (2, BasicNode::new("two:9093"))]);
     let membership = Membership::new(vec![BTreeSet::from([1])], nodes).unwrap();
     Meta {
@@ -38,7 +38,7 @@ fn meta(index: u64) -> Meta {
 }
 
 /// Bytes that depend on the place in the log.
-fn content(index: u64, len: usize) -> Vec<u8> {
+pub(crate) fn content(index: u64, len: usize) -> Vec<u8> {
     let mut random = Random(index);
     let mut bytes: Vec<u8> = (0..len.div_ceil(8))
         .flat_map(|_| random.next().to_le_bytes())
@@ -47,19 +47,19 @@ fn content(index: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn write(store: &Snapshots, index: u64, len: usize) -> SnapshotFile<Types> {
+pub(crate) fn write(store: &Snapshots, index: u64, len: usize) -> SnapshotFile<Types> {
     store
         .write(&meta(index), |out| out.write_all(&content(index, len)))
         .unwrap()
 }
 
-fn read(snapshot: &SnapshotFile<Types>) -> Vec<u8> {
+pub(crate) fn read(snapshot: &SnapshotFile<Types>) -> Vec<u8> {
     let mut bytes = Vec::new();
     snapshot.content().read_to_end(&mut bytes).unwrap();
     bytes
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -69,7 +69,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn transfer(from: &SnapshotFile<Types>, to: &Snapshots) -> Result<SnapshotFile<Types>, SnapshotError> {
-    let mut receiver = to.receive(from.transfer_len())?;
+    let mut receiver = to.receive(from.transfer())?;
     while receiver.offset() < from.transfer_len() {
         receiver.write(&from.read_transfer(receiver.offset(), 10_000).unwrap())?;
     }
@@ -309,22 +309,30 @@ fn a_snapshot_that_arrives_wrong_is_refused() {
     let bytes = sent.read_transfer(0, usize::MAX).unwrap();
     assert_eq!(bytes.len() as u64, sent.transfer_len());
     let store = open(here.path());
-    let check = |bytes: &[u8], announced: u64, code: &str, says: &str| {
+    let check = |bytes: &[u8], announced: SnapshotTransfer, says: &str, left: usize| {
         let mut receiver = store.receive(announced).unwrap();
+        assert_eq!(receiver.offset(), 0);
         let error = receiver
             .write(bytes)
             .and_then(|()| receiver.finish().map(drop))
             .unwrap_err();
-        assert_eq!(error.code(), code);
+        assert_eq!(error.code(), "snapshot-damaged");
         assert!(error.to_string().contains(says), "{error}");
-        assert!(files(here.path()).is_empty());
+        assert_eq!(files(here.path()).len(), left, "{says}");
     };
-    let len = sent.transfer_len();
-    check(&bytes[..100], len, "snapshot-damaged", "only 100 of");
-    check(&bytes, len - 1, "snapshot-damaged", "more than the");
+    let SnapshotTransfer { len, checksum } = sent.transfer();
+    let announce = |len, checksum| SnapshotTransfer { len, checksum };
+    check(&bytes[..10], announce(len, checksum), "only 10 of", 1);
+    check(&bytes, announce(len - 1, checksum), "more than the", 1);
+    check(
+        &bytes,
+        announce(len, checksum ^ 1),
+        "not the snapshot that was announced",
+        0,
+    );
     let mut damaged = bytes.clone();
     damaged[900] ^= 1;
-    check(&damaged, len, "snapshot-damaged", "chunk 0 does not match");
+    check(&damaged, announce(len, checksum), "chunk 0 does not match", 0);
 
     let other = tempfile::tempdir().unwrap();
     let theirs = Snapshots::open(other.path(), ClusterId::from_random([2; 16])).unwrap();

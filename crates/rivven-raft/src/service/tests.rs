@@ -59,7 +59,7 @@ fn snapshot(keys: u64) -> (WireSnapshotOffer, Bytes) {
         vote: vote(9, 2, true).into(),
         meta: (&meta).into(),
         len: data.transfer_len(),
-        checksum: data.checksum().unwrap(),
+        checksum: data.transfer().checksum,
     };
     (offer, bytes)
 }
