@@ -38,7 +38,8 @@ pub use layout::{
     write_cluster,
 };
 pub use name::{CertificateName, NodeName, ParseNameError, SanTemplate, SanTemplateError};
-pub use request::MAX_REQUEST;
+pub(crate) use request::make as make_request;
+pub use request::{MAX_REQUEST, request_key};
 pub use subject::{Label, MAX_LABEL, Role, Roles, Subject};
 pub use watch::{IdentityWatch, RELOAD_INTERVAL};
 
@@ -50,6 +51,8 @@ struct Inner {
     name: CertificateName,
     template: SanTemplate,
     anchors: Vec<CertificateDer<'static>>,
+    /// What the anchors were read from.
+    anchors_pem: Arc<str>,
     chain: Vec<CertificateDer<'static>>,
     key: Arc<SigningKey>,
     validity: Validity,
@@ -139,7 +142,7 @@ impl NodeIdentity {
         dir: Option<PathBuf>,
     ) -> Result<Self, IdentityError> {
         let [ca, certificate, key] = [ca, certificate, key].map(AsRef::as_ref);
-        let anchors = check::certificates(ca, &paths.ca)?;
+        let anchors = (check::certificates(ca, &paths.ca)?, Arc::from(ca));
         let key = SigningKey::from_pem(key).map_err(|_| IdentityError::Malformed {
             path: paths.key.clone(),
             cause: "it holds no Ed25519 private key",
@@ -149,7 +152,7 @@ impl NodeIdentity {
     }
 
     fn check(
-        anchors: Vec<CertificateDer<'static>>,
+        (anchors, anchors_pem): (Vec<CertificateDer<'static>>, Arc<str>),
         certificate: &str,
         key: Arc<SigningKey>,
         paths: &Paths,
@@ -168,6 +171,7 @@ impl NodeIdentity {
             name,
             template: template.clone(),
             anchors,
+            anchors_pem,
             chain,
             key,
             validity,
@@ -183,6 +187,7 @@ impl NodeIdentity {
             name: name.into(),
             template: SanTemplate::default(),
             anchors: check::certificates(ca, path).unwrap(),
+            anchors_pem: Arc::from(ca),
             validity: check::validity(&check::certificates(issued.cert_pem(), path).unwrap()[0]).unwrap(),
             chain: check::certificates(issued.cert_pem(), path).unwrap(),
             key: Arc::new(SigningKey::from_pem(issued.key_pem()).unwrap()),
@@ -216,6 +221,12 @@ impl NodeIdentity {
 
     pub(crate) fn anchors(&self) -> &[CertificateDer<'static>] {
         &self.0.anchors
+    }
+
+    /// The certificates of the authorities that this node believes, PEM: what `ca.pem` holds.
+    #[must_use]
+    pub fn authorities_pem(&self) -> &str {
+        &self.0.anchors_pem
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -253,7 +264,7 @@ impl NodeIdentity {
             key: PathBuf::from(KEY_FILE),
         };
         let key = Arc::clone(&self.0.key);
-        let anchors = self.0.anchors.clone();
+        let anchors = (self.0.anchors.clone(), Arc::clone(&self.0.anchors_pem));
         let renewed = Self::check(anchors, certificate, key, &paths, (self.template(), false))?;
         if renewed.name != self.0.name {
             return Err(IdentityError::OtherNode {
@@ -282,6 +293,11 @@ impl NodeIdentity {
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         self.0.key.to_der()
     }
+}
+
+/// A file that only its owner may read.
+pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
+    read(path, secret_file::read_secret)
 }
 
 type Reader = fn(&Path) -> Result<Zeroizing<String>, ReadError>;

@@ -18,10 +18,12 @@ use tracing::{info, warn};
 use crate::{
     CallCtx, CallError, Class, Method, Rejection, Router, Transport,
     clock::WallClock,
+    datagram::GossipKey,
     identity::{
         CERT_FILE, CertificateAuthority, CertificateName, IdentityError, IdentityWatch, MAX_REQUEST, Subject,
         Validity,
     },
+    join::{Admission, Join, TokenLedger},
     secret_file,
 };
 
@@ -79,6 +81,7 @@ impl Method for Renew {
 pub struct Issuer {
     authority: CertificateAuthority,
     life: Duration,
+    admission: Option<Admission>,
 }
 
 impl fmt::Debug for Issuer {
@@ -86,6 +89,7 @@ impl fmt::Debug for Issuer {
         f.debug_struct("Issuer")
             .field("authority", &self.authority)
             .field("life", &self.life)
+            .field("admission", &self.admission)
             .finish()
     }
 }
@@ -97,6 +101,7 @@ impl Issuer {
         Self {
             authority,
             life: ONLINE_LIFE,
+            admission: None,
         }
     }
 
@@ -108,9 +113,44 @@ impl Issuer {
         self
     }
 
-    /// Answers [`Renew`] from this moment on. Clear or drop the router to stop.
+    /// Lets nodes join that show a token which `ledger` knows.
+    ///
+    /// They are told the authorities of `identity`, which is the one this node uses, and `gossip_key`.
+    #[must_use]
+    pub fn admit(
+        mut self,
+        ledger: Arc<dyn TokenLedger>,
+        identity: IdentityWatch,
+        gossip_key: Option<GossipKey>,
+    ) -> Self {
+        self.admission = Some(Admission {
+            ledger,
+            identity,
+            gossip_key,
+        });
+        self
+    }
+
+    /// What join tokens name the authority by.
+    #[must_use]
+    pub const fn fingerprint(&self) -> [u8; 32] {
+        self.authority.fingerprint()
+    }
+
+    /// Answers [`Renew`], and [`Join`] if nodes are [admitted](Self::admit), from this moment on. Clear or drop
+    /// the router to stop.
     pub fn serve(self, router: &Router) {
         let issuer = Arc::new(self);
+        if let Some(admission) = issuer.admission.clone() {
+            let joining = Arc::clone(&issuer);
+            router.register::<Join, _, _>(move |_, asked| {
+                let (issuer, admission) = (Arc::clone(&joining), admission.clone());
+                async move {
+                    let life = Validity::from_now(issuer.life);
+                    admission.admit(&issuer.authority, life, &asked).await
+                }
+            });
+        }
         router.register::<Renew, _, _>(move |caller, asked| {
             let issuer = Arc::clone(&issuer);
             async move { issuer.renew(caller.peer.node, &asked) }

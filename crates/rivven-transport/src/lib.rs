@@ -9,6 +9,7 @@ pub mod datagram;
 mod fault;
 pub mod identity;
 pub mod issuer;
+pub mod join;
 mod memory;
 mod method;
 mod network;

@@ -47,6 +47,9 @@ pub trait Method: Send + Sync + 'static {
     const ROLES: Roles = Roles::NODE;
     /// Whether it may be called with a certificate that has expired. Made for renewing it, and nothing else.
     const AFTER_EXPIRY: bool = false;
+    /// Whether it may be called without a certificate, by who is no member yet. Made for joining, and nothing
+    /// else: such a caller has node id 0, and has proven nothing.
+    const STRANGERS: bool = false;
     /// What is asked.
     type Request: Serialize + DeserializeOwned + Send + Sync + 'static;
     /// What is answered.
@@ -70,6 +73,8 @@ pub struct MethodSpec {
     pub roles: Roles,
     /// [`Method::AFTER_EXPIRY`].
     pub after_expiry: bool,
+    /// [`Method::STRANGERS`].
+    pub strangers: bool,
 }
 
 impl MethodSpec {
@@ -84,6 +89,7 @@ impl MethodSpec {
             max_response: M::MAX_RESPONSE,
             roles: M::ROLES,
             after_expiry: M::AFTER_EXPIRY,
+            strangers: M::STRANGERS,
         }
     }
 }

@@ -8,11 +8,13 @@ mod accept;
 mod config;
 mod control;
 mod dial;
+mod door;
 mod explain;
 mod frame;
 mod guard;
 mod hello;
 mod keys;
+mod knock;
 mod lane;
 mod limits;
 mod network;
@@ -50,6 +52,7 @@ use runtime::IoRuntime;
 use shared::Shared;
 
 pub use keys::{QuicKeys, QuicKeysError};
+pub(crate) use knock::{KnockError, knock};
 
 /// The network over QUIC. Start one with [`QuicTransport::builder`], use it through [`Transport`].
 #[derive(Debug)]
@@ -233,6 +236,7 @@ impl QuicTransportBuilder {
             peers: Mutex::new(BTreeMap::new()),
             observed: Mutex::new(None),
             guests: Arc::new(Semaphore::new(limits::MAX_GUESTS)),
+            door: door::Door::new(),
             trust,
             denied: guard::Denied::new(Arc::default()),
         });

@@ -87,6 +87,11 @@ impl Router {
         self.0.load().values().any(|(spec, _)| spec.after_expiry)
     }
 
+    /// Whether some method may be called without a certificate.
+    pub(crate) fn answers_strangers(&self) -> bool {
+        self.0.load().values().any(|(spec, _)| spec.strangers)
+    }
+
     /// Runs the handler of method `id`. Cancel safety: that of the handler.
     ///
     /// # Errors

@@ -70,6 +70,15 @@ pub(crate) fn create_text(path: &Path, text: &str) -> io::Result<()> {
 
 /// Writes a file that anybody may read in place of an earlier one: after a crash it is the one or the other.
 pub(crate) fn replace_text(path: &Path, text: &str) -> io::Result<()> {
+    replace(path, text, 0o644)
+}
+
+/// [`replace_text`] for a file that nobody but its owner may read.
+pub(crate) fn replace_secret(path: &Path, text: &str) -> io::Result<()> {
+    replace(path, text, 0o600)
+}
+
+fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = Path::new(&name);
@@ -78,7 +87,7 @@ pub(crate) fn replace_text(path: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    create_text(new, text)?;
+    create(new, text, mode)?;
     fs::rename(new, path)?;
     sync_parent(path)
 }

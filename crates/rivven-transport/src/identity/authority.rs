@@ -12,7 +12,10 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{CertificateName, IdentityError, NodeIdentity, SanTemplate, Subject, name, request::ProvenKey};
+use super::{
+    CertificateName, IdentityError, NodeIdentity, SanTemplate, Subject, check::MAX_CERTIFICATES, name,
+    request::ProvenKey,
+};
 use crate::clock::WallClock;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -28,6 +31,9 @@ const BACKDATED: Duration = Duration::from_secs(3600);
 
 /// Latest date a certificate may carry: the end of year 9999 (RFC 5280, section 4.1.2.5).
 const LATEST: Duration = Duration::from_secs(253_402_300_799);
+
+/// What ends a certificate in PEM (RFC 7468).
+const END_OF_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 
 /// Bytes of a key identifier (RFC 7093, section 2, method 1).
 const KEY_ID_LEN: usize = 20;
@@ -60,6 +66,7 @@ impl Validity {
 pub struct CertificateAuthority {
     cluster: ClusterId,
     certificate_pem: String,
+    fingerprint: [u8; 32],
     common_name: String,
     key_id: Vec<u8>,
     key: SigningKey,
@@ -121,6 +128,7 @@ impl CertificateAuthority {
         Ok(Self {
             cluster,
             certificate_pem: certificate.pem(),
+            fingerprint: sha256(certificate.der()),
             common_name,
             key_id,
             key,
@@ -152,11 +160,37 @@ impl CertificateAuthority {
         Ok(Self {
             cluster: read.cluster,
             certificate_pem: cert_pem.to_owned(),
+            fingerprint: sha256(&der),
             common_name: read.common_name,
             key_id: read.key_id,
             key,
             template: SanTemplate::default(),
         })
+    }
+
+    /// The authority in `bundle`, such as a `ca.pem` of two authorities, whose key was written by
+    /// [`Self::key_pem`].
+    ///
+    /// # Errors
+    /// As [`Self::from_pem`]; `KeyMismatch` when the key belongs to none of them.
+    pub fn from_bundle(bundle: &str, key_pem: &str) -> Result<Self, IdentityError> {
+        let mut outcome = Err(IdentityError::Malformed {
+            path: Path::new("ca.pem").to_path_buf(),
+            cause: "it holds no certificate",
+        });
+        for section in bundle
+            .split_inclusive(END_OF_CERTIFICATE)
+            .take(MAX_CERTIFICATES + 1)
+        {
+            match Self::from_pem(section, key_pem) {
+                Ok(found) => return Ok(found),
+                Err(error @ IdentityError::KeyMismatch { .. }) => outcome = Err(error),
+                // What follows the last certificate says less than a certificate of another key.
+                Err(_) if matches!(outcome, Err(IdentityError::KeyMismatch { .. })) => {}
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
     }
 
     /// Writes names by `template` from this moment on.
@@ -258,6 +292,12 @@ impl CertificateAuthority {
     #[must_use]
     pub fn cert_pem(&self) -> &str {
         &self.certificate_pem
+    }
+
+    /// SHA-256 of the authority's certificate, DER: what a join token names it by.
+    #[must_use]
+    pub const fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
     }
 
     /// The authority's private key, PEM. A secret.

@@ -14,7 +14,7 @@ use super::{IdentityError, Validity};
 use crate::clock::WallClock;
 
 /// Most certificates in one file.
-const MAX_CERTIFICATES: usize = 8;
+pub(super) const MAX_CERTIFICATES: usize = 8;
 
 /// The certificates of a PEM text; at least one.
 pub(super) fn certificates(text: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {

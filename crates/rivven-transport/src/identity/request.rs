@@ -1,7 +1,7 @@
 //! Certificate signing requests (PKCS #10, RFC 2986): proof that whoever asks holds the key.
 
 use rcgen::{CertificateParams, DistinguishedName, PublicKeyData, SignatureAlgorithm};
-use rivven_crypto::{Provider, SigningKey};
+use rivven_crypto::{Provider, SigningKey, sha256};
 use rustls_pki_types::alg_id;
 use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
@@ -17,11 +17,19 @@ const PUBLIC_KEY_LEN: usize = 32;
 const ED25519: &str = "1.3.101.112";
 
 /// A request for `key`, DER. It names nobody: the authority knows whom it certifies.
-pub(super) fn make(key: &SigningKey) -> Result<Vec<u8>, IdentityError> {
+pub(crate) fn make(key: &SigningKey) -> Result<Vec<u8>, IdentityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     let request = params.serialize_request(key).map_err(issue_error)?;
     Ok(request.der().to_vec())
+}
+
+/// SHA-256 of the public key that a request, DER, proves the possession of.
+///
+/// # Errors
+/// [`IdentityError::BadRequest`].
+pub fn request_key(request: &[u8]) -> Result<[u8; 32], IdentityError> {
+    ProvenKey::read(request).map(|key| key.hash())
 }
 
 /// A public key whose private half the sender of a request has.
@@ -29,6 +37,10 @@ pub(super) fn make(key: &SigningKey) -> Result<Vec<u8>, IdentityError> {
 pub(super) struct ProvenKey([u8; PUBLIC_KEY_LEN]);
 
 impl ProvenKey {
+    fn hash(&self) -> [u8; 32] {
+        sha256(&self.0)
+    }
+
     /// The key in `request`, if the request is signed by it. Everything else the request says is ignored.
     pub(super) fn read(request: &[u8]) -> Result<Self, IdentityError> {
         let bad = |cause| IdentityError::BadRequest { cause };

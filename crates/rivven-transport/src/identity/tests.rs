@@ -60,6 +60,26 @@ fn an_authority_read_from_text_issues_certificates_that_the_first_one_signed() {
 }
 
 #[test]
+fn an_authority_is_found_among_several_by_its_key() {
+    let (old, new, third) = (authority(1), authority(1), authority(1));
+    let bundle = format!("# two of them\n{}\n{}# the end\n", old.cert_pem(), new.cert_pem());
+    for known in [&old, &new] {
+        let found = CertificateAuthority::from_bundle(&bundle, &known.key_pem()).unwrap();
+        assert_eq!(found.fingerprint(), known.fingerprint());
+        let issued = found.issue(7).unwrap();
+        assert!(assemble(known, &issued).is_ok());
+    }
+    assert_ne!(old.fingerprint(), new.fingerprint());
+    let check_bundle = |bundle: &str, code| {
+        let found = CertificateAuthority::from_bundle(bundle, &third.key_pem());
+        check(found, code, "ca.pem");
+    };
+    check_bundle(&bundle, "identity-key-mismatch");
+    check_bundle("", "identity-malformed");
+    check_bundle("no certificate", "identity-malformed");
+}
+
+#[test]
 fn dates_are_checked_and_named() {
     let ca = authority(1);
     let validity = |from, to| Validity {

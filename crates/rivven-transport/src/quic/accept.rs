@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::{
     control::{self, control_loop},
     dial::class_byte,
+    door,
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
     lane::Lanes,
@@ -60,12 +61,20 @@ enum Denied {
     Unreadable(Connection),
 }
 
+/// Who has come.
+enum Greeted {
+    Certified(Accepted),
+    /// Somebody without a certificate.
+    Stranger(Connection),
+}
+
 async fn accept(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
     let remote = incoming.remote_address();
     let greeted = timeout(HELLO_TIMEOUT, greet(&shared, incoming)).await;
     drop(permit);
     match greeted {
-        Ok(Ok(accepted)) => serve(shared, accepted).await,
+        Ok(Ok(Greeted::Certified(accepted))) => serve(shared, accepted).await,
+        Ok(Ok(Greeted::Stranger(connection))) => door::serve(shared, connection).await,
         Ok(Err(denied)) => deny(remote, denied),
         Err(_) => debug!(%remote, "no hello in time"),
     }
@@ -93,9 +102,12 @@ fn deny(remote: SocketAddr, denied: Denied) {
 }
 
 /// Learns and checks who connects, and answers who this node is.
-async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Denied> {
+async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Denied> {
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
+    if door::is_stranger(&connection) {
+        return Ok(Greeted::Stranger(connection));
+    }
     let refuse = |refusal| Denied::Refused(connection.clone(), refusal);
     let certified = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
     let (name, expired) = (certified.name, certified.expired);
@@ -125,7 +137,7 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
     shared.observe(hello.observed.ip());
     let answer = shared.hello(hello.purpose, connection.remote_address());
     write_hello(&mut send, &answer).await.map_err(unreadable)?;
-    Ok(Accepted {
+    Ok(Greeted::Certified(Accepted {
         connection,
         peer: hello.identity,
         purpose: hello.purpose,
@@ -133,7 +145,7 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Accepted, Den
         expired,
         _room: room,
         control: (send, recv),
-    })
+    }))
 }
 
 /// Without the IPv6 clothes in which a dual-stack socket shows an IPv4 address.

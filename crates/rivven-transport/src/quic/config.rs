@@ -5,7 +5,10 @@ use std::sync::Arc;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use rivven_crypto::Provider;
-use rustls::{client::Resumption, server::NoServerSessionStorage};
+use rustls::{
+    client::{Resumption, danger::ServerCertVerifier},
+    server::NoServerSessionStorage,
+};
 
 use super::{
     keys::QuicKeys,
@@ -18,6 +21,9 @@ use crate::{Router, clock::WallClock, identity::IdentityWatch};
 
 /// Application protocol (RFC 7301); 0 is the unstable version.
 const ALPN: &[u8] = b"rivven/0";
+
+/// Application protocol of those without a certificate, see `door`.
+pub(super) const JOIN_ALPN: &[u8] = b"rivven-join/0";
 
 /// A name for the sake of TLS. Who the peer is says its certificate, not its host name.
 pub(super) const SERVER_NAME: &str = "node.rivven.internal";
@@ -84,7 +90,7 @@ fn server_tls(trust: &Arc<Trust>, provider: &Provider) -> Result<rustls::ServerC
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::clone(trust) as _)
             .with_cert_resolver(Arc::clone(trust) as _);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec(), JOIN_ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -103,4 +109,26 @@ fn client_tls(trust: &Arc<Trust>, provider: &Provider) -> Result<rustls::ClientC
     config.enable_early_data = false;
     config.enable_sni = false;
     Ok(config)
+}
+
+/// The client side of `protocol` for one without a certificate, who believes whom `verifier` does.
+pub(super) fn stranger_client(
+    verifier: Arc<dyn ServerCertVerifier>,
+    provider: &Provider,
+    protocol: &[u8],
+) -> Result<quinn::ClientConfig, String> {
+    let mut config =
+        rustls::ClientConfig::builder_with_details(Arc::clone(provider.tls()), Arc::new(WallClock))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    let mut client = provider.quic_client(config).map_err(|error| error.to_string())?;
+    client.transport_config(Arc::new(transport()));
+    Ok(client)
 }

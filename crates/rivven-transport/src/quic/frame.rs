@@ -14,6 +14,9 @@ const COUNTED: usize = PREFIX_LEN - 4;
 /// Bytes of the remaining time, the first of a request's rest.
 pub(super) const DEADLINE_LEN: usize = 4;
 
+/// Longest request of who has no certificate.
+const STRANGER_REQUEST: usize = 16 << 10;
+
 /// Step in which an unwanted body is read and dropped.
 const DISCARD_STEP: usize = 16 << 10;
 
@@ -125,6 +128,11 @@ impl Prefix {
             rest,
         })
     }
+}
+
+/// Longest frame of who has no certificate, header included.
+pub(super) const fn max_stranger_frame() -> usize {
+    PREFIX_LEN + DEADLINE_LEN + STRANGER_REQUEST
 }
 
 /// The next prefix; `None` when the peer has finished the stream between two frames.

@@ -73,6 +73,10 @@ pub(super) enum Refusal {
     Untrusted(Subject),
     #[error("{0} answered where a node was expected")]
     NotANode(Subject),
+    #[error("too many nodes are joining; try again in a moment")]
+    TooManyStrangers,
+    #[error("too many attempts to join from this address were refused; wait a minute")]
+    Throttled,
 }
 
 impl Refusal {
@@ -87,10 +91,11 @@ impl Refusal {
             }
             Self::StaleEpoch { .. } => close::STALE_EPOCH,
             Self::DuplicateNode(_) => close::DUPLICATE_NODE,
-            Self::TooManyPeers => close::TOO_MANY_PEERS,
+            Self::TooManyPeers | Self::TooManyStrangers => close::TOO_MANY_PEERS,
             Self::Removed(_) => close::REMOVED,
             Self::Expired(_) => close::EXPIRED,
             Self::Untrusted(_) => close::UNTRUSTED,
+            Self::Throttled => close::THROTTLED,
         })
     }
 
@@ -132,6 +137,8 @@ pub(super) mod close {
     pub(in super::super) const UNTRUSTED: u32 = 13;
     /// The peer has answered no ping.
     pub(in super::super) const SILENT: u32 = 14;
+    /// Too many attempts to join from this address were refused.
+    pub(in super::super) const THROTTLED: u32 = 15;
 }
 
 impl Hello {

@@ -111,6 +111,21 @@ pub(super) const MAX_ADDRESSES: usize = 8;
 /// Connections of operators and clients that a node has at a time.
 pub(super) const MAX_GUESTS: usize = 1_024;
 
+/// Connections of those without a certificate at a time.
+pub(super) const MAX_STRANGERS: usize = 16;
+
+/// Life of a connection of one without a certificate.
+pub(super) const STRANGER_TIME: Duration = Duration::from_secs(10);
+
+/// Refused attempts to join that one source has in hand.
+pub(super) const ATTEMPTS_IN_HAND: u32 = 5;
+
+/// Time in which a source earns one of them back.
+pub(super) const ATTEMPT_COST: Duration = Duration::from_secs(10);
+
+/// Sources of refused attempts that are remembered.
+pub(super) const MAX_SOURCES: usize = 1_024;
+
 /// Time after its end for which a certificate still reaches the renewal: a cluster may sleep for months, and
 /// the key in an old backup shall not open it for ever.
 pub(super) const RENEWABLE_FOR: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -217,12 +217,17 @@ impl ServedLane {
     }
 }
 
-fn rejection_frame(prefix: Prefix, mut rejection: Rejection) -> Option<Outgoing> {
+fn rejection_frame(prefix: Prefix, rejection: Rejection) -> Option<Outgoing> {
+    let body = encode_rejection(rejection)?;
+    Outgoing::other(Kind::Rejection, prefix.method, prefix.call, body)
+}
+
+/// The body of a rejection, its texts cut to what fits.
+pub(super) fn encode_rejection(mut rejection: Rejection) -> Option<Bytes> {
     for text in [&mut rejection.code, &mut rejection.message] {
         if text.len() > MAX_REJECTION_TEXT {
             *text = text.chars().take(MAX_REJECTION_TEXT / 4).collect();
         }
     }
-    let body = postcard::to_allocvec(&rejection).ok()?;
-    Outgoing::other(Kind::Rejection, prefix.method, prefix.call, body.into())
+    postcard::to_allocvec(&rejection).ok().map(Bytes::from)
 }

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
+    door::Door,
     guard::{self, Certified, Denied},
     hello::{Hello, MAX_LEN, Purpose, Refusal, VERSIONS},
     limits::MAX_PEERS,
@@ -46,6 +47,8 @@ pub(super) struct Shared {
     pub(super) observed: Mutex<Option<IpAddr>>,
     /// Room for connections of operators and clients.
     pub(super) guests: Arc<Semaphore>,
+    /// Where those without a certificate may ask for one.
+    pub(super) door: Door,
     pub(super) trust: Arc<Trust>,
     pub(super) denied: Denied,
 }

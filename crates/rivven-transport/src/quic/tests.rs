@@ -1,6 +1,7 @@
 //! Calls between real endpoints on loopback.
 
 mod calls;
+mod door;
 mod identity;
 mod restart;
 mod roles;

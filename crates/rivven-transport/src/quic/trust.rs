@@ -22,7 +22,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tracing::error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::limits::RENEWABLE_FOR;
+use super::{config::JOIN_ALPN, limits::RENEWABLE_FOR};
 use crate::{
     Router,
     identity::{IdentityWatch, NodeIdentity},
@@ -53,6 +53,8 @@ pub(super) struct Trust {
 struct Prepared {
     identity: NodeIdentity,
     own: Arc<CertifiedKey>,
+    /// With the authorities, for those who know them by their hash alone.
+    introduced: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
 }
@@ -69,9 +71,12 @@ impl Prepared {
                 .build()
                 .map_err(|error| rustls::Error::General(error.to_string()))?;
         let own = CertifiedKey::from_der(identity.chain(), identity.key(), provider.tls())?;
+        let chain = [identity.chain(), identity.anchors().to_vec()].concat();
+        let introduced = CertifiedKey::from_der(chain, identity.key(), provider.tls())?;
         Ok(Self {
             identity,
             own: Arc::new(own),
+            introduced: Arc::new(introduced),
             roots,
             clients,
         })
@@ -211,13 +216,21 @@ pub(super) fn end_of<'a>(chain: impl Iterator<Item = &'a CertificateDer<'a>>) ->
     Some(first)
 }
 
-fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
+pub(super) fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
     Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
 }
 
 impl ResolvesServerCert for Trust {
-    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.prepared().own))
+    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let prepared = self.prepared();
+        let joins = client_hello
+            .alpn()
+            .is_some_and(|mut protocols| protocols.any(|protocol| protocol == JOIN_ALPN));
+        Some(Arc::clone(if joins {
+            &prepared.introduced
+        } else {
+            &prepared.own
+        }))
     }
 }
 
@@ -279,6 +292,12 @@ impl ClientCertVerifier for Trust {
     /// None: nodes have one certificate, and show it.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
+    }
+
+    /// Required of everyone, except that while nodes may join one can come without. It reaches the door and
+    /// nothing else: whatever is not a stranger's connection is certified before anything is read of it.
+    fn client_auth_mandatory(&self) -> bool {
+        !self.router.answers_strangers()
     }
 
     fn verify_client_cert(

@@ -1,0 +1,266 @@
+//! The door for who has no certificate yet: one call of one method, and out.
+//!
+//! A stranger comes with an application protocol of its own, says no hello, is no peer, and reaches nothing
+//! but a method made for it ([`crate::Method::STRANGERS`]). While no such method is served, TLS turns it away.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use quinn::{Connection, SendStream, VarInt};
+use rivven_crypto::Negotiated;
+use rivven_types::{BootEpoch, InstanceId};
+use tokio::{
+    io::AsyncReadExt,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    config::JOIN_ALPN,
+    frame::{self, DEADLINE_LEN, FrameError, Kind, Prefix, StreamError, max_stranger_frame},
+    hello::{Refusal, close},
+    limits::{ATTEMPT_COST, ATTEMPTS_IN_HAND, MAX_SOURCES, MAX_STRANGERS, STRANGER_TIME},
+    lock,
+    serve::encode_rejection,
+    shared::Shared,
+};
+use crate::{Caller, PeerIdentity, Rejection, join::UNAVAILABLE};
+
+/// Whether who connected wants nothing but to join.
+pub(super) fn is_stranger(connection: &Connection) -> bool {
+    let negotiated = connection
+        .handshake_data()
+        .and_then(|any| any.downcast::<Negotiated>().ok());
+    negotiated.is_some_and(|negotiated| negotiated.protocol.as_deref() == Some(JOIN_ALPN))
+}
+
+/// Room for strangers, and what they may get wrong.
+pub(super) struct Door {
+    room: Arc<Semaphore>,
+    attempts: Mutex<Attempts>,
+}
+
+impl Door {
+    pub(super) fn new() -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(MAX_STRANGERS)),
+            attempts: Mutex::default(),
+        }
+    }
+}
+
+/// Serves the one call of a stranger.
+pub(super) async fn serve(shared: Arc<Shared>, connection: Connection) {
+    let remote = connection.remote_address();
+    let refuse = |refusal: Refusal| {
+        warn!(%remote, reason = %refusal, "refused connection");
+        connection.close(refusal.close_code(), refusal.to_string().as_bytes());
+    };
+    if !lock(&shared.door.attempts).may_try(remote.ip(), Instant::now()) {
+        return refuse(Refusal::Throttled);
+    }
+    let Ok(_room) = Arc::clone(&shared.door.room).try_acquire_owned() else {
+        return refuse(Refusal::TooManyStrangers);
+    };
+    match timeout(STRANGER_TIME, one_call(&shared, &connection)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            debug!(%remote, %error, "a stranger broke off, or breaks the protocol");
+            connection.close(VarInt::from_u32(close::PROTOCOL), b"protocol error");
+        }
+        Err(_) => debug!(%remote, "a stranger took too long"),
+    }
+    connection.close(VarInt::from_u32(close::DONE), b"done");
+}
+
+async fn one_call(shared: &Arc<Shared>, connection: &Connection) -> Result<(), StreamError> {
+    let remote = connection.remote_address();
+    let (mut send, mut recv) = connection.accept_bi().await.map_err(std::io::Error::other)?;
+    let prefix = frame::read_prefix(&mut recv, max_stranger_frame())
+        .await?
+        .ok_or(FrameError::TooShort)?;
+    if prefix.kind != Kind::Request {
+        return Err(FrameError::Direction.into());
+    }
+    let len = prefix
+        .rest
+        .checked_sub(DEADLINE_LEN)
+        .ok_or(FrameError::TooShort)?;
+    // A stranger's own idea of how long it waits does not count.
+    let _ = recv.read_u32().await?;
+    let answer = match refuse(shared, prefix.method, len) {
+        Some(rejection) => Some(Err(rejection)),
+        None => {
+            let body = frame::read_body(&mut recv, len).await?;
+            call(shared, prefix.method, body).await
+        }
+    };
+    match &answer {
+        Some(Ok(_)) => info!(%remote, "let a node join"),
+        Some(Err(rejection)) => {
+            info!(%remote, code = rejection.code, "refused to let a stranger join");
+            if rejection.code != UNAVAILABLE {
+                lock(&shared.door.attempts).failed(remote.ip(), Instant::now());
+            }
+        }
+        None => warn!(%remote, "the answer to a stranger is lost"),
+    }
+    write_answer(&mut send, prefix, answer).await?;
+    // The peer closes once it has read the answer; closing before could outrun it.
+    connection.closed().await;
+    Ok(())
+}
+
+/// What speaks against a request before its body is read.
+fn refuse(shared: &Shared, method: u16, len: usize) -> Option<Rejection> {
+    if shared.is_closing() {
+        return Some(Rejection::new(
+            "shutting-down",
+            "this node is shutting down; call another one",
+        ));
+    }
+    let spec = shared.router.spec(method).filter(|spec| spec.strangers);
+    let Some(spec) = spec else {
+        let text = format!("method {method:#06x} is not for callers without a certificate; join first");
+        return Some(Rejection::new("certificate-required", text));
+    };
+    (len > spec.max_request).then(|| {
+        let text = format!("{}: {len} bytes, the limit is {}", spec.name, spec.max_request);
+        Rejection::new("request-too-large", text)
+    })
+}
+
+/// Runs the handler where handlers run. `None` when it ends without an answer, and may have acted.
+async fn call(shared: &Shared, method: u16, body: Bytes) -> Option<Result<Bytes, Rejection>> {
+    let caller = Caller {
+        peer: PeerIdentity {
+            node: 0,
+            instance: InstanceId::from_bytes([0; 16]),
+            boot_epoch: BootEpoch(0),
+        },
+        deadline: Instant::now() + STRANGER_TIME,
+    };
+    let router = shared.router.clone();
+    let in_flight = shared.in_flight.token();
+    let work = async move {
+        let answer = router.dispatch(caller, method, body).await;
+        drop(in_flight);
+        answer
+    };
+    shared.callers.spawn(work).await.ok().flatten()
+}
+
+async fn write_answer(
+    send: &mut SendStream,
+    request: Prefix,
+    answer: Option<Result<Bytes, Rejection>>,
+) -> Result<(), StreamError> {
+    let (kind, body) = match answer {
+        Some(Ok(body)) => (Kind::Response, body),
+        Some(Err(rejection)) => (Kind::Rejection, encode_rejection(rejection).unwrap_or_default()),
+        None => (Kind::Lost, Bytes::new()),
+    };
+    let prefix = Prefix {
+        kind,
+        rest: body.len(),
+        ..request
+    };
+    let prefix = prefix.encode().ok_or(FrameError::TooShort)?;
+    send.write_all(&prefix).await.map_err(std::io::Error::other)?;
+    send.write_all(&body).await.map_err(std::io::Error::other)?;
+    // The stream is open, so this cannot fail.
+    let _ = send.finish();
+    Ok(())
+}
+
+/// Refused attempts, by where they came from: a source has a few in hand, and earns one back now and then.
+///
+/// A secret of 256 bits is not guessed at any rate. What is bounded here is the work and the log lines that
+/// a stranger causes.
+#[derive(Default)]
+struct Attempts {
+    /// When a source will have earned back everything.
+    paid_at: BTreeMap<IpAddr, Instant>,
+}
+
+impl Attempts {
+    /// Whether `from` has an attempt in hand.
+    fn may_try(&self, from: IpAddr, now: Instant) -> bool {
+        let debt = self
+            .paid_at
+            .get(&source(from))
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        debt + ATTEMPT_COST <= ATTEMPT_COST * ATTEMPTS_IN_HAND
+    }
+
+    /// Charges `from` for a refused attempt. Of too many sources, the one closest to being paid is forgotten.
+    fn failed(&mut self, from: IpAddr, now: Instant) {
+        let from = source(from);
+        self.paid_at.retain(|_, at| *at > now);
+        if self.paid_at.len() >= MAX_SOURCES
+            && !self.paid_at.contains_key(&from)
+            && let Some(nearest) = self
+                .paid_at
+                .iter()
+                .min_by_key(|(_, at)| **at)
+                .map(|(from, _)| *from)
+        {
+            self.paid_at.remove(&nearest);
+        }
+        let at = self.paid_at.entry(from).or_insert(now);
+        *at = (*at).max(now) + ATTEMPT_COST;
+    }
+}
+
+/// Where an address belongs: IPv6 networks hand whole /64s to one host.
+fn source(addr: IpAddr) -> IpAddr {
+    match addr.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_has_a_few_attempts_and_earns_them_back() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let bad = ip("2001:db8::1");
+        for _ in 0..ATTEMPTS_IN_HAND {
+            assert!(attempts.may_try(bad, now));
+            attempts.failed(bad, now);
+        }
+        // Its whole network is one source, and nobody else is.
+        assert!(!attempts.may_try(ip("2001:db8::2"), now));
+        assert!(attempts.may_try(ip("2001:db8:0:1::1"), now));
+        assert!(attempts.may_try(ip("10.0.0.1"), now));
+        assert!(attempts.may_try(bad, now + ATTEMPT_COST));
+        attempts.failed(bad, now + ATTEMPT_COST);
+        assert!(!attempts.may_try(bad, now + ATTEMPT_COST));
+        assert!(attempts.may_try(ip("::ffff:10.0.0.1"), now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sources_are_bounded_and_those_that_have_paid_are_forgotten() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let ip = |n: usize| IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
+        for n in 0..MAX_SOURCES {
+            attempts.failed(ip(n), now);
+        }
+        attempts.failed(ip(0), now);
+        attempts.failed(ip(MAX_SOURCES), now);
+        assert_eq!(attempts.paid_at.len(), MAX_SOURCES);
+        assert!(attempts.paid_at.contains_key(&ip(0)) && attempts.paid_at.contains_key(&ip(MAX_SOURCES)));
+        attempts.failed(ip(7), now + ATTEMPT_COST * 3);
+        assert_eq!(attempts.paid_at.len(), 1);
+    }
+}
