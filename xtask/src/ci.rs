@@ -25,7 +25,7 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
@@ -54,6 +54,7 @@ const STEPS: [Step; 11] = [
         &["check", "-p", "rivven-hashring", "--no-default-features"],
     ),
     cargo("cross", &["xtask", "cross"]),
+    cargo("providers", &["xtask", "providers"]),
     cargo("demo", &["run", "--release", "-p", "rivven-node", "--", "demo"]),
     cargo("cluster-test", &["xtask", "cluster-test"]),
     cargo("bench: rpc", &["xtask", "bench", "rpc", "--quick"]),

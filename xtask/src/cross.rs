@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::providers::FEATURES;
+
 /// Every target whose dependencies are checked. Only the host's is built.
 const TARGETS: [&str; 8] = [
     "x86_64-unknown-linux-gnu",
@@ -38,15 +40,16 @@ const TOOLS: [&str; 6] = ["CC", "CXX", "AR", "CMAKE", "HOST_CC", "TARGET_CC"];
 /// Checks the dependencies for every target, then builds for the host without a C toolchain.
 pub(crate) fn main(root: &Path) -> Result<()> {
     // A gate that lets everything pass would go unnoticed, so it is first shown what it must refuse.
-    let with_ring = dependencies(
-        root,
-        TARGETS[0],
-        &["-p", "rivven-crypto", "--features", "crypto-ring"],
-    )?;
-    ensure!(
-        needing_c(&with_ring) == ["cc", "ring"],
-        "the gate does not see that `crypto-ring` needs a C compiler; correct xtask/src/cross.rs"
-    );
+    // It also shows that a feature of the program reaches rivven-crypto through every crate between.
+    for (feature, seen) in FEATURES.into_iter().zip(["ring", "aws-lc-sys"]) {
+        let with = dependencies(root, TARGETS[0], &["-p", "rivven-node", "--features", feature])?;
+        let needing_c = needing_c(&with);
+        ensure!(
+            needing_c.contains(&"cc") && needing_c.contains(&seen),
+            "the gate does not see that `{feature}` of rivven-node needs a C compiler, only {needing_c:?}; correct \
+             xtask/src/cross.rs, or the crate that does not pass the feature on"
+        );
+    }
     for target in TARGETS {
         let packages = dependencies(root, target, &["--workspace"])?;
         for expected in EXPECTED {

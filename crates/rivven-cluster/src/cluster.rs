@@ -86,7 +86,7 @@ impl Cluster {
     /// [`StartError`] names cause and remedy. Nothing keeps running and nothing on disk was harmed.
     pub async fn start(config: ClusterConfig) -> Result<Self, StartError> {
         let config = config.check()?;
-        let identity = NodeIdentity::load(&config.tls_dir)?;
+        let identity = NodeIdentity::load_by(&config.tls_dir, &config.provider)?;
         if identity.node() != config.node_id {
             return Err(StartError::NodeIdMismatch {
                 tls_dir: config.tls_dir,

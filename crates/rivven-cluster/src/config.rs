@@ -18,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rivven_transport::Provider;
 use rivven_types::{NodeId, PeerAddr};
 
 pub use error::{ConfigError, ConfigErrorKind};
@@ -69,6 +70,9 @@ pub struct ClusterConfig {
     pub data_dir: Option<PathBuf>,
     /// `ca.pem`, `node.pem`, `node.key` and `gossip.key`. Default `<data_dir>/tls`.
     pub tls_dir: Option<PathBuf>,
+    /// Which cryptography is used: `rust-crypto`, the default, or `ring` or `aws-lc-rs` in a program built with the
+    /// feature `crypto-ring` or `crypto-aws-lc-rs`. Nodes with different ones understand each other.
+    pub tls_provider: String,
     /// Failure domain of this node; replicas of a partition are spread over zones. Default: none.
     pub zone: Option<String>,
     /// Source of the timeouts that are not given. Default [`Profile::Lan`].
@@ -187,6 +191,7 @@ impl ClusterConfig {
             advertise_address: None,
             data_dir: None,
             tls_dir: None,
+            tls_provider: Provider::default().name().to_owned(),
             zone: None,
             profile: Profile::default(),
             raft: RaftSection::default(),

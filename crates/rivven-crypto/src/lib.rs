@@ -17,7 +17,7 @@ mod tls;
 
 pub use aead::{AeadKey, NotAuthentic, TooLong};
 pub use digest::{TooMuchOutput, hkdf_sha256, sha256};
-pub use provider::{NotForQuic, Provider};
+pub use provider::{NotForQuic, Provider, ProviderError};
 pub use quic::Negotiated;
 pub use random::{EntropyError, random_bytes};
 pub use signing::{KeyFormatError, SigningKey};

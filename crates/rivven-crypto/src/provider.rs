@@ -32,6 +32,40 @@ impl fmt::Debug for Provider {
 #[error("the TLS configuration lacks TLS 1.3 or TLS13_AES_128_GCM_SHA256, which QUIC starts with")]
 pub struct NotForQuic;
 
+/// The provider of that name is not to be had. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// No provider has this name. Choose one of [`Provider::NAMES`].
+    #[error("no cryptography provider is named `{name}`; it is one of rust-crypto, ring, aws-lc-rs")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// The program was built without it. Build it with the feature, or choose `rust-crypto`.
+    #[error(
+        "the cryptography provider `{name}` is not part of this build; build with `--features {feature}`, \
+         which needs a C compiler, or choose rust-crypto"
+    )]
+    NotBuilt {
+        /// The name asked for.
+        name: &'static str,
+        /// The cargo feature, of the same name in every crate that passes it on.
+        feature: &'static str,
+    },
+}
+
+impl ProviderError {
+    /// Stable code in kebab case, listed in `docs/errors.md`.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "unknown-provider",
+            Self::NotBuilt { .. } => "provider-not-built",
+        }
+    }
+}
+
 impl Default for Provider {
     /// [`Provider::rust_crypto`].
     fn default() -> Self {
@@ -40,6 +74,36 @@ impl Default for Provider {
 }
 
 impl Provider {
+    /// Every name that [`Self::by_name`] knows, the default first.
+    pub const NAMES: [&str; 3] = ["rust-crypto", "ring", "aws-lc-rs"];
+
+    /// The provider of that [`name`](Self::name), for configuration files.
+    ///
+    /// # Errors
+    /// [`ProviderError`]: no provider has the name, or this build lacks it.
+    pub fn by_name(name: &str) -> Result<Self, ProviderError> {
+        match name {
+            "rust-crypto" => Ok(Self::rust_crypto()),
+            #[cfg(feature = "crypto-ring")]
+            "ring" => Ok(Self::ring()),
+            #[cfg(not(feature = "crypto-ring"))]
+            "ring" => Err(ProviderError::NotBuilt {
+                name: "ring",
+                feature: "crypto-ring",
+            }),
+            #[cfg(feature = "crypto-aws-lc-rs")]
+            "aws-lc-rs" => Ok(Self::aws_lc_rs()),
+            #[cfg(not(feature = "crypto-aws-lc-rs"))]
+            "aws-lc-rs" => Err(ProviderError::NotBuilt {
+                name: "aws-lc-rs",
+                feature: "crypto-aws-lc-rs",
+            }),
+            other => Err(ProviderError::Unknown {
+                name: other.to_owned(),
+            }),
+        }
+    }
+
     /// The provider built on RustCrypto and dalek: pure Rust, for every target.
     ///
     /// AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305; X25519MLKEM768 and X25519; signs with Ed25519 and
@@ -163,6 +227,47 @@ fn initial_suite(provider: &CryptoProvider) -> Option<Suite> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The same with every feature: `cargo xtask ci` runs it with and without them.
+    #[test]
+    fn no_feature_changes_the_default() {
+        use rustls::{NamedGroup, SignatureScheme};
+        let provider = Provider::default();
+        assert_eq!(provider.name(), Provider::NAMES[0]);
+        let tls = provider.tls();
+        let mut suites: Vec<_> = tls
+            .cipher_suites
+            .iter()
+            .map(|suite| u16::from(suite.suite()))
+            .collect();
+        suites.sort_unstable();
+        // TLS_AES_128_GCM_SHA256, TLS_AES_256_GCM_SHA384, TLS_CHACHA20_POLY1305_SHA256.
+        assert_eq!(suites, [0x1301, 0x1302, 0x1303]);
+        let groups: Vec<_> = tls.kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(groups, [NamedGroup::X25519MLKEM768, NamedGroup::X25519]);
+        let schemes = tls.signature_verification_algorithms.supported_schemes();
+        assert_eq!(schemes.first(), Some(&SignatureScheme::ED25519));
+        assert_eq!(schemes.len(), 8);
+        // Nothing here leans on a default of the process, which is a value that other crates' features choose.
+        assert!(CryptoProvider::get_default().is_none());
+    }
+
+    #[test]
+    fn a_provider_is_found_by_name_or_its_absence_explained() {
+        for name in Provider::NAMES {
+            match Provider::by_name(name) {
+                Ok(provider) => assert_eq!(provider.name(), name),
+                Err(error) => {
+                    assert_eq!(error.code(), "provider-not-built");
+                    assert!(error.to_string().contains(&format!("--features crypto-{name}")));
+                }
+            }
+        }
+        assert_eq!(
+            Provider::by_name("openssl").unwrap_err().code(),
+            "unknown-provider"
+        );
+    }
 
     #[test]
     fn only_tls_1_3_is_offered_and_quic_accepts_it() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ed25519_dalek::{Signer, pkcs8::DecodePrivateKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{EntropyError, pem, random_bytes};
 
@@ -68,8 +68,9 @@ impl SigningKey {
         if text.len() > MAX_PEM_LEN {
             return Err(KeyFormatError);
         }
-        let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| KeyFormatError)?;
+        let mut der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| KeyFormatError)?;
         let pkcs8 = Zeroizing::new(der.secret_pkcs8_der().to_vec());
+        der.zeroize();
         // Where the text repeats the public key (RFC 8410, section 7), it is compared.
         let pair = ed25519_dalek::SigningKey::from_pkcs8_der(&pkcs8).map_err(|_| KeyFormatError)?;
         Ok(Self::new(pkcs8, pair))
@@ -81,7 +82,7 @@ impl SigningKey {
         pem::encode("PRIVATE KEY", &self.pkcs8)
     }
 
-    /// The key as rustls takes it. A secret.
+    /// The key as rustls takes it. A secret, which whoever takes it should zeroize.
     #[must_use]
     pub fn to_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pkcs8.to_vec()))

@@ -9,6 +9,8 @@ mod suites;
 #[cfg(test)]
 mod tests;
 mod verify;
+#[cfg(test)]
+mod wiped;
 
 use rustls::crypto::{CryptoProvider, GetRandomFailed, SecureRandom};
 

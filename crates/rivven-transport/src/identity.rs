@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
 };
 
-use rivven_crypto::SigningKey;
+use rivven_crypto::{Provider, SigningKey};
 use rivven_types::{ClusterId, NodeId};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -50,6 +50,7 @@ pub struct NodeIdentity(Arc<Inner>);
 struct Inner {
     name: CertificateName,
     template: SanTemplate,
+    provider: Provider,
     anchors: Vec<CertificateDer<'static>>,
     /// What the anchors were read from.
     anchors_pem: Arc<str>,
@@ -58,6 +59,25 @@ struct Inner {
     validity: Validity,
     /// Where it was read from, and may be replaced while it is in use.
     dir: Option<PathBuf>,
+}
+
+/// By what rules an identity is checked.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    template: &'a SanTemplate,
+    provider: &'a Provider,
+    /// Its certificate may have expired.
+    expired: bool,
+}
+
+impl<'a> Terms<'a> {
+    const fn of(template: &'a SanTemplate, provider: &'a Provider) -> Self {
+        Self {
+            template,
+            provider,
+            expired: false,
+        }
+    }
 }
 
 impl fmt::Debug for NodeIdentity {
@@ -78,12 +98,23 @@ impl NodeIdentity {
         Self::load_with(tls_dir, &SanTemplate::default())
     }
 
+    /// [`Self::load`] with the cryptography of `provider`, which decides which authorities are believed.
+    ///
+    /// The default knows authorities on Ed25519, P-256 and RSA; `docs/security.md` lists them all. A transport
+    /// uses the provider of its identity unless told otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_by(tls_dir: &Path, provider: &Provider) -> Result<Self, IdentityError> {
+        Self::read(tls_dir, Terms::of(&SanTemplate::default(), provider))
+    }
+
     /// [`Self::load`] in a cluster whose names follow `template`.
     ///
     /// # Errors
     /// As [`Self::load`]; `Malformed` when the certificate follows another template.
     pub fn load_with(tls_dir: &Path, template: &SanTemplate) -> Result<Self, IdentityError> {
-        Self::read(tls_dir, template, false)
+        Self::read(tls_dir, Terms::of(template, &Provider::default()))
     }
 
     /// [`Self::load_with`] for a node that can have its certificate renewed: it may have expired.
@@ -93,10 +124,20 @@ impl NodeIdentity {
     /// # Errors
     /// As [`Self::load_with`], without `Expired`.
     pub fn load_for_renewal(tls_dir: &Path, template: &SanTemplate) -> Result<Self, IdentityError> {
-        Self::read(tls_dir, template, true)
+        let provider = Provider::default();
+        let terms = Terms {
+            expired: true,
+            ..Terms::of(template, &provider)
+        };
+        Self::read(tls_dir, terms)
     }
 
-    fn read(tls_dir: &Path, template: &SanTemplate, expired: bool) -> Result<Self, IdentityError> {
+    /// What the files in `tls_dir` hold by this moment, read in the same way as this identity was.
+    pub(crate) fn read_again(&self, tls_dir: &Path) -> Result<Self, IdentityError> {
+        Self::read(tls_dir, Terms::of(self.template(), self.provider()))
+    }
+
+    fn read(tls_dir: &Path, terms: Terms<'_>) -> Result<Self, IdentityError> {
         let paths = Paths {
             ca: tls_dir.join(CA_FILE),
             certificate: tls_dir.join(CERT_FILE),
@@ -106,7 +147,7 @@ impl NodeIdentity {
         let certificate = read(&paths.certificate, secret_file::read_text)?;
         let key = read(&paths.key, secret_file::read_secret)?;
         let texts = [ca, certificate, key];
-        Self::assemble(&texts, &paths, (template, expired), Some(tls_dir.to_path_buf()))
+        Self::assemble(&texts, &paths, terms, Some(tls_dir.to_path_buf()))
     }
 
     /// Checks an identity that is not in files.
@@ -132,13 +173,19 @@ impl NodeIdentity {
             certificate: PathBuf::from(CERT_FILE),
             key: PathBuf::from(KEY_FILE),
         };
-        Self::assemble(&[ca, certificate, key], &paths, (template, false), None)
+        let provider = Provider::default();
+        Self::assemble(
+            &[ca, certificate, key],
+            &paths,
+            Terms::of(template, &provider),
+            None,
+        )
     }
 
     fn assemble<S: AsRef<str>>(
         [ca, certificate, key]: &[S; 3],
         paths: &Paths,
-        (template, expired): (&SanTemplate, bool),
+        terms: Terms<'_>,
         dir: Option<PathBuf>,
     ) -> Result<Self, IdentityError> {
         let [ca, certificate, key] = [ca, certificate, key].map(AsRef::as_ref);
@@ -147,7 +194,7 @@ impl NodeIdentity {
             path: paths.key.clone(),
             cause: "it holds no Ed25519 private key",
         })?;
-        let inner = Self::check(anchors, certificate, Arc::new(key), paths, (template, expired))?;
+        let inner = Self::check(anchors, certificate, Arc::new(key), paths, terms)?;
         Ok(Self(Arc::new(Inner { dir, ..inner })))
     }
 
@@ -156,12 +203,17 @@ impl NodeIdentity {
         certificate: &str,
         key: Arc<SigningKey>,
         paths: &Paths,
-        (template, expired): (&SanTemplate, bool),
+        terms: Terms<'_>,
     ) -> Result<Inner, IdentityError> {
         let chain = check::certificates(certificate, &paths.certificate)?;
-        let name = chain.first().and_then(|leaf| template.name_of(leaf).ok());
+        let name = chain.first().and_then(|leaf| terms.template.name_of(leaf).ok());
         let answers = name.as_ref().is_none_or(|name| name.subject.is_member());
-        check::check(&anchors, &chain, &key, check::Demands { answers, expired }, paths)?;
+        let demands = check::Demands {
+            provider: terms.provider,
+            answers,
+            expired: terms.expired,
+        };
+        check::check(&anchors, &chain, &key, demands, paths)?;
         let validity = chain.first().and_then(check::validity);
         let (name, validity) = name.zip(validity).ok_or_else(|| IdentityError::Malformed {
             path: paths.certificate.clone(),
@@ -169,7 +221,8 @@ impl NodeIdentity {
         })?;
         Ok(Inner {
             name,
-            template: template.clone(),
+            template: terms.template.clone(),
+            provider: terms.provider.clone(),
             anchors,
             anchors_pem,
             chain,
@@ -186,6 +239,7 @@ impl NodeIdentity {
         Self(Arc::new(Inner {
             name: name.into(),
             template: SanTemplate::default(),
+            provider: Provider::default(),
             anchors: check::certificates(ca, path).unwrap(),
             anchors_pem: Arc::from(ca),
             validity: check::validity(&check::certificates(issued.cert_pem(), path).unwrap()[0]).unwrap(),
@@ -217,6 +271,12 @@ impl NodeIdentity {
     #[must_use]
     pub fn template(&self) -> &SanTemplate {
         &self.0.template
+    }
+
+    /// The cryptography that it was checked with.
+    #[must_use]
+    pub fn provider(&self) -> &Provider {
+        &self.0.provider
     }
 
     pub(crate) fn anchors(&self) -> &[CertificateDer<'static>] {
@@ -265,7 +325,13 @@ impl NodeIdentity {
         };
         let key = Arc::clone(&self.0.key);
         let anchors = (self.0.anchors.clone(), Arc::clone(&self.0.anchors_pem));
-        let renewed = Self::check(anchors, certificate, key, &paths, (self.template(), false))?;
+        let renewed = Self::check(
+            anchors,
+            certificate,
+            key,
+            &paths,
+            Terms::of(self.template(), self.provider()),
+        )?;
         if renewed.name != self.0.name {
             return Err(IdentityError::OtherNode {
                 ours: self.node(),

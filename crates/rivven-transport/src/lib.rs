@@ -28,6 +28,6 @@ pub use quic::{BindError, QuicKeys, QuicKeysError, QuicTransport, QuicTransportB
 pub use router::{Caller, Router};
 pub use task::TaskGroup;
 
-/// Randomness of the operating system, for ids that must never repeat.
-pub use rivven_crypto::{EntropyError, Provider, random_bytes};
+/// The choice of cryptography, and randomness of the operating system for ids that must never repeat.
+pub use rivven_crypto::{EntropyError, Provider, ProviderError, random_bytes};
 pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

@@ -141,13 +141,15 @@ impl QuicTransport {
     /// [`IdentityWatch`] can replace it at any moment.
     #[must_use]
     pub fn builder(identity: impl Into<IdentityWatch>, local: LocalIdentity) -> QuicTransportBuilder {
+        let identity = identity.into();
+        let provider = identity.current().provider().clone();
         QuicTransportBuilder {
-            identity: identity.into(),
+            identity,
             local,
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             router: Router::new(),
             keys: None,
-            provider: Provider::default(),
+            provider,
         }
     }
 }
@@ -174,7 +176,8 @@ impl QuicTransportBuilder {
         self
     }
 
-    /// Uses the cryptography of `provider`; without this call, the pure Rust one.
+    /// Uses the cryptography of `provider`; without this call, that of the identity, which is the pure Rust one
+    /// unless it was loaded by another.
     #[must_use]
     pub fn provider(mut self, provider: Provider) -> Self {
         self.provider = provider;

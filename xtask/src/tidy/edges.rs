@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
-use super::Finding;
+use super::{Finding, crypto};
 
 const DOCUMENT: &str = "docs/architecture.md";
 /// Packages that may use every crate.
@@ -35,6 +35,7 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
                 "{name}: Cargo.toml lacks `[lints] workspace = true`"
             )));
         }
+        findings.extend(crypto::check(package));
         let normal = package
             .dependencies
             .iter()

@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the rules of the house that no compiler checks. Also run as a test.
 
 mod codes;
+mod crypto;
 mod docs;
 mod edges;
 mod sources;

@@ -26,6 +26,7 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
     visit.field("advertise_address", &mut config.advertise_address)?;
     visit.field("data_dir", &mut config.data_dir)?;
     visit.field("tls_dir", &mut config.tls_dir)?;
+    visit.field("tls_provider", &mut config.tls_provider)?;
     visit.field("zone", &mut config.zone)?;
     visit.field("profile", &mut config.profile)?;
     let raft = &mut config.raft;

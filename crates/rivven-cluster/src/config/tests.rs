@@ -290,3 +290,21 @@ fn a_file_that_cannot_be_read_is_named() {
         parse(PROMISED).unwrap()
     );
 }
+
+#[test]
+fn the_cryptography_is_chosen_by_name_and_what_is_missing_is_said() {
+    let with = |provider: &str| verdict(&format!("cluster:\n  node_id: 1\n  tls_provider: {provider}\n"));
+    assert_eq!(with("rust-crypto").unwrap().tls_provider, "rust-crypto");
+    for (provider, feature) in [("ring", "crypto-ring"), ("aws-lc-rs", "crypto-aws-lc-rs")] {
+        match with(provider) {
+            Ok(config) => assert_eq!(config.tls_provider, provider),
+            Err(error) => {
+                assert_eq!(error.code(), "config-invalid-value");
+                let text = error.to_string();
+                assert!(text.contains("node1.yaml:3:") && text.contains(feature), "{text}");
+            }
+        }
+    }
+    let text = with("openssl").unwrap_err().to_string();
+    assert!(text.contains("rust-crypto, ring, aws-lc-rs"), "{text}");
+}

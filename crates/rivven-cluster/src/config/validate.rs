@@ -8,6 +8,7 @@ use std::{
 };
 
 use rivven_partition::MAX_REPLICATION_FACTOR;
+use rivven_transport::{Provider, ProviderError};
 use rivven_types::{NodeId, PeerAddr};
 
 use super::{ClusterConfig, ConfigError, ConfigErrorKind};
@@ -43,6 +44,7 @@ pub(crate) struct CheckedConfig {
     pub(crate) advertise_address: Option<PeerAddr>,
     pub(crate) data_dir: PathBuf,
     pub(crate) tls_dir: PathBuf,
+    pub(crate) provider: Provider,
     pub(crate) zone: Option<String>,
     pub(crate) peers: Vec<PeerAddr>,
     pub(crate) election_timeout_ms: Range<u64>,
@@ -131,6 +133,7 @@ pub(crate) fn with_port(addr: &PeerAddr, port: u16) -> Option<PeerAddr> {
 pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError> {
     let check = Check(config);
     check.identity()?;
+    let provider = check.provider()?;
     check.addresses()?;
     let full = effective(config);
     let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
@@ -143,6 +146,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         advertise_address: full.advertise_address,
         tls_dir: full.tls_dir.unwrap_or_else(|| data_dir.join("tls")),
         data_dir,
+        provider,
         zone: full.zone,
         peers: full.raft.peers,
         election_timeout_ms,
@@ -194,6 +198,19 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    fn provider(&self) -> Result<Provider, ConfigError> {
+        let name = &self.0.tls_provider;
+        Provider::by_name(name).map_err(|error| {
+            let help = match &error {
+                ProviderError::NotBuilt { feature, .. } => {
+                    format!("build the program with `--features {feature}`, which needs a C compiler")
+                }
+                _ => format!("use one of: {}", Provider::NAMES.join(", ")),
+            };
+            self.invalid("cluster.tls_provider", error.to_string(), help)
+        })
     }
 
     fn addresses(&self) -> Result<(), ConfigError> {

@@ -101,8 +101,8 @@ struct HybridKey {
 impl SupportedKxGroup for UseHybrid {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
         let ecdh = EcdhKey::generate()?;
-        let seed = random::<64>()?;
-        let kem = DecapsulationKey::new(&Seed::from(*seed));
+        let seed = Zeroizing::new(Seed::from(*random::<64>()?));
+        let kem = DecapsulationKey::new(&seed);
         let share = [
             &kem.encapsulation_key().to_bytes()[..],
             &ecdh.public.as_bytes()[..],

@@ -9,13 +9,14 @@ use rustls::{
     sign::{Signer, SigningKey, public_key_to_spki},
 };
 use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer, alg_id};
+use zeroize::Zeroize;
 
 /// Reads private keys of the kinds this provider signs with.
 #[derive(Debug)]
 pub(super) struct Keys;
 
 impl KeyProvider for Keys {
-    fn load_private_key(&self, der: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+    fn load_private_key(&self, mut der: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
         let key = match &der {
             PrivateKeyDer::Pkcs8(der) => {
                 let der = der.secret_pkcs8_der();
@@ -29,6 +30,7 @@ impl KeyProvider for Keys {
                 .ok(),
             _ => None,
         };
+        der.zeroize();
         let key = key.ok_or_else(|| {
             Error::General("the private key must be Ed25519 or ECDSA P-256, in PKCS #8 or SEC 1".into())
         })?;

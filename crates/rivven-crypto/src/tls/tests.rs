@@ -31,19 +31,50 @@ fn check_seal<C: Cipher>(key: &str, nonce: &str, associated: &str, message: &str
     );
 }
 
-/// McGrew and Viega, "The Galois/Counter Mode of Operation", test case 4; NIST adopted it.
-#[test]
-fn gcm_specification() {
-    check_seal::<Aes128Gcm>(
-        "feffe9928665731c6d6a8f9467308308",
+/// McGrew and Viega, "The Galois/Counter Mode of Operation", appendix B, with 96-bit nonces: test cases 1 to 4
+/// for keys of 128 bits, 13 to 16 for those of 256. NIST took the mode over in SP 800-38D.
+fn check_gcm_specification<C: Cipher>(expected: [&str; 4]) {
+    let zeros = "00".repeat(C::key_len());
+    let key = "feffe9928665731c6d6a8f9467308308".repeat(C::key_len() / 16);
+    let (nonce, associated) = (
         "cafebabefacedbaddecaf888",
         "feedfacedeadbeeffeedfacedeadbeefabaddad2",
-        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
-         1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+    );
+    let message = "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+        1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255";
+    let [empty, block, long, with_header] = expected;
+    check_seal::<C>(&zeros, &"00".repeat(12), "", "", empty);
+    check_seal::<C>(&zeros, &"00".repeat(12), "", &"00".repeat(16), block);
+    check_seal::<C>(&key, nonce, "", message, long);
+    check_seal::<C>(&key, nonce, associated, &message[..120], with_header);
+}
+
+#[test]
+fn gcm_specification_with_128_bits() {
+    check_gcm_specification::<Aes128Gcm>([
+        "58e2fccefa7e3061367f1d57a4e7455a",
+        "0388dace60b6a392f328c2b971b2fe78 ab6e47d42cec13bdf53a67b21257bddf",
+        "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e\
+         21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091473f5985\
+         4d5c2af327cd64a62cf35abd2ba6fab4",
         "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e\
          21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091\
          5bc94fbc3221a5db94fae95ae7121a47",
-    );
+    ]);
+}
+
+#[test]
+fn gcm_specification_with_256_bits() {
+    check_gcm_specification::<Aes256Gcm>([
+        "530f8afbc74536b9a963b4f1c4cb738b",
+        "cea7403d4d606b6e074ec5d3baf39d18 d0d1c8a799996bf0265b98b5d48ab919",
+        "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+         8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad\
+         b094dac5d93471bdec1a502270e3cc6c",
+        "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+         8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662\
+         76fc6ece0f4e1768cddf8853bb2d551b",
+    ]);
 }
 
 /// RFC 8439, section 2.8.2.

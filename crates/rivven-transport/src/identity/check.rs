@@ -35,7 +35,9 @@ pub(super) fn certificates(text: &str, path: &Path) -> Result<Vec<CertificateDer
 
 /// What a certificate must be good for.
 #[derive(Clone, Copy)]
-pub(super) struct Demands {
+pub(super) struct Demands<'a> {
+    /// Which signatures are believed.
+    pub(super) provider: &'a Provider,
     /// Its holder is dialled, and does not only dial.
     pub(super) answers: bool,
     /// It may have expired.
@@ -67,7 +69,7 @@ pub(super) fn check(
     anchors: &[CertificateDer<'_>],
     chain: &[CertificateDer<'_>],
     key: &SigningKey,
-    Demands { answers, expired }: Demands,
+    demands: Demands<'_>,
     paths: &Paths,
 ) -> Result<(), IdentityError> {
     let malformed = |path: &Path, cause| IdentityError::Malformed {
@@ -85,18 +87,19 @@ pub(super) fn check(
     }
     let roots: Result<Vec<_>, _> = anchors.iter().map(webpki::anchor_from_trusted_cert).collect();
     let roots = roots.map_err(|_| malformed(&paths.ca, "it holds no valid certificate"))?;
-    let provider = Provider::default();
-    let algorithms = provider.tls().signature_verification_algorithms.all;
+    let algorithms = demands.provider.tls().signature_verification_algorithms.all;
     let last = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
     let now = match WallClock::now() {
-        now if expired && now.as_secs() > last => UnixTime::since_unix_epoch(Duration::from_secs(last)),
+        now if demands.expired && now.as_secs() > last => {
+            UnixTime::since_unix_epoch(Duration::from_secs(last))
+        }
         now => now,
     };
     let leaf = EndEntityCert::try_from(leaf).map_err(|_| no_certificate())?;
     let verify = |usage| leaf.verify_for_usage(algorithms, &roots, intermediates, now, usage, None, None);
     verify(KeyUsage::client_auth())
         .and_then(|path| {
-            if answers {
+            if demands.answers {
                 verify(KeyUsage::server_auth())
             } else {
                 Ok(path)
@@ -123,6 +126,11 @@ fn explain(error: &webpki::Error, certificate: &X509Certificate<'_>, paths: &Pat
                 ca: paths.ca.clone(),
             }
         }
+        webpki::Error::UnsupportedSignatureAlgorithmContext(_)
+        | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => IdentityError::Malformed {
+            path,
+            cause: "its authority signs in a way that the cryptography in use does not know; another provider may",
+        },
         webpki::Error::CaUsedAsEndEntity => IdentityError::Malformed {
             path,
             cause: "it is the certificate of an authority, not of a node",

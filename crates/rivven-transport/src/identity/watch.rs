@@ -110,7 +110,7 @@ impl IdentityWatch {
         let Some(dir) = current.dir() else {
             return Ok(false);
         };
-        let loaded = NodeIdentity::load_with(dir, current.template())?;
+        let loaded = current.read_again(dir)?;
         let changed = self.replace(loaded)?;
         if changed {
             info!(

@@ -1,0 +1,56 @@
+//! `cargo xtask providers`: the cryptography that needs a C compiler, against the one that does not.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Result, ensure};
+
+/// Features of rivven-crypto that add a provider, and with it a need for a C compiler.
+pub(crate) const FEATURES: [&str; 2] = ["crypto-ring", "crypto-aws-lc-rs"];
+
+/// Tests every provider against every other. Without a C compiler there is nothing to build them with, which
+/// is said and is no failure: the default needs none, and `cargo test --workspace` has tested it.
+pub(crate) fn main(root: &Path) -> Result<()> {
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+    if !runs(&compiler) {
+        println!(
+            "skipped: no C compiler (`{compiler}`) here, which {} need; set CC to one to test them",
+            FEATURES.join(" and ")
+        );
+        return Ok(());
+    }
+    // The transport passes the features on; its one test about them takes a provider from a file to a call.
+    for (package, which) in [
+        ("rivven-crypto", ""),
+        ("rivven-transport", "quic::tests::providers"),
+    ] {
+        let status = Command::new("cargo")
+            .args(["test", "--package", package, "--features", &FEATURES.join(",")])
+            .args(["--lib", "--tests", which])
+            .current_dir(root)
+            .status()?;
+        ensure!(status.success(), "a provider of {package} fails its tests");
+    }
+    Ok(())
+}
+
+fn runs(compiler: &str) -> bool {
+    Command::new(compiler)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_compiler_that_is_missing_or_fails_is_none() {
+        assert!(!super::runs("rivven-no-such-compiler"));
+        assert!(!super::runs("false"));
+        assert!(super::runs("cargo"));
+    }
+}
