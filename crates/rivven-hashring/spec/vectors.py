@@ -140,8 +140,8 @@ def xxh3(seed, b):
 # --- SPEC.md -------------------------------------------------------------------------------------------
 
 PHI = 0x9E3779B97F4A7C15
-NODE, TOPIC, MEMBER, RING = (
-    int.from_bytes(s, "little") for s in (b"rvn-node", b"rvntopic", b"rvn-memb", b"rvn-ring")
+NODE, TOPIC, MEMBER, RING, TABLE = (
+    int.from_bytes(s, "little") for s in (b"rvn-node", b"rvntopic", b"rvn-memb", b"rvn-ring", b"rvn-slot")
 )
 
 
@@ -195,6 +195,10 @@ def replica_set(virtual_nodes, nodes, at, count):
     return chosen
 
 
+def table_fingerprint(virtual_nodes, nodes, bits):
+    return xxh3(TABLE, fingerprint(virtual_nodes, nodes).to_bytes(8, "little") + bits.to_bytes(4, "little"))
+
+
 # --- The cases -----------------------------------------------------------------------------------------
 
 
@@ -225,6 +229,12 @@ def lines():
         for name, weight, zone in nodes:
             yield f"node {name.encode().hex()} {weight} {zone.encode().hex() or '-'}"
         yield f"fingerprint {fingerprint(virtual_nodes, nodes):016x}"
+        for bits in (4, 10):
+            yield f"table {bits} {table_fingerprint(virtual_nodes, nodes, bits):016x}"
+            for slot in (0, 1, (1 << bits) - 1):
+                names = replica_set(virtual_nodes, nodes, slot << (64 - bits), min(3, len(nodes)))
+                names = " ".join(name.encode().hex() for name in names)
+                yield f"slot {bits} {slot} {names}"
         for topic in topics[1:4]:
             for p in range(8):
                 names = replica_set(virtual_nodes, nodes, position(topic, p), len(nodes))

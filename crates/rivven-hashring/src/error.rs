@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{MAX_NAME_LEN, MAX_NODES, MAX_TOKENS, MAX_VIRTUAL_NODES, NodeName};
+use crate::{MAX_NAME_LEN, MAX_NODES, MAX_SLOT_REPLICAS, MAX_TOKENS, MAX_VIRTUAL_NODES, NodeName, SLOT_BITS};
 
 /// Why a ring refused a change or has no answer.
 ///
@@ -48,6 +48,21 @@ pub enum RingError {
         /// Nodes in the ring.
         have: usize,
     },
+    /// More replicas in zones of their own were asked for than there are zones. Ask for fewer, or give nodes
+    /// other zones.
+    NotEnoughZones {
+        /// Replicas asked for.
+        wanted: usize,
+        /// Zones in the ring; nodes without one count as one.
+        have: usize,
+    },
+    /// A table of so many slots or replicas is not made.
+    InvalidTable {
+        /// Leading bits of a position that name its slot.
+        bits: u32,
+        /// Replicas per slot.
+        replicas: usize,
+    },
     /// The ring was written by a specification that this build does not know. Update this build.
     UnsupportedSpec {
         /// The version found.
@@ -81,6 +96,8 @@ impl RingError {
             Self::TooManyNodes => "too-many-nodes",
             Self::TooManyTokens => "too-many-tokens",
             Self::NotEnoughNodes { .. } => "not-enough-nodes",
+            Self::NotEnoughZones { .. } => "not-enough-zones",
+            Self::InvalidTable { .. } => "invalid-table",
             Self::UnsupportedSpec { .. } => "unsupported-spec",
         }
     }
@@ -122,6 +139,18 @@ impl fmt::Display for RingError {
             Self::NotEnoughNodes { wanted, have } => write!(
                 f,
                 "{wanted} replicas need as many nodes, and the ring has {have}; ask for fewer or add nodes"
+            ),
+            Self::NotEnoughZones { wanted, have } => write!(
+                f,
+                "{wanted} replicas in zones of their own need as many zones, and the ring has {have}; ask for \
+                 fewer or give nodes other zones"
+            ),
+            Self::InvalidTable { bits, replicas } => write!(
+                f,
+                "a table of 2^{bits} slots with {replicas} replicas is not made; use {} to {} bits and 1 to \
+                 {MAX_SLOT_REPLICAS} replicas",
+                SLOT_BITS.start(),
+                SLOT_BITS.end()
             ),
             Self::UnsupportedSpec { version } => write!(
                 f,

@@ -13,13 +13,17 @@ mod ring;
 #[cfg(feature = "std")]
 mod shared;
 mod spec;
+#[cfg(feature = "svg")]
+mod svg;
+mod table;
 
 pub use error::{NameFault, RingError};
 pub use node::{NodeName, RingNode, Weight};
-pub use ring::{Generation, Ring, Walk};
+pub use ring::{Generation, Moved, Ring, RingDiff, Walk};
 #[cfg(feature = "std")]
 pub use shared::{HashRing, Owner};
 pub use spec::{Position, SpecVersion, TopicKey};
+pub use table::{MAX_SLOT_REPLICAS, SLOT_BITS, SlotSet, SlotTable};
 
 /// Virtual nodes of a node of weight 100 unless the ring says otherwise.
 ///

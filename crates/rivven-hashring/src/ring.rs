@@ -1,6 +1,8 @@
 //! The ring as a value: tokens in order, and who owns them.
 
+mod diff;
 mod edit;
+mod index;
 #[cfg(feature = "serde")]
 mod repr;
 #[cfg(test)]
@@ -10,6 +12,9 @@ mod walk;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use diff::{Moved, RingDiff};
+use index::{Found, Index};
+pub(crate) use walk::Scratch;
 pub use walk::Walk;
 
 use crate::{
@@ -43,6 +48,8 @@ pub struct Ring {
     pub(crate) nodes: Vec<Member>,
     tokens: Vec<u64>,
     owners: Vec<u16>,
+    /// Follows from `tokens` and `owners`.
+    index: Index,
     /// Number of nodes in each zone; no zone counts as one.
     zones: Vec<usize>,
 }
@@ -75,6 +82,7 @@ impl Ring {
             nodes: Vec::new(),
             tokens: Vec::new(),
             owners: Vec::new(),
+            index: Index::EMPTY,
             zones: Vec::new(),
         }
     }
@@ -152,6 +160,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingError::EmptyRing`].
+    #[inline]
     pub fn owner(&self, topic: &str, partition: u32) -> Result<&NodeName, RingError> {
         self.owner_at(TopicKey::new(topic).partition(partition))
     }
@@ -160,9 +169,31 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingError::EmptyRing`].
+    #[inline]
     pub fn owner_at(&self, position: Position) -> Result<&NodeName, RingError> {
         let owner = self.owner_index(position).and_then(|at| self.member(at));
         owner.map(|member| &member.node.name).ok_or(RingError::EmptyRing)
+    }
+
+    /// The nodes that hold a partition, each in a zone of its own, the owner first.
+    ///
+    /// The same set as that of [`Self::replica_set`], where that one spreads over enough zones.
+    ///
+    /// # Errors
+    /// As [`Self::replica_set`], and [`RingError::NotEnoughZones`] if `count` exceeds the number of zones;
+    /// nodes without a zone count as one.
+    pub fn replica_set_across_zones(
+        &self,
+        topic: &str,
+        partition: u32,
+        count: usize,
+    ) -> Result<Vec<&NodeName>, RingError> {
+        let set = self.replica_set(topic, partition, count)?;
+        let have = self.zones.len();
+        if count > have {
+            return Err(RingError::NotEnoughZones { wanted: count, have });
+        }
+        Ok(set)
     }
 
     /// The nodes that hold a partition, the owner first.
@@ -179,7 +210,18 @@ impl Ring {
         partition: u32,
         count: usize,
     ) -> Result<Vec<&NodeName>, RingError> {
-        walk::replica_set(self, TopicKey::new(topic).partition(partition), count)
+        self.replica_set_at(TopicKey::new(topic).partition(partition), count)
+    }
+
+    /// The nodes that hold a position, the owner first; see [`Self::replica_set`].
+    ///
+    /// # Errors
+    /// As [`Self::replica_set`].
+    pub fn replica_set_at(&self, position: Position, count: usize) -> Result<Vec<&NodeName>, RingError> {
+        let mut scratch = Scratch::new(self, count)?;
+        let numbers = scratch.replica_set(self, self.token_index(position)).iter();
+        let members = numbers.filter_map(|number| self.member(*number));
+        Ok(members.map(|member| &member.node.name).collect())
     }
 
     /// Every node once, in the order in which their tokens come after `position`.
@@ -214,6 +256,12 @@ impl Ring {
         self.nodes.is_empty()
     }
 
+    /// Number of tokens, over all nodes.
+    #[must_use]
+    pub const fn token_count(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// Tokens of a node of normal weight.
     #[must_use]
     pub const fn virtual_nodes(&self) -> u32 {
@@ -242,6 +290,15 @@ impl Ring {
         spec::fingerprint(self.spec, self.virtual_nodes, digests)
     }
 
+    /// Bytes of memory that the ring has reserved, names and zones not counted.
+    #[must_use]
+    pub const fn heap_size(&self) -> usize {
+        self.tokens.capacity() * size_of::<u64>()
+            + self.owners.capacity() * size_of::<u16>()
+            + self.nodes.capacity() * size_of::<Member>()
+            + self.index.heap_size()
+    }
+
     const fn changed(&mut self) -> Generation {
         self.generation.0 = self.generation.0.saturating_add(1);
         self.generation
@@ -258,13 +315,22 @@ impl Ring {
     }
 
     /// Index of the first token at or after `position`, around the ring; 0 in an empty ring.
-    fn token_index(&self, position: Position) -> usize {
+    pub(crate) fn token_index(&self, position: Position) -> usize {
         let at = self.tokens.partition_point(|token| *token < position.0);
         if at == self.tokens.len() { 0 } else { at }
     }
 
+    #[inline]
     pub(crate) fn owner_index(&self, position: Position) -> Option<u16> {
-        self.owners.get(self.token_index(position)).copied()
+        match self.index.find(position.0)? {
+            Found::Owner(owner) => Some(owner),
+            Found::From(at) => {
+                let tokens = self.tokens.get(at..)?;
+                let next = at + tokens.iter().take_while(|token| **token < position.0).count();
+                self.owners.get(next).or(self.owners.first()).copied()
+            }
+            Found::Anywhere => self.owners.get(self.token_index(position)).copied(),
+        }
     }
 }
 

@@ -76,6 +76,7 @@ impl HashRing {
     ///
     /// # Errors
     /// [`RingError::EmptyRing`].
+    #[inline]
     pub fn get_partition_owner(&self, topic: &str, partition: u32) -> Result<Owner, RingError> {
         let ring = self.shared.ring.load();
         let position = TopicKey::new(topic).partition(partition);

@@ -44,6 +44,7 @@ const SEED_NODE: u64 = u64::from_le_bytes(*b"rvn-node");
 const SEED_TOPIC: u64 = u64::from_le_bytes(*b"rvntopic");
 const SEED_MEMBER: u64 = u64::from_le_bytes(*b"rvn-memb");
 const SEED_RING: u64 = u64::from_le_bytes(*b"rvn-ring");
+const SEED_TABLE: u64 = u64::from_le_bytes(*b"rvn-slot");
 
 /// 2^64 divided by the golden ratio, made odd.
 const PHI: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -127,6 +128,17 @@ pub(crate) fn fingerprint(spec: SpecVersion, virtual_nodes: u32, digests: impl I
         bytes.extend_from_slice(&digest.to_le_bytes());
     }
     xxh3_64_with_seed(&bytes, SEED_RING)
+}
+
+/// Digest of a table of 2^`bits` slots, made of a ring with the fingerprint `ring`.
+///
+/// The number of replicas is left out: a shorter set is a prefix of a longer one.
+pub(crate) fn table_fingerprint(ring: u64, bits: u32) -> u64 {
+    let mut bytes = [0; 12];
+    let (left, right) = bytes.split_at_mut(8);
+    left.copy_from_slice(&ring.to_le_bytes());
+    right.copy_from_slice(&bits.to_le_bytes());
+    xxh3_64_with_seed(&bytes, SEED_TABLE)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use super::{Member, Ring};
+use super::{Member, Ring, index::Index};
 use crate::{MAX_NODES, RingError, RingNode, spec};
 
 impl Ring {
@@ -60,6 +60,7 @@ impl Ring {
         }
         joining.for_each(|new| push(&mut merged, new));
         (self.tokens, self.owners) = merged;
+        self.index = Index::new(&self.tokens, &self.owners);
     }
 
     /// Whether nodes, sorted by name, may join.
@@ -89,6 +90,7 @@ impl Ring {
         let kept = kept.filter(|(_, owner)| usize::from(**owner) != at);
         let renumber = |owner: u16| owner - u16::from(usize::from(owner) > at);
         (self.tokens, self.owners) = kept.map(|(token, owner)| (*token, renumber(*owner))).unzip();
+        self.index = Index::new(&self.tokens, &self.owners);
         self.count_zones();
         Ok(())
     }

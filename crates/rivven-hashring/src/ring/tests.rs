@@ -175,6 +175,41 @@ fn shares_vary_as_the_square_root_of_virtual_nodes_says() {
 }
 
 #[test]
+fn a_large_ring_finds_the_owner_that_its_tokens_say() {
+    let mut ring = Ring::new(128);
+    ring.add_all((0..300).map(|i| format!("node{i}"))).unwrap();
+    let mut check = |at: u64| {
+        let expected = ring.owners[ring.token_index(Position(at))];
+        assert_eq!(ring.owner_index(Position(at)), Some(expected), "{at:#x}");
+    };
+    // Every token, its neighbours, and the first and last position with the same 40 leading bits.
+    for token in &ring.tokens {
+        let low = u64::MAX >> 40;
+        for at in [token - 1, *token, token + 1, token & !low, token | low] {
+            check(at);
+        }
+    }
+    [0, 1, u64::MAX - 1, u64::MAX].into_iter().for_each(&mut check);
+    for partition in 0..10_000 {
+        check(TopicKey::new("orders").partition(partition).0);
+    }
+}
+
+#[test]
+fn replicas_in_zones_of_their_own_need_as_many_zones() {
+    let mut ring = Ring::new(8);
+    ring.add_all(["a", "b"].map(|zone| RingNode::new(format!("node-{zone}")).in_zone(zone)))
+        .unwrap();
+    ring.add_all(["node-c", "node-d"]).unwrap();
+    let set = ring.replica_set("orders", 0, 3).unwrap();
+    assert_eq!(ring.replica_set_across_zones("orders", 0, 3).unwrap(), set);
+    let refused = RingError::NotEnoughZones { wanted: 4, have: 3 };
+    assert_eq!(ring.replica_set_across_zones("orders", 0, 4), Err(refused));
+    let refused = RingError::NotEnoughNodes { wanted: 5, have: 4 };
+    assert_eq!(ring.replica_set_across_zones("orders", 0, 5), Err(refused));
+}
+
+#[test]
 fn mistakes_are_refused_and_change_nothing() {
     let mut ring = Ring::new(8);
     let asked = ring.owner("orders", 0);
@@ -225,9 +260,9 @@ fn numbers_outside_of_the_limits_are_refused_or_clamped() {
     }
     let mut ring = Ring::new(MAX_VIRTUAL_NODES);
     let heavy = |i: u32| RingNode::new(i.to_string()).weighing(Weight::MAX);
-    let refused = (0..).find_map(|i| ring.add(heavy(i)).err());
-    assert_eq!(refused, Some(RingError::TooManyTokens));
+    ring.add_all((0..5).map(heavy)).unwrap();
     assert!(ring.tokens.len() <= MAX_TOKENS);
+    assert_eq!(ring.add(heavy(5)), Err(RingError::TooManyTokens));
 }
 
 #[test]

@@ -61,6 +61,18 @@ fn the_crate_agrees_with_the_independent_implementation() {
                 assert!(found.into_iter().eq(&expected), "{line}");
                 assert_eq!(ring.owner(&topic, partition), Ok(&expected[0]), "{line}");
             }
+            ["table", bits, fingerprint] => {
+                let table = ring.compile(bits.parse().unwrap(), 1).unwrap();
+                assert_eq!(table.fingerprint(), number(fingerprint), "{line}");
+            }
+            ["slot", bits, slot, ref names @ ..] => {
+                let (bits, slot): (u32, u64) = (bits.parse().unwrap(), slot.parse().unwrap());
+                let expected: Vec<NodeName> = names.iter().map(|name| text(name).into()).collect();
+                let table = ring.compile(bits, names.len()).unwrap();
+                // The last position of the slot, which gets the set of the first.
+                let set = table.replica_set_at(Position((slot << (64 - bits)) + (u64::MAX >> bits)));
+                assert!(set.names().eq(&expected), "{line}");
+            }
             _ => panic!("a line of vectors.txt that this test does not know: {line}"),
         }
         checked += 1;
