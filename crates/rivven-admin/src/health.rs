@@ -11,6 +11,7 @@ use rivven_cluster::{Check, Cluster};
 use tokio::net::TcpListener;
 
 use crate::{
+    MetricsRecorder,
     error::{ApiError, Body, plain},
     route::HealthRoute,
     server,
@@ -26,20 +27,31 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Clone, Debug)]
 pub struct HealthService {
     cluster: Cluster,
+    metrics: Option<MetricsRecorder>,
 }
 
 impl HealthService {
     /// The health endpoints of `cluster`'s node.
     #[must_use]
     pub const fn new(cluster: Cluster) -> Self {
-        Self { cluster }
+        Self {
+            cluster,
+            metrics: None,
+        }
+    }
+
+    /// Shows what `recorder` has counted, beside the state of the node.
+    #[must_use]
+    pub fn with_metrics(mut self, recorder: MetricsRecorder) -> Self {
+        self.metrics = Some(recorder);
+        self
     }
 
     /// Answers one request. Bodies are not read.
     #[must_use]
     pub fn handle<B>(&self, request: &Request<B>) -> Response<Body> {
         match HealthRoute::parse(request.method(), request.uri().path()) {
-            Ok(route) => answer(&self.cluster, &route),
+            Ok(route) => answer(&self.cluster, self.metrics.as_ref(), &route),
             Err(error) => error.into_response(),
         }
     }
@@ -60,11 +72,18 @@ impl<B: HttpBody> Service<Request<B>> for HealthService {
     }
 }
 
-pub(crate) fn answer(cluster: &Cluster, route: &HealthRoute) -> Response<Body> {
+pub(crate) fn answer(
+    cluster: &Cluster,
+    recorder: Option<&MetricsRecorder>,
+    route: &HealthRoute,
+) -> Response<Body> {
     match route {
         HealthRoute::Livez(name) => checks("livez", &cluster.liveness(), name.as_deref()),
         HealthRoute::Readyz(name) => checks("readyz", &cluster.readiness(), name.as_deref()),
-        HealthRoute::Metrics => plain(StatusCode::OK, PROMETHEUS, metrics(cluster)),
+        HealthRoute::Metrics => {
+            let counted = recorder.map(MetricsRecorder::render).unwrap_or_default();
+            plain(StatusCode::OK, PROMETHEUS, metrics(cluster) + &counted)
+        }
     }
 }
 
@@ -107,7 +126,7 @@ fn checks(endpoint: &str, checks: &[Check], name: Option<&str>) -> Response<Body
     plain(status, TEXT, text)
 }
 
-/// A few gauges in the Prometheus text format.
+/// The state of the node as gauges in the Prometheus text format.
 fn metrics(cluster: &Cluster) -> String {
     let status = cluster.status();
     let members = cluster.members().list();

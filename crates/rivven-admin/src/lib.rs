@@ -8,6 +8,7 @@ mod api;
 mod error;
 mod guard;
 mod health;
+mod metrics;
 mod query;
 mod route;
 mod server;
@@ -20,6 +21,7 @@ pub use api::{
 pub use error::ErrorBody;
 pub use guard::{AdminToken, TOKEN_BYTES};
 pub use health::HealthService;
+pub use metrics::{MAX_SERIES, MetricsRecorder, RecorderInUse};
 pub use server::{
     BODY_TIMEOUT, BindError, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS, STOP_GRACE,
     bind_admin, bind_health,

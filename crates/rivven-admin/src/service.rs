@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
 use crate::{
+    MetricsRecorder,
     api::{ChangedBody, CreateTopicBody, TransferBody},
     error::{ApiError, Body, json},
     guard::{AdminToken, check_host, check_token},
@@ -34,6 +35,8 @@ pub struct AdminOptions {
     pub token: AdminToken,
     /// Host names a request may carry beside IP addresses and `localhost`: those of `advertise_address`.
     pub host_names: Vec<String>,
+    /// What `GET /metrics` shows beside the state of the node.
+    pub metrics: Option<MetricsRecorder>,
 }
 
 /// The admin API of a node, a [`hyper`] service to serve by itself or to mount in a server of yours.
@@ -123,7 +126,7 @@ impl Inner {
             Route::KvPut(write) => kv::put(cluster, write, read_body(request).await?).await,
             Route::KvDelete(write) => kv::delete(cluster, write).await,
             Route::TransferLeader { to } => self.transfer_leader(to).await,
-            Route::Health(route) => Ok(health::answer(cluster, &route)),
+            Route::Health(route) => Ok(health::answer(cluster, self.options.metrics.as_ref(), &route)),
         }
     }
 

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, header};
 use rivven_admin::{
     APPLIED_INDEX_HEADER, AdminOptions, AdminService, AdminToken, ErrorBody, HealthService, MAX_BODY_BYTES,
-    TOKEN_BYTES,
+    MetricsRecorder, TOKEN_BYTES,
 };
 use rivven_cluster::{Cluster, ClusterConfig, identity};
 use tempfile::TempDir;
@@ -33,6 +33,7 @@ struct Answer {
 
 impl Api {
     async fn start() -> Self {
+        let metrics = MetricsRecorder::install().unwrap();
         let dir = tempfile::tempdir().unwrap();
         identity::write_cluster(&dir.path().join("certs"), &[1]).unwrap();
         let mut config = ClusterConfig::dev(dir.path().join("data"));
@@ -43,6 +44,7 @@ impl Api {
         let options = AdminOptions {
             token: token.clone(),
             host_names: vec!["node1.example".into()],
+            metrics: Some(metrics),
         };
         Self {
             service: AdminService::new(cluster.clone(), options),
@@ -212,6 +214,15 @@ async fn views(api: &Api) {
     api.check_error(Method::POST, "/v1/leader/transfer?to=9", "", 400, "not-a-voter")
         .await;
 
+    // The state of the node, and what its libraries have counted since it started.
+    let text = api.ask(Method::GET, "/metrics", "").await.body;
+    let text = std::str::from_utf8(&text).unwrap();
+    for line in [
+        "rivven_raft_is_leader 1",
+        "# TYPE raft_log_commit_seconds histogram",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line:?} in\n{text}");
+    }
     let health = HealthService::new(api.cluster.clone());
     let ask = |path: &str| {
         health

@@ -12,6 +12,7 @@ pub mod issuer;
 pub mod join;
 mod memory;
 mod method;
+mod metrics;
 mod network;
 mod quic;
 mod router;

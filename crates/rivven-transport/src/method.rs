@@ -21,6 +21,17 @@ impl Class {
     /// Every class, the most urgent first.
     pub const ALL: [Self; 4] = [Self::Control, Self::Raft, Self::Client, Self::Bulk];
 
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Raft => "raft",
+            Self::Client => "client",
+            Self::Bulk => "bulk",
+        }
+    }
+
     /// Position in [`Self::ALL`].
     #[must_use]
     pub const fn index(self) -> usize {

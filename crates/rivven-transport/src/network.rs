@@ -11,7 +11,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};
 
-use crate::{CallCtx, CallError, Method, MethodSpec};
+use crate::{
+    CallCtx, CallError, Method, MethodSpec,
+    metrics::{CallMetrics, End},
+};
 
 /// Who this node says it is, beside what its certificate proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,23 +105,29 @@ pub trait Network: Send + Sync + 'static {
 
 /// Handle to a [`Network`]: typed calls to peers. Cheap to clone; all clones are the same network end.
 #[derive(Clone)]
-pub struct Transport(Arc<dyn Network>);
+pub struct Transport {
+    network: Arc<dyn Network>,
+    calls: Arc<CallMetrics>,
+}
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Transport").field(self.0.local()).finish()
+        f.debug_tuple("Transport").field(self.network.local()).finish()
     }
 }
 
 impl Transport {
     /// Wraps a network end.
     pub fn new(network: impl Network) -> Self {
-        Self(Arc::new(network))
+        Self {
+            network: Arc::new(network),
+            calls: Arc::new(CallMetrics::new(End::Caller)),
+        }
     }
 
     /// The network end behind this handle, for a layer around it.
     pub(crate) fn into_network(self) -> Arc<dyn Network> {
-        self.0
+        self.network
     }
 
     /// Calls method `M` of node `to`.
@@ -146,7 +155,15 @@ impl Transport {
             );
             return Err(CallError::NotSent { cause });
         }
-        let response = self.0.call(to, spec, body.into(), ctx).await?;
+        let begun = self.calls.begin(to, spec.class, body.len());
+        let response = match self.network.call(to, spec, body.into(), ctx).await {
+            Ok(response) => response,
+            Err(error) => {
+                begun.failed(&error);
+                return Err(error);
+            }
+        };
+        begun.answered(response.len());
         // The peer has acted; only what it says of it is not understood.
         postcard::from_bytes(&response).map_err(|error| CallError::MaybeExecuted {
             node: to,
@@ -157,12 +174,12 @@ impl Transport {
     /// Identity of this end.
     #[must_use]
     pub fn local(&self) -> &LocalIdentity {
-        self.0.local()
+        self.network.local()
     }
 
     /// See [`Network::set_address`].
     pub fn set_address(&self, node: NodeId, addr: PeerAddr) {
-        self.0.set_address(node, addr);
+        self.network.set_address(node, addr);
     }
 
     /// See [`Network::discover`].
@@ -171,45 +188,45 @@ impl Transport {
     /// [`CallError::Unreachable`] with node 0 when nobody answers; [`CallError::Incompatible`] when the
     /// one who answers belongs to another cluster.
     pub async fn discover(&self, addr: PeerAddr, ctx: CallCtx) -> Result<PeerIdentity, CallError> {
-        self.0.discover(addr, ctx).await
+        self.network.discover(addr, ctx).await
     }
 
     /// See [`Network::status`].
     #[must_use]
     pub fn status(&self, node: NodeId) -> PeerStatus {
-        self.0.status(node)
+        self.network.status(node)
     }
 
     /// See [`Network::peer`].
     #[must_use]
     pub fn peer(&self, node: NodeId) -> Option<PeerIdentity> {
-        self.0.peer(node)
+        self.network.peer(node)
     }
 
     /// Refuses a node that is no longer a member, see [`Network::deny`].
     pub fn deny(&self, node: NodeId) {
-        self.0.deny(node);
+        self.network.deny(node);
     }
 
     /// Takes [`Self::deny`] back, see [`Network::allow`].
     pub fn allow(&self, node: NodeId) {
-        self.0.allow(node);
+        self.network.allow(node);
     }
 
     /// See [`Network::observed_ip`].
     #[must_use]
     pub fn observed_ip(&self) -> Option<IpAddr> {
-        self.0.observed_ip()
+        self.network.observed_ip()
     }
 
     /// See [`Network::local_addr`].
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.0.local_addr()
+        self.network.local_addr()
     }
 
     /// See [`Network::shutdown`].
     pub async fn shutdown(&self, grace: Duration) {
-        self.0.shutdown(grace).await;
+        self.network.shutdown(grace).await;
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     Method, MethodSpec, PeerIdentity, Rejection,
     call::{MALFORMED_RESPONSE, RESPONSE_TOO_LARGE},
+    metrics::{CallMetrics, End},
 };
 
 /// Who calls, and until when an answer is of use.
@@ -27,13 +28,25 @@ type Handler = Arc<dyn Fn(Caller, Bytes) -> BoxFuture<'static, Result<Bytes, Rej
 ///
 /// Services register while the transport already runs; until then their methods are refused with
 /// `unknown-method`, which callers may retry.
-#[derive(Clone, Default)]
-pub struct Router(Arc<ArcSwap<BTreeMap<u16, (MethodSpec, Handler)>>>);
+#[derive(Clone)]
+pub struct Router {
+    table: Arc<ArcSwap<BTreeMap<u16, (MethodSpec, Handler)>>>,
+    served: Arc<CallMetrics>,
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self {
+            table: Arc::default(),
+            served: Arc::new(CallMetrics::new(End::Handler)),
+        }
+    }
+}
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.0.load().values().map(|(spec, _)| spec.name))
+            .entries(self.table.load().values().map(|(spec, _)| spec.name))
             .finish()
     }
 }
@@ -64,7 +77,7 @@ impl Router {
                 encode_response(spec, &response)
             })
         });
-        self.0.rcu(|table| {
+        self.table.rcu(|table| {
             let mut table = BTreeMap::clone(table);
             table.insert(spec.id, (spec, Arc::clone(&erased)));
             table
@@ -73,23 +86,23 @@ impl Router {
 
     /// Forgets every handler, so that what they hold can be dropped.
     pub fn clear(&self) {
-        self.0.store(Arc::default());
+        self.table.store(Arc::default());
     }
 
     /// The constants of method `id`, if it is registered.
     #[must_use]
     pub fn spec(&self, id: u16) -> Option<MethodSpec> {
-        self.0.load().get(&id).map(|(spec, _)| *spec)
+        self.table.load().get(&id).map(|(spec, _)| *spec)
     }
 
     /// Whether some method may be called with an expired certificate.
     pub(crate) fn answers_expired(&self) -> bool {
-        self.0.load().values().any(|(spec, _)| spec.after_expiry)
+        self.table.load().values().any(|(spec, _)| spec.after_expiry)
     }
 
     /// Whether some method may be called without a certificate.
     pub(crate) fn answers_strangers(&self) -> bool {
-        self.0.load().values().any(|(spec, _)| spec.strangers)
+        self.table.load().values().any(|(spec, _)| spec.strangers)
     }
 
     /// Runs the handler of method `id`. Cancel safety: that of the handler.
@@ -97,14 +110,20 @@ impl Router {
     /// # Errors
     /// What the handler refused, `unknown-method`, or `malformed-request`.
     pub async fn dispatch(&self, caller: Caller, id: u16, body: Bytes) -> Result<Bytes, Rejection> {
-        let handler = self.0.load().get(&id).map(|(_, handler)| Arc::clone(handler));
-        match handler {
-            Some(handler) => handler(caller, body).await,
-            None => Err(Rejection::new(
+        let found = self.table.load().get(&id).cloned();
+        let Some((spec, handler)) = found else {
+            return Err(Rejection::new(
                 "unknown-method",
                 format!("method {id:#06x} is not served here"),
-            )),
+            ));
+        };
+        let begun = self.served.begin(caller.peer.node, spec.class, body.len());
+        let answer = handler(caller, body).await;
+        match &answer {
+            Ok(response) => begun.answered(response.len()),
+            Err(_) => begun.rejected(),
         }
+        answer
     }
 }
 

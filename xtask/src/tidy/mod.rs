@@ -4,6 +4,7 @@ mod codes;
 mod crypto;
 mod docs;
 mod edges;
+mod metrics;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -58,6 +59,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(sources::check(&files));
     findings.extend(docs::check(root, &files));
     findings.extend(codes::check(root, &files)?);
+    findings.extend(metrics::check(root, &files)?);
     Ok(findings)
 }
 

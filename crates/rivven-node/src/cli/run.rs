@@ -3,7 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use rivven_admin::{
-    AdminOptions, AdminService, AdminToken, BindError, HealthService, bind_admin, bind_health,
+    AdminOptions, AdminService, AdminToken, BindError, HealthService, MetricsRecorder, bind_admin,
+    bind_health,
 };
 use rivven_cluster::{Cluster, ClusterConfig, StartError};
 use tokio::{net::TcpListener, sync::watch};
@@ -44,6 +45,8 @@ async fn serve(config: ClusterConfig, mut stop: Stop) -> Result<(), Failure> {
     // First what costs nothing to undo: a port in use is found before anything is written.
     let admin = bind_admin(config.admin.address, config.admin.insecure).await?;
     let health = bind_health(config.admin.health_address).await?;
+    // Libraries take their handles as they start. A process that has a recorder already, a test, keeps it.
+    let metrics = MetricsRecorder::install().ok();
     let cluster = tokio::select! {
         biased;
         cause = stop.requested() => {
@@ -59,6 +62,7 @@ async fn serve(config: ClusterConfig, mut stop: Stop) -> Result<(), Failure> {
             .iter()
             .map(|addr| addr.host().to_owned())
             .collect(),
+        metrics: metrics.clone(),
     };
     info!(
         node_id = config.node_id,
@@ -73,7 +77,11 @@ async fn serve(config: ClusterConfig, mut stop: Stop) -> Result<(), Failure> {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let api = AdminService::new(cluster.clone(), options).serve(admin, until_stopped(stopped.clone()));
-    let health = HealthService::new(cluster.clone()).serve(health, until_stopped(stopped));
+    let mut scraped = HealthService::new(cluster.clone());
+    if let Some(metrics) = metrics {
+        scraped = scraped.with_metrics(metrics);
+    }
+    let health = scraped.serve(health, until_stopped(stopped));
     let life = async {
         let result = live(&cluster, &mut stop).await;
         // The API stays up while the node hands over its work, so that what was asked is answered.

@@ -6,7 +6,7 @@ use rivven_crypto::AeadKey;
 use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId};
 
 use super::{GossipKey, HEADER_LEN, Header, MAX_DATAGRAM, SEAL_OVERHEAD, subkey, window::ReplayWindow};
-use crate::PeerIdentity;
+use crate::{PeerIdentity, metrics::OpenMetrics};
 
 /// Most senders remembered. Beyond that the one not heard for longest is forgotten, whose old datagrams
 /// could then be replayed: harmless to members, who order what they learn by incarnation.
@@ -21,6 +21,7 @@ pub struct DatagramOpener {
     senders: BTreeMap<(NodeId, InstanceId), Sender>,
     /// Counts opened datagrams; says which sender was heard last.
     tick: u64,
+    metrics: OpenMetrics,
 }
 
 struct Sender {
@@ -87,6 +88,7 @@ impl DatagramOpener {
             cluster,
             senders: BTreeMap::new(),
             tick: 0,
+            metrics: OpenMetrics::new(),
         }
     }
 
@@ -97,8 +99,12 @@ impl DatagramOpener {
     pub fn open(&mut self, datagram: &[u8], out: &mut Vec<u8>) -> Result<PeerIdentity, OpenError> {
         out.clear();
         let opened = self.try_open(datagram, out);
-        if opened.is_err() {
-            out.clear();
+        match &opened {
+            Ok(_) => self.metrics.opened(datagram.len()),
+            Err(error) => {
+                self.metrics.dropped(error.code());
+                out.clear();
+            }
         }
         opened
     }

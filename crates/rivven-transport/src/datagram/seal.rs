@@ -5,7 +5,7 @@ use std::fmt;
 use rivven_crypto::{AeadKey, random_bytes};
 
 use super::{GossipKey, Header, MAX_PLAINTEXT, subkey};
-use crate::{LocalIdentity, PeerIdentity};
+use crate::{LocalIdentity, PeerIdentity, metrics::SealMetrics};
 
 /// The first counter is drawn below this bound, which leaves more numbers than any start can use.
 const FIRST_COUNTER_BITS: u32 = 62;
@@ -21,6 +21,7 @@ pub struct DatagramSealer {
     key: AeadKey,
     sender: PeerIdentity,
     next: u64,
+    metrics: SealMetrics,
 }
 
 impl fmt::Debug for DatagramSealer {
@@ -73,6 +74,7 @@ impl DatagramSealer {
             key: subkey(key, local.cluster, &sender),
             sender,
             next: first,
+            metrics: SealMetrics::new(),
         }
     }
 
@@ -98,6 +100,7 @@ impl DatagramSealer {
         match self.key.seal(counter, &header, body) {
             Ok(tag) => {
                 out.extend_from_slice(&tag);
+                self.metrics.sealed(out.len());
                 Ok(())
             }
             Err(rivven_crypto::TooLong) => {
