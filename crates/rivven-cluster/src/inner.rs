@@ -65,7 +65,10 @@ impl Inner {
     /// Has one operation committed.
     pub(crate) async fn propose(&self, op: Op, timeout: Duration) -> Result<OpResponse, WriteError> {
         let command = ClusterCommand { ops: vec![op] };
-        let options = ProposeOptions { deadline: timeout };
+        let options = ProposeOptions {
+            deadline: timeout,
+            ..ProposeOptions::default()
+        };
         let raft = self.raft().ok_or_else(|| WriteError::NotReady {
             cause: self.waiting_for(),
         })?;

@@ -45,6 +45,12 @@ pub(crate) enum OpResponse {
     Partitions(PartitionResponse),
 }
 
+impl AsRef<KvStore> for ClusterState {
+    fn as_ref(&self) -> &KvStore {
+        &self.kv
+    }
+}
+
 /// One log entry: operations on several modules that take effect together or, if one is refused, not at
 /// all.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,8 +96,7 @@ impl OpResponse {
     /// Whether the operation changed nothing because the state did not allow it.
     fn is_refusal(&self) -> bool {
         match self {
-            Self::Kv(KvResponse::Conflict { .. }) => true,
-            Self::Kv(_) => false,
+            Self::Kv(response) => response.is_refusal(),
             Self::Partitions(response) => response.is_err(),
         }
     }
@@ -130,6 +135,14 @@ impl StateMachine for ClusterState {
             }
         }
         ClusterResponse { results }
+    }
+
+    fn needs_ticks(&self) -> bool {
+        self.kv.needs_ticks()
+    }
+
+    fn tick(&mut self, ctx: &ApplyCtx) {
+        self.kv.tick(ctx);
     }
 
     fn batch_applied(&mut self, _last: u64) {

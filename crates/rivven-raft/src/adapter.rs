@@ -12,15 +12,21 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
+use serde::de::DeserializeOwned;
 use tokio::sync::{RwLock, watch};
 
 use crate::{
     ApplyCtx, StateMachine,
+    codec::{KIND_BLANK, KIND_COMMAND, KIND_MEMBERSHIP},
     runtime::NodeScope,
     snapshot::{SnapshotData, Snapshots},
+    system::{
+        Admission, Features, Reply, SessionTag, System, SystemCommand, SystemResponse, body_crc,
+        encode_response, encode_system_response,
+    },
     types::{
-        LogCommand, LogEntry, LogId, LogReply, NAMESPACE_APPLICATION, Snapshot, SnapshotMeta,
-        StoredMembership, TypeConfig, term_of,
+        LogCommand, LogEntry, LogId, LogReply, NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM,
+        Snapshot, SnapshotMeta, StoredMembership, TypeConfig, term_of,
     },
 };
 
@@ -35,14 +41,20 @@ pub(crate) struct Shared<S> {
 
 struct Applied<S> {
     machine: S,
+    system: System,
     last: Option<LogId>,
     membership: StoredMembership,
 }
 
 impl<S: StateMachine> Shared<S> {
-    pub(crate) fn new(machine: S) -> Self {
+    pub(crate) fn new(machine: S, features: Features) -> Self {
+        let system = System {
+            features,
+            ..System::default()
+        };
         let state = Applied {
             machine,
+            system,
             last: None,
             membership: StoredMembership::default(),
         };
@@ -68,6 +80,18 @@ impl<S: StateMachine> Shared<S> {
         (read(&state.machine), state.last.map(|id| id.index))
     }
 
+    /// The system state.
+    pub(crate) async fn read_system<T>(&self, read: impl FnOnce(&System) -> T) -> T {
+        read(&self.state.read().await.system)
+    }
+
+    /// The log time, if anything waits for it to pass.
+    pub(crate) async fn awaited_time(&self) -> Option<u64> {
+        let state = self.state.read().await;
+        let awaited = state.system.needs_ticks() || state.machine.needs_ticks();
+        awaited.then_some(state.system.log_time_ms)
+    }
+
     async fn apply(
         &self,
         batch: Vec<io::Result<EntryResponder<TypeConfig>>>,
@@ -76,9 +100,7 @@ impl<S: StateMachine> Shared<S> {
         let mut state = self.state.write().await;
         for item in batch {
             let (entry, responder) = item?;
-            let reply = state
-                .apply(entry, responder.is_some())
-                .map_err(io::Error::other)?;
+            let reply = state.apply(entry).map_err(io::Error::other)?;
             replies.extend(responder.map(|responder| (responder, reply)));
         }
         let last = state.last.map(|id| id.index);
@@ -95,6 +117,7 @@ impl<S: StateMachine> Shared<S> {
         let mut input = data.content();
         let mut state = self.state.blocking_write();
         let restored = contain(|| {
+            state.system.restore(&mut input)?;
             state.machine.restore(&mut input)?;
             // Reading to the end checks what the state machine had no use for.
             io::copy(&mut input, &mut io::sink())
@@ -115,48 +138,122 @@ impl<S: StateMachine> Shared<S> {
 }
 
 impl<S: StateMachine> Applied<S> {
-    /// Applies one entry; encodes the response only for a proposer that waits for it.
-    fn apply(&mut self, entry: LogEntry, wanted: bool) -> Result<LogReply, String> {
+    /// Applies one entry, and adds it with its reply to the digest.
+    fn apply(&mut self, entry: LogEntry) -> Result<LogReply, String> {
+        let id = entry.log_id;
+        let add = |kind: u8, namespace: u16, command: &[u8], reply: &[u8], system: &mut System| {
+            let [low, high] = namespace.to_le_bytes();
+            system
+                .chain
+                .add(term_of(&id), id.index, &[kind, low, high], command, reply);
+        };
         let reply = match entry.payload {
-            EntryPayload::Blank => Bytes::new(),
-            EntryPayload::Membership(membership) => {
-                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+            EntryPayload::Blank => {
+                add(KIND_BLANK, 0, &[], &[], &mut self.system);
                 Bytes::new()
             }
-            EntryPayload::Normal(command) => self.command(&entry.log_id, &command, wanted)?,
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                add(KIND_MEMBERSHIP, 0, &[], &[], &mut self.system);
+                Bytes::new()
+            }
+            EntryPayload::Normal(command) => {
+                let reply = self.command(&id, &command)?;
+                add(
+                    KIND_COMMAND,
+                    command.namespace,
+                    &command.body,
+                    &reply,
+                    &mut self.system,
+                );
+                reply
+            }
         };
-        self.last = Some(entry.log_id);
+        self.last = Some(id);
         Ok(LogReply(reply))
     }
 
-    fn command(&mut self, id: &LogId, command: &LogCommand, wanted: bool) -> Result<Bytes, String> {
-        if command.namespace != NAMESPACE_APPLICATION {
-            return Err(format!(
-                "log entry {} is for namespace {}, which this release does not know; upgrade this node",
-                id.index, command.namespace
-            ));
-        }
-        let decoded: S::Command = postcard::from_bytes(&command.body).map_err(|error| {
-            format!(
-                "log entry {} cannot be decoded ({error}); a newer release may have written it: upgrade this node",
+    fn command(&mut self, id: &LogId, command: &LogCommand) -> Result<Bytes, String> {
+        match command.namespace {
+            NAMESPACE_SYSTEM => self.system_command(id, &command.body),
+            NAMESPACE_APPLICATION => self.application_command(id, &command.body),
+            NAMESPACE_SESSION => self.session_command(id, &command.body),
+            namespace => Err(format!(
+                "log entry {} is for namespace {namespace}, which this release does not know; upgrade this node",
                 id.index
-            )
-        })?;
-        let ctx = ApplyCtx::new(id.index, term_of(id));
-        let response = contain(|| self.machine.apply(&ctx, decoded))
-            .map_err(|cause| format!("{cause} at log entry {}", id.index))?;
-        if !wanted {
-            return Ok(Bytes::new());
+            )),
         }
-        postcard::to_allocvec(&response)
-            .map(Bytes::from)
-            .map_err(|error| {
-                format!(
-                    "the response to log entry {} cannot be encoded: {error}",
-                    id.index
-                )
-            })
     }
+
+    fn system_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+        let command: SystemCommand = decode(id, body)?;
+        let response = if let SystemCommand::Tick { now_ms } = command {
+            self.system.tick(now_ms);
+            let ctx = self.ctx(id);
+            contain(|| self.machine.tick(&ctx)).map_err(|cause| at(id, &cause))?;
+            SystemResponse::Done
+        } else {
+            self.system
+                .apply(id.index, command)
+                .map_err(|cause| at(id, &cause))?
+        };
+        encode_system_response(&response).map_err(|error| not_encoded(id, &error))
+    }
+
+    /// Carries out a session's proposal unless an entry before has done so.
+    fn session_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+        let (tag, command) =
+            SessionTag::decode(body).ok_or_else(|| at(id, "it is too short for a session"))?;
+        let crc = body_crc(&command);
+        let reply = match self.system.sessions.admit(tag, crc) {
+            Admission::New => {
+                let reply = self.application_command(id, &command)?;
+                self.system.sessions.keep(tag, id.index, crc, &reply);
+                return Ok(reply);
+            }
+            Admission::Repeated(reply) => return Ok(reply),
+            Admission::NotKept => Reply::NotKept,
+            Admission::NoSession => Reply::NoSession,
+            Admission::Passed => Reply::Passed,
+            Admission::Reused(refusal) => Reply::Refused(refusal),
+        };
+        reply.encode().map_err(|error| not_encoded(id, &error))
+    }
+
+    fn application_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+        let command: S::Command = decode(id, body)?;
+        if let Err(refusal) = self.system.features.check(S::requires(&command)) {
+            let refused = Reply::Refused(refusal).encode();
+            return refused.map_err(|error| not_encoded(id, &error));
+        }
+        let ctx = self.ctx(id);
+        let response = contain(|| self.machine.apply(&ctx, command)).map_err(|cause| at(id, &cause))?;
+        encode_response(&response).map_err(|error| not_encoded(id, &error))
+    }
+
+    fn ctx(&self, id: &LogId) -> ApplyCtx {
+        ApplyCtx::new(id.index, term_of(id)).at(self.system.log_time_ms)
+    }
+}
+
+fn decode<T: DeserializeOwned>(id: &LogId, body: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(body).map_err(|error| {
+        format!(
+            "log entry {} cannot be decoded ({error}); a newer release may have written it: upgrade this node",
+            id.index
+        )
+    })
+}
+
+fn at(id: &LogId, cause: &str) -> String {
+    format!("{cause} at log entry {}", id.index)
+}
+
+fn not_encoded(id: &LogId, error: &postcard::Error) -> String {
+    format!(
+        "the response to log entry {} cannot be encoded: {error}",
+        id.index
+    )
 }
 
 /// Turns a panic of the state machine into the reason for which the node stops.
@@ -203,7 +300,7 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
     async fn get_snapshot_builder(&mut self) -> SnapshotTask<S> {
         let state = self.shared.state.read().await;
         SnapshotTask {
-            snapshot: Mutex::new(Some(state.machine.snapshot())),
+            snapshot: Mutex::new(Some((state.system.clone(), state.machine.snapshot()))),
             meta: SnapshotMeta {
                 last_log_id: state.last,
                 last_membership: state.membership.clone(),
@@ -243,7 +340,7 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
 /// A snapshot to be written while later entries are applied.
 pub(crate) struct SnapshotTask<S: StateMachine> {
     /// Behind a lock only because the core wants the task to be `Sync`.
-    snapshot: Mutex<Option<S::Snapshot>>,
+    snapshot: Mutex<Option<(System, S::Snapshot)>>,
     meta: SnapshotMeta,
     snapshots: Snapshots,
     scope: NodeScope,
@@ -258,12 +355,13 @@ impl<S: StateMachine> RaftSnapshotBuilder<TypeConfig> for SnapshotTask<S> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(state) = taken else {
+        let Some((system, state)) = taken else {
             return Err(io::Error::other("a snapshot task runs only once"));
         };
         let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
         let write = move || {
             let write = |out: &mut dyn io::Write| {
+                system.encode(out)?;
                 contain(|| S::encode_snapshot(&state, out))
                     .unwrap_or_else(|cause| Err(io::Error::other(cause)))
             };

@@ -1,6 +1,6 @@
 //! Starting a node: what is given, what is checked, what is wired.
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
 use openraft::{
     Config, Raft, SnapshotPolicy,
@@ -25,6 +25,8 @@ use crate::{
     service,
     snapshot::Snapshots,
     status::StatusSource,
+    system::{Features, RIVVEN_FEATURE},
+    tick::propose_ticks,
     types::{RaftMetrics, TypeConfig},
 };
 
@@ -52,6 +54,7 @@ pub struct RaftBuilder<S: StateMachine> {
     snapshot_every: u64,
     writer: WriterMode,
     seed: Option<u64>,
+    features: BTreeMap<String, u32>,
 }
 
 impl<S: StateMachine> fmt::Debug for RaftBuilder<S> {
@@ -77,6 +80,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             snapshot_every: DEFAULT_SNAPSHOT_EVERY,
             writer: WriterMode::default(),
             seed: None,
+            features: BTreeMap::new(),
         }
     }
 
@@ -142,6 +146,19 @@ impl<S: StateMachine> RaftBuilder<S> {
         self
     }
 
+    /// Says that this node supports a feature of the application up to `level`.
+    ///
+    /// Commands that [`require`](StateMachine::requires) a level are refused until it is finalised by
+    /// [`RaftNode::finalize_feature`]. A node stops when a level beyond its own is finalised.
+    #[must_use]
+    pub fn feature(mut self, name: &str, level: u32) -> Self {
+        // This library's own level is not for others to say.
+        if name != RIVVEN_FEATURE {
+            self.features.insert(name.to_owned(), level);
+        }
+        self
+    }
+
     /// Starts the node on the calling tokio runtime. Does not wait for a leader.
     ///
     /// On a fabric a node without a log founds the group with the configured voters; every founder may,
@@ -180,6 +197,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             transport,
             fabric,
             scope: NodeScope::new(TaskGroup::current(), seed),
+            features: Features::supporting(self.features),
         };
         let inner = match self.dir {
             Some(dir) => parts.start_durable(core, dir, self.writer).await?,
@@ -276,6 +294,7 @@ struct Parts<S> {
     transport: Transport,
     fabric: Option<Fabric>,
     scope: NodeScope,
+    features: Features,
 }
 
 impl<S: StateMachine> Parts<S> {
@@ -329,8 +348,10 @@ impl<S: StateMachine> Parts<S> {
             transport,
             fabric,
             scope,
+            features,
         } = self;
-        let shared = Arc::new(Shared::new(machine));
+        let supported = features.supported().clone();
+        let shared = Arc::new(Shared::new(machine, features));
         let machine = Machine {
             shared: Arc::clone(&shared),
             snapshots: snapshots.clone(),
@@ -355,6 +376,13 @@ impl<S: StateMachine> Parts<S> {
                 .group()
                 .spawn(purge_behind_snapshots(raft.clone(), snapshots.clone())),
         );
+        let ticks = propose_ticks(
+            core.node_id,
+            raft.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&source),
+        );
+        drop(scope.group().spawn(ticks));
         Ok(Arc::new(Inner {
             node_id: core.node_id,
             raft,
@@ -365,6 +393,7 @@ impl<S: StateMachine> Parts<S> {
             scope,
             source,
             reception: Arc::default(),
+            supported,
             proposals: Semaphore::new(MAX_PROPOSALS),
             proposal_bytes: Semaphore::new(MAX_PROPOSAL_BYTES),
             dir: tokio::sync::Mutex::new(dir),

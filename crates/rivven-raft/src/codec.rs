@@ -16,9 +16,9 @@ use crate::types::{
 /// Version of the encoding. 0 is unstable: refused once there is a 1.
 const FORMAT: u8 = 0;
 
-const KIND_BLANK: u8 = 0;
-const KIND_COMMAND: u8 = 1;
-const KIND_MEMBERSHIP: u8 = 2;
+pub(crate) const KIND_BLANK: u8 = 0;
+pub(crate) const KIND_COMMAND: u8 = 1;
+pub(crate) const KIND_MEMBERSHIP: u8 = 2;
 
 /// The codec of the node's log and snapshots.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use rivven_transport::Outcome;
 use rivven_types::NodeId;
 
-use crate::Refusal;
+use crate::{Refusal, SessionId};
 
 /// Why a node did not start. Nothing on disk was harmed.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +160,15 @@ pub enum ProposeError {
         /// Why.
         cause: String,
     },
+    /// The session has ended or is past the number. This attempt was not applied, an earlier one with the
+    /// same id may have been. Open a new session; read before repeating what is not idempotent.
+    #[error("session {session} is of no use: {cause}; open a new one, and read before repeating")]
+    SessionLost {
+        /// The session.
+        session: SessionId,
+        /// What became of it.
+        cause: String,
+    },
     /// The proposal may or may not be applied, now or later. Read before repeating what is not idempotent.
     #[error("the outcome is unknown: {cause}")]
     Unknown {
@@ -178,7 +187,7 @@ impl ProposeError {
             | Self::Overloaded
             | Self::NoLeader { .. }
             | Self::Stopped { .. } => Outcome::NotDone,
-            Self::Unknown { .. } => Outcome::Unknown,
+            Self::Unknown { .. } | Self::SessionLost { .. } => Outcome::Unknown,
         }
     }
 
@@ -191,6 +200,7 @@ impl ProposeError {
             Self::Overloaded => "overloaded",
             Self::NoLeader { .. } => "no-leader",
             Self::Stopped { .. } => "stopped",
+            Self::SessionLost { .. } => "session-lost",
             Self::Unknown { .. } => "unknown-outcome",
         }
     }
@@ -281,6 +291,48 @@ impl TransferError {
             Self::NoLeader { .. } => "no-leader",
             Self::Timeout { .. } => "transfer-timeout",
             Self::Stopped { .. } => "stopped",
+        }
+    }
+}
+
+/// Why a feature level was not finalised.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinalizeError {
+    /// A member runs a release that does not support the level. Nothing was changed; upgrade it.
+    #[error("node {node} supports level {supported} of feature `{feature}`, not {level}; upgrade it")]
+    Unsupported {
+        /// The member.
+        node: NodeId,
+        /// The feature.
+        feature: String,
+        /// The level asked for.
+        level: u32,
+        /// What it supports; 0 if it does not know the feature.
+        supported: u32,
+    },
+    /// A member could not be asked whether it supports the level. Nothing was changed; start the member or
+    /// remove it.
+    #[error("node {node} could not be asked which levels it supports: {cause}; start it or remove it")]
+    Unreachable {
+        /// The member.
+        node: NodeId,
+        /// Why.
+        cause: String,
+    },
+    /// The proposal failed. Its outcome says whether the level may be finalised; asking again is harmless.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+impl FinalizeError {
+    /// Stable code in kebab case, listed in `docs/errors.md`.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unsupported { .. } => "feature-not-supported",
+            Self::Unreachable { .. } => "member-unreachable",
+            Self::Propose(error) => error.code(),
         }
     }
 }

@@ -1,19 +1,34 @@
-//! `KvStore`, the default state machine: a map from text to bytes that counts its revisions.
+//! `KvStore`, the default state machine: a map from text to bytes that remembers its revisions.
 
-mod cow;
+mod check;
+mod command;
+mod encode;
+mod history;
+mod lease;
+mod range;
+mod read;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::{
     io::{self, Read, Write},
     sync::Arc,
 };
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-
-use self::cow::CowMap;
-use crate::{ApplyCtx, Refusal, StateMachine};
+pub use self::{
+    command::{
+        CompareTarget, Comparison, KvCommand, KvCompare, KvEntry, KvOp, KvOpResult, KvResponse, KvTxn,
+        LeaseId, Lifetime,
+    },
+    history::{MAX_HISTORY_BYTES, MAX_HISTORY_EVENTS},
+    lease::{MAX_LEASE_KEYS, MAX_LEASE_TTL_MS, MAX_LEASES, MIN_LEASE_TTL_MS},
+    range::KeyRange,
+    read::{KvChanges, KvEvent, KvLease, KvReadError},
+    write::{MAX_DELETED_KEYS, MAX_TXN_READ_BYTES},
+};
+use self::{history::History, lease::Leases, write::Writer};
+use crate::{ApplyCtx, Refusal, StateMachine, shared_map::SharedMap};
 
 /// Most bytes of a key.
 pub const MAX_KEY_BYTES: usize = 4 << 10;
@@ -21,83 +36,33 @@ pub const MAX_KEY_BYTES: usize = 4 << 10;
 /// Most bytes of a value.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 
-/// Version of the snapshot encoding. 0 is unstable: refused once there is a 1.
-const SNAPSHOT_VERSION: u8 = 0;
-
-/// Most bytes of one encoded snapshot record: key, value and room for the numbers.
-const MAX_RECORD_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES + 64;
+/// Most comparisons, and most operations of either branch, of a transaction.
+pub const MAX_TXN_OPS: usize = 128;
 
 /// A map from text keys to byte values, in key order, where every change gets the next revision.
 ///
-/// Replicated by a [`RaftNode`](crate::RaftNode); as a value it is an ordinary map. Snapshots share their
-/// parts with the live map, which copies a part when it changes it.
+/// It remembers the last [`MAX_HISTORY_EVENTS`] changes, up to [`MAX_HISTORY_BYTES`], for reads of the past
+/// and for watches. Keys can hang on leases, which end when they are not renewed in log time.
+///
+/// Replicated by a [`RaftNode`](crate::RaftNode); as a value it is an ordinary map. A clone takes constant
+/// time and shares everything; each side copies what it changes, a few small nodes per change.
+///
+/// ```
+/// use rivven_raft::{ApplyCtx, KvCommand, KvStore, StateMachine};
+///
+/// let mut store = KvStore::new();
+/// for (index, value) in (1..).zip(["old", "new"]) {
+///     store.apply(&ApplyCtx::new(index, 1), KvCommand::put("k", value));
+/// }
+/// let value = |revision| Some(&store.get_at("k", revision).ok()??.value[..]);
+/// assert_eq!((value(1), value(2)), (Some(&b"old"[..]), Some(&b"new"[..])));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct KvStore {
-    map: CowMap,
+    map: SharedMap<Arc<str>, KvEntry>,
     revision: u64,
-}
-
-/// A value and when it was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KvEntry {
-    /// The bytes put.
-    pub value: Bytes,
-    /// Revision at which the key came into being; kept by later puts, lost by a delete.
-    pub create_revision: u64,
-    /// Revision of the last put.
-    pub mod_revision: u64,
-}
-
-/// A change of a [`KvStore`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum KvCommand {
-    /// Sets `key` to `value`.
-    Put {
-        /// At most [`MAX_KEY_BYTES`], not empty.
-        key: String,
-        /// At most [`MAX_VALUE_BYTES`].
-        value: Bytes,
-    },
-    /// Removes `key`.
-    Delete {
-        /// The key.
-        key: String,
-    },
-    /// Sets or removes `key` if it is at the expected revision, else answers [`KvResponse::Conflict`].
-    Cas {
-        /// The key.
-        key: String,
-        /// [`KvEntry::mod_revision`] the key must have; `None`: it must not exist.
-        expected: Option<u64>,
-        /// The new value; `None` removes the key.
-        value: Option<Bytes>,
-    },
-}
-
-/// The answer to a [`KvCommand`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum KvResponse {
-    /// The key was set.
-    Written {
-        /// The revision of this change.
-        revision: u64,
-        /// Revision the key was last written at before, if it existed.
-        previous: Option<u64>,
-    },
-    /// The key is gone.
-    Deleted {
-        /// The revision of this change, or the current one if the key did not exist.
-        revision: u64,
-        /// Revision the key was last written at before, if it existed.
-        previous: Option<u64>,
-    },
-    /// The key is not at the expected revision. Nothing was changed.
-    Conflict {
-        /// The revision it is at; `None`: it does not exist.
-        current: Option<u64>,
-    },
+    history: History,
+    leases: Leases,
 }
 
 impl KvStore {
@@ -107,114 +72,104 @@ impl KvStore {
         Self::default()
     }
 
-    /// The value of `key`.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&KvEntry> {
-        self.map.get(key)
-    }
-
-    /// Keys that start with `prefix`, in order, with their values.
-    pub fn prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a KvEntry)> {
-        self.map
-            .from(prefix)
-            .take_while(move |(key, _)| key.starts_with(prefix))
-    }
-
-    /// Keys from `start` on, in order, with their values.
-    pub fn range_from<'a>(&'a self, start: &str) -> impl Iterator<Item = (&'a str, &'a KvEntry)> + use<'a> {
-        self.map.from(start)
-    }
-
-    /// How many changes there have been; the revision of the last one.
-    #[must_use]
-    pub const fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// How many keys there are.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.map.len()
-    }
-
-    /// Whether there is no key.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.map.len() == 0
-    }
-
-    fn put(&mut self, key: String, value: Bytes) -> KvResponse {
-        self.revision += 1;
-        let previous = self.map.get(&key);
-        let entry = KvEntry {
-            value,
-            create_revision: previous.map_or(self.revision, |entry| entry.create_revision),
-            mod_revision: self.revision,
-        };
-        let previous = previous.map(|entry| entry.mod_revision);
-        self.map.insert(Arc::from(key), entry);
+    fn put(&mut self, key: String, value: bytes::Bytes, lifetime: Lifetime) -> KvResponse {
+        if let Err(refusal) = write::check_lifetimes(self, [lifetime]) {
+            return KvResponse::Refused(refusal);
+        }
+        let mut writer = Writer::new(self);
+        let (previous, lease) = writer.put(key, value, lifetime);
+        let revision = writer.finish();
         KvResponse::Written {
-            revision: self.revision,
+            revision,
             previous,
+            lease,
         }
     }
 
     fn delete(&mut self, key: &str) -> KvResponse {
-        let previous = self.map.remove(key).map(|entry| entry.mod_revision);
-        if previous.is_some() {
-            self.revision += 1;
+        let mut writer = Writer::new(self);
+        let previous = writer.delete(key);
+        let revision = writer.finish();
+        KvResponse::Deleted { revision, previous }
+    }
+
+    fn delete_range(&mut self, range: &KeyRange) -> KvResponse {
+        let mut writer = Writer::new(self);
+        let (deleted, more) = writer.delete_range(range);
+        let revision = writer.finish();
+        KvResponse::DeletedRange {
+            revision,
+            deleted,
+            more,
         }
-        KvResponse::Deleted {
-            revision: self.revision,
-            previous,
+    }
+
+    fn txn(&mut self, txn: KvTxn) -> KvResponse {
+        let holds = |compare: &KvCompare| compare.holds(self.get(&compare.key));
+        let succeeded = txn.compare.iter().all(holds);
+        let ops = if succeeded { txn.then } else { txn.otherwise };
+        let lifetimes = ops.iter().map(|op| match op {
+            KvOp::Put { lifetime, .. } => *lifetime,
+            KvOp::Delete { .. } | KvOp::DeleteRange { .. } | KvOp::Range { .. } => Lifetime::Unlimited,
+        });
+        if let Err(refusal) = write::check_lifetimes(self, lifetimes) {
+            return KvResponse::Refused(refusal);
         }
+        let mut writer = Writer::new(self);
+        let results = ops.into_iter().map(|op| writer.op(op)).collect();
+        let revision = writer.finish();
+        KvResponse::Txn {
+            revision,
+            succeeded,
+            results,
+        }
+    }
+
+    fn grant(&mut self, ttl_ms: u64) -> KvResponse {
+        if self.leases.len() >= MAX_LEASES {
+            return KvResponse::Refused(lease::too_many());
+        }
+        let lease = self.leases.grant(ttl_ms, false);
+        KvResponse::Leased { lease, ttl_ms }
+    }
+
+    fn renew(&mut self, lease: LeaseId) -> KvResponse {
+        match self.leases.renew(lease) {
+            Some(ttl_ms) => KvResponse::Leased { lease, ttl_ms },
+            None => KvResponse::Refused(lease::not_found(lease)),
+        }
+    }
+
+    fn revoke(&mut self, lease: LeaseId) -> KvResponse {
+        if self.leases.get(lease).is_none() {
+            return KvResponse::Refused(lease::not_found(lease));
+        }
+        self.leases.remove(lease);
+        let mut writer = Writer::new(self);
+        let deleted = writer.delete_leased(lease);
+        KvResponse::DeletedRange {
+            revision: writer.finish(),
+            deleted,
+            more: false,
+        }
+    }
+
+    fn compact(&mut self, revision: u64) -> KvResponse {
+        if revision > self.revision {
+            let current = self.revision;
+            let error = KvReadError::FutureRevision { current };
+            return KvResponse::Refused(Refusal::new(error.code(), error.to_string()));
+        }
+        self.history.compact(revision);
+        let oldest = self.history.oldest();
+        KvResponse::Compacted { oldest }
     }
 }
 
-impl KvCommand {
-    /// A put.
-    pub fn put(key: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        Self::Put {
-            key: key.into(),
-            value: value.into(),
-        }
+impl AsRef<Self> for KvStore {
+    fn as_ref(&self) -> &Self {
+        self
     }
-
-    /// A delete.
-    pub fn delete(key: impl Into<String>) -> Self {
-        Self::Delete { key: key.into() }
-    }
-
-    /// A compare-and-swap: see [`KvCommand::Cas`].
-    pub fn cas(key: impl Into<String>, expected: Option<u64>, value: Option<Bytes>) -> Self {
-        Self::Cas {
-            key: key.into(),
-            expected,
-            value,
-        }
-    }
-}
-
-fn check_key(key: &str) -> Result<(), Refusal> {
-    if key.is_empty() {
-        return Err(Refusal::new("empty-key", "the key is empty; give it a name"));
-    }
-    if key.len() > MAX_KEY_BYTES {
-        let message = format!("the key has {} bytes, the limit is {MAX_KEY_BYTES}", key.len());
-        return Err(Refusal::new("key-too-long", message));
-    }
-    Ok(())
-}
-
-fn check_value(value: &Bytes) -> Result<(), Refusal> {
-    if value.len() > MAX_VALUE_BYTES {
-        let message = format!(
-            "the value has {} bytes, the limit is {MAX_VALUE_BYTES}; split it or store a reference",
-            value.len()
-        );
-        return Err(Refusal::new("value-too-large", message));
-    }
-    Ok(())
 }
 
 impl StateMachine for KvStore {
@@ -223,77 +178,65 @@ impl StateMachine for KvStore {
     type Snapshot = Self;
 
     fn check(command: &KvCommand) -> Result<(), Refusal> {
-        match command {
-            KvCommand::Put { key, value } => check_key(key).and_then(|()| check_value(value)),
-            KvCommand::Delete { key } => check_key(key),
-            KvCommand::Cas { key, value, .. } => {
-                check_key(key)?;
-                value.as_ref().map_or(Ok(()), check_value)
-            }
-        }
+        check::check(command)
     }
 
     fn apply(&mut self, _ctx: &ApplyCtx, command: KvCommand) -> KvResponse {
+        // Checked again: the limits may differ between the releases of a proposer and this node.
+        if let Err(refusal) = check::check(&command) {
+            return KvResponse::Refused(refusal);
+        }
         match command {
-            KvCommand::Put { key, value } => self.put(key, value),
+            KvCommand::Put { key, value, lifetime } => self.put(key, value, lifetime),
             KvCommand::Delete { key } => self.delete(&key),
-            KvCommand::Cas { key, expected, value } => {
-                let current = self.map.get(&key).map(|entry| entry.mod_revision);
+            KvCommand::Cas {
+                key,
+                expected,
+                value,
+                lifetime,
+            } => {
+                let current = self.map.get(key.as_str()).map(|entry| entry.mod_revision);
                 match value {
                     _ if current != expected => KvResponse::Conflict { current },
-                    Some(value) => self.put(key, value),
+                    Some(value) => self.put(key, value, lifetime),
                     None => self.delete(&key),
                 }
             }
+            KvCommand::DeleteRange { range } => self.delete_range(&range),
+            KvCommand::Txn(txn) => self.txn(txn),
+            KvCommand::GrantLease { ttl_ms } => self.grant(ttl_ms),
+            KvCommand::RenewLease { lease } => self.renew(lease),
+            KvCommand::RevokeLease { lease } => self.revoke(lease),
+            KvCommand::Compact { revision } => self.compact(revision),
         }
+    }
+
+    fn needs_ticks(&self) -> bool {
+        self.leases.len() > 0
+    }
+
+    /// Removes the keys of leases that have ended, in one revision.
+    fn tick(&mut self, ctx: &ApplyCtx) {
+        let mut writer = Writer::new(self);
+        while writer.may_delete()
+            && let Some(lease) = writer.pop_lease(ctx.log_time_ms)
+        {
+            writer.delete_leased(lease);
+        }
+        writer.finish();
+        self.leases.begin(ctx.log_time_ms);
     }
 
     fn snapshot(&self) -> Self {
         self.clone()
     }
 
-    /// Version, revision and count, then one record per key in order, each behind its length.
     fn encode_snapshot(snapshot: &Self, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(&[SNAPSHOT_VERSION])?;
-        out.write_all(&snapshot.revision.to_le_bytes())?;
-        out.write_all(&(snapshot.len() as u64).to_le_bytes())?;
-        for (key, entry) in snapshot.map.from("") {
-            let record = postcard::to_allocvec(&(key, entry)).map_err(io::Error::other)?;
-            let len = u32::try_from(record.len()).map_err(io::Error::other)?;
-            out.write_all(&len.to_le_bytes())?;
-            out.write_all(&record)?;
-        }
-        Ok(())
+        encode::encode(snapshot, out)
     }
 
     fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
-        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-        let mut version = [0];
-        input.read_exact(&mut version)?;
-        if version != [SNAPSHOT_VERSION] {
-            return Err(invalid(
-                "the snapshot of the map has an unknown version; upgrade this node",
-            ));
-        }
-        let mut number = [0; 8];
-        input.read_exact(&mut number)?;
-        let revision = u64::from_le_bytes(number);
-        input.read_exact(&mut number)?;
-        let mut map = CowMap::default();
-        for _ in 0..u64::from_le_bytes(number) {
-            let mut len = [0; 4];
-            input.read_exact(&mut len)?;
-            let len = u32::from_le_bytes(len) as usize;
-            if len > MAX_RECORD_BYTES {
-                return Err(invalid("a record of the map's snapshot is too large"));
-            }
-            let mut record = vec![0; len];
-            input.read_exact(&mut record)?;
-            let (key, entry): (String, KvEntry) =
-                postcard::from_bytes(&record).map_err(|error| invalid(&error.to_string()))?;
-            map.insert(Arc::from(key), entry);
-        }
-        *self = Self { map, revision };
+        *self = encode::decode(input)?;
         Ok(())
     }
 }

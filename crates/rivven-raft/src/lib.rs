@@ -8,30 +8,50 @@ mod builder;
 mod codec;
 mod config;
 mod error;
+mod expiry;
 mod fabric;
 mod kv;
+mod kv_watch;
 mod machine;
 mod network;
 mod node;
 mod propose;
 mod read;
+mod records;
 mod runtime;
 mod service;
+mod session;
+mod shared_map;
 mod snapshot;
 mod status;
+mod system;
+mod tick;
 mod types;
 mod wire;
 
 pub use builder::RaftBuilder;
 pub use config::RaftConfig;
-pub use error::{InitializeError, ProposeError, ReadError, StartError, TransferError};
+pub use error::{FinalizeError, InitializeError, ProposeError, ReadError, StartError, TransferError};
 pub use fabric::Fabric;
-pub use kv::{KvCommand, KvEntry, KvResponse, KvStore, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+pub use kv::{
+    CompareTarget, Comparison, KeyRange, KvChanges, KvCommand, KvCompare, KvEntry, KvEvent, KvLease, KvOp,
+    KvOpResult, KvReadError, KvResponse, KvStore, KvTxn, LeaseId, Lifetime, MAX_DELETED_KEYS,
+    MAX_HISTORY_BYTES, MAX_HISTORY_EVENTS, MAX_KEY_BYTES, MAX_LEASE_KEYS, MAX_LEASE_TTL_MS, MAX_LEASES,
+    MAX_TXN_OPS, MAX_TXN_READ_BYTES, MAX_VALUE_BYTES, MIN_LEASE_TTL_MS,
+};
+pub use kv_watch::{KvUpdate, KvWatch, KvWatchError, WatchFrom};
 pub use machine::{ApplyCtx, Refusal, StateMachine};
 pub use node::RaftNode;
-pub use propose::ProposeOptions;
+pub use propose::{ProposalId, ProposeOptions};
 pub use read::{Consistency, Read};
+pub use session::Session;
 pub use status::{NoLeader, RaftStatus, RaftWatch, Role};
+
+pub use system::{
+    Digest, MAX_FEATURES, MAX_KEPT_REPLY_BYTES, MAX_SESSION_REPLY_BYTES, MAX_SESSION_TTL_MS, MAX_SESSIONS,
+    MIN_SESSION_TTL_MS, RIVVEN_FEATURE, RIVVEN_LEVEL, SESSION_WINDOW, SessionId,
+};
+pub use tick::TICK_INTERVAL;
 
 pub use rivven_raft_store::{NodeDir, NodeDirError};
 pub use rivven_transport::{MemoryNetwork, Outcome};

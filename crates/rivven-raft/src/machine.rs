@@ -60,8 +60,26 @@ pub trait StateMachine: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// The feature and the level of it that must be finalised before `command` may be proposed, so that
+    /// every member understands it. `None`: every release does.
+    ///
+    /// See [`RaftNode::finalize_feature`](crate::RaftNode::finalize_feature).
+    fn requires(_command: &Self::Command) -> Option<(&'static str, u32)> {
+        None
+    }
+
     /// Carries out one committed command.
     fn apply(&mut self, ctx: &ApplyCtx, command: Self::Command) -> Self::Response;
+
+    /// Whether the state waits for time to pass: the leader then proposes ticks.
+    ///
+    /// Asked on the leader after every batch; time stands still while the answer is no.
+    fn needs_ticks(&self) -> bool {
+        false
+    }
+
+    /// Time has passed, up to [`ApplyCtx::log_time_ms`]. As [`Self::apply`], the same on every node.
+    fn tick(&mut self, _ctx: &ApplyCtx) {}
 
     /// Called after a batch of commands, with the index of its last entry: publish derived views here, once
     /// per batch.
@@ -91,13 +109,27 @@ pub struct ApplyCtx {
     pub log_index: u64,
     /// Term of the leader that proposed the entry.
     pub term: u64,
+    /// Log time in milliseconds: what the leaders' ticks in the log say has passed. Never goes back, and
+    /// stands still while nothing needs it (see [`StateMachine::needs_ticks`]).
+    pub log_time_ms: u64,
 }
 
 impl ApplyCtx {
     /// The context of the entry at `log_index`, for tests of state machines.
     #[must_use]
     pub const fn new(log_index: u64, term: u64) -> Self {
-        Self { log_index, term }
+        Self {
+            log_index,
+            term,
+            log_time_ms: 0,
+        }
+    }
+
+    /// The same place in the log at another log time.
+    #[must_use]
+    pub const fn at(mut self, log_time_ms: u64) -> Self {
+        self.log_time_ms = log_time_ms;
+        self
     }
 }
 

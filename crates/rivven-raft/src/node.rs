@@ -17,6 +17,7 @@ use crate::{
     service::Reception,
     snapshot::Snapshots,
     status::StatusSource,
+    system::Levels,
     types::{TypeConfig, Vote},
     wire::{Ping, TransferTo, WireTransferToResponse},
 };
@@ -85,6 +86,8 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) scope: NodeScope,
     pub(crate) source: Arc<StatusSource>,
     pub(crate) reception: Reception,
+    /// The feature levels of this release and this application.
+    pub(crate) supported: Levels,
     pub(crate) proposals: Semaphore,
     pub(crate) proposal_bytes: Semaphore,
     /// The lock of the data directory, given back when the node is shut down.

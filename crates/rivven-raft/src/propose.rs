@@ -7,15 +7,17 @@ use futures_util::future::{Either, select};
 use openraft::errors::{ClientWriteError, RaftError};
 use rivven_transport::{CallCtx, Outcome};
 use rivven_types::NodeId;
+use serde::de::DeserializeOwned;
 use tokio::{
     sync::SemaphorePermit,
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    MAX_COMMAND_BYTES, ProposeError, RaftNode, StateMachine,
+    MAX_COMMAND_BYTES, ProposeError, RaftNode, Refusal, SessionId, StateMachine,
     node::{Inner, RETRY_INTERVAL},
-    types::{LogCommand, NAMESPACE_APPLICATION},
+    system::{Reply, SessionTag, SystemCommand, SystemResponse},
+    types::{LogCommand, NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM},
     wire::{Propose, WireProposal, WireProposeResponse},
 };
 
@@ -36,12 +38,45 @@ pub struct ProposeOptions {
     ///
     /// When it passes after the command was handed to a leader, the outcome is unknown.
     pub deadline: Duration,
+    /// Which proposal of which session this is. Default: none.
+    ///
+    /// A proposal with an id is applied once, however often and through whichever node it is made with the
+    /// same id and command, and every repetition gets the first response. It is repeated here too, until the
+    /// outcome is known or the deadline passes.
+    pub id: Option<ProposalId>,
+}
+
+/// Names a proposal of a session: [`Session`](crate::Session) counts them; so can a client of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProposalId {
+    /// The session, open.
+    pub session: SessionId,
+    /// From 1, a new one for each command, within [`SESSION_WINDOW`](crate::SESSION_WINDOW) of the highest
+    /// used so far.
+    pub seq: u64,
+}
+
+/// An encoded command on its way to the leader.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposal {
+    pub(crate) namespace: u16,
+    pub(crate) body: Bytes,
+    /// The feature level that must be finalised.
+    pub(crate) required: Option<(&'static str, u32)>,
+}
+
+impl Proposal {
+    /// Whether it can be made again although it may have been done.
+    const fn can_repeat(&self) -> bool {
+        self.namespace == NAMESPACE_SESSION
+    }
 }
 
 impl Default for ProposeOptions {
     fn default() -> Self {
         Self {
             deadline: DEFAULT_DEADLINE,
+            id: None,
         }
     }
 }
@@ -50,6 +85,8 @@ impl Default for ProposeOptions {
 pub(crate) enum LocalFailure {
     /// It does not lead. Nothing was written.
     NotLeader(Option<NodeId>),
+    /// It needs a feature level that is not finalised. Nothing was written.
+    Refused(Refusal),
     /// It was written, and then contact with the outcome was lost.
     Unknown(String),
     /// It had stopped before. Nothing was written.
@@ -83,9 +120,14 @@ impl<S: StateMachine> RaftNode<S> {
         options: ProposeOptions,
     ) -> Result<S::Response, ProposeError> {
         S::check(&command).map_err(ProposeError::Refused)?;
-        let body = postcard::to_allocvec(&command).map_err(|error| {
-            ProposeError::Refused(crate::Refusal::new("command-not-encodable", error.to_string()))
-        })?;
+        let required = S::requires(&command);
+        let (namespace, tag) = match options.id {
+            Some(ProposalId { session, seq }) => {
+                (NAMESPACE_SESSION, SessionTag { session, seq }.encode().to_vec())
+            }
+            None => (NAMESPACE_APPLICATION, Vec::new()),
+        };
+        let body = postcard::to_extend(&command, tag).map_err(|error| not_encodable(&error))?;
         if body.len() > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge {
                 size: body.len(),
@@ -93,11 +135,42 @@ impl<S: StateMachine> RaftNode<S> {
             });
         }
         drop(command);
-        let reply = self.inner().submit(body.into(), options.deadline).await?;
-        // The command is applied; it is only the response that this node cannot read.
-        postcard::from_bytes(&reply).map_err(|error| ProposeError::Unknown {
-            cause: format!("the command was applied, but its response cannot be decoded: {error}"),
-        })
+        let proposal = Proposal {
+            namespace,
+            body: body.into(),
+            required,
+        };
+        let reply = self.inner().submit(proposal, options.deadline).await?;
+        response(&reply, options.id)
+    }
+}
+
+fn not_encodable(error: &postcard::Error) -> ProposeError {
+    ProposeError::Refused(Refusal::new("command-not-encodable", error.to_string()))
+}
+
+/// What the log answered, as the proposer sees it.
+fn response<R: DeserializeOwned>(reply: &Bytes, id: Option<ProposalId>) -> Result<R, ProposeError> {
+    let unknown = |cause: String| ProposeError::Unknown { cause };
+    let lost = |what: &str| ProposeError::SessionLost {
+        session: id.map_or(SessionId(0), |id| id.session),
+        cause: what.to_owned(),
+    };
+    match Reply::decode(reply) {
+        Some(Reply::Response(response)) => postcard::from_bytes(&response)
+            // The command is applied; it is only the response that this node cannot read.
+            .map_err(|error| {
+                unknown(format!(
+                    "the command was applied, but its response cannot be decoded: {error}"
+                ))
+            }),
+        Some(Reply::Refused(refusal)) => Err(ProposeError::Refused(refusal)),
+        Some(Reply::NoSession) => Err(lost("it has ended")),
+        Some(Reply::Passed) => Err(lost("it is past this number")),
+        Some(Reply::NotKept) => Err(unknown(
+            "the command was applied once, and its response is no longer kept".into(),
+        )),
+        None => Err(unknown("the reply cannot be decoded".into())),
     }
 }
 
@@ -110,26 +183,42 @@ impl<S: StateMachine> Inner<S> {
     }
 
     /// Finds the leader, here or elsewhere, until one gives an outcome or the deadline passes.
-    async fn submit(self: &Arc<Self>, body: Bytes, within: Duration) -> Result<Bytes, ProposeError> {
-        let Some(_admission) = self.admit(body.len()) else {
+    async fn submit(self: &Arc<Self>, proposal: Proposal, within: Duration) -> Result<Bytes, ProposeError> {
+        let Some(_admission) = self.admit(proposal.body.len()) else {
             return Err(ProposeError::Overloaded);
         };
         let deadline = Instant::now() + within;
         let mut cause = String::from("no leader is known");
+        // Whether an attempt may have been done, so that it counts as not done no more.
+        let mut tried = false;
         loop {
-            let leader = self.leader().map_err(|cause| ProposeError::Stopped { cause })?;
+            let leader = match self.leader() {
+                Ok(leader) => leader,
+                Err(cause) if tried => return Err(ProposeError::Unknown { cause }),
+                Err(cause) => return Err(ProposeError::Stopped { cause }),
+            };
             if let Some(leader) = leader {
                 let attempt = if leader == self.node_id {
-                    self.attempt_here(body.clone(), deadline).await
+                    self.attempt_here(&proposal, deadline).await
                 } else {
-                    self.attempt_at(leader, body.clone(), deadline).await
+                    self.attempt_at(leader, &proposal, deadline).await
                 };
                 match attempt {
+                    Attempt::Ended(Err(ProposeError::Unknown { cause: reason })) if proposal.can_repeat() => {
+                        tried = true;
+                        cause = reason;
+                    }
+                    Attempt::Ended(Err(ProposeError::Overloaded)) if tried => {
+                        cause = "the leader is overloaded".into();
+                    }
                     Attempt::Ended(outcome) => return outcome,
                     Attempt::Again(reason) => cause = reason,
                 }
             }
             if Instant::now() + RETRY_INTERVAL >= deadline {
+                if tried {
+                    return Err(ProposeError::Unknown { cause });
+                }
                 return Err(ProposeError::NoLeader {
                     waited: within,
                     cause,
@@ -139,19 +228,43 @@ impl<S: StateMachine> Inner<S> {
         }
     }
 
-    async fn attempt_here(&self, body: Bytes, deadline: Instant) -> Attempt {
-        match self.propose_here(body, deadline).await {
+    /// Has a command of the system state carried out.
+    pub(crate) async fn submit_system(
+        self: &Arc<Self>,
+        command: &SystemCommand,
+        within: Duration,
+    ) -> Result<SystemResponse, ProposeError> {
+        command.check().map_err(ProposeError::Refused)?;
+        let body = postcard::to_allocvec(command).map_err(|error| not_encodable(&error))?;
+        let proposal = Proposal {
+            namespace: NAMESPACE_SYSTEM,
+            body: body.into(),
+            required: None,
+        };
+        let reply = self.submit(proposal, within).await?;
+        match postcard::from_bytes(&reply) {
+            Ok(SystemResponse::Refused(refusal)) => Err(ProposeError::Refused(refusal)),
+            Ok(response) => Ok(response),
+            Err(error) => Err(ProposeError::Unknown {
+                cause: format!("the command was applied, but its response cannot be decoded: {error}"),
+            }),
+        }
+    }
+
+    async fn attempt_here(&self, proposal: &Proposal, deadline: Instant) -> Attempt {
+        match self.propose_here(proposal, deadline).await {
             Ok((_, reply)) => Attempt::Ended(Ok(reply)),
             Err(LocalFailure::NotLeader(_)) => Attempt::Again("this node lost leadership".into()),
+            Err(LocalFailure::Refused(refusal)) => Attempt::Ended(Err(ProposeError::Refused(refusal))),
             Err(LocalFailure::Unknown(cause)) => Attempt::Ended(Err(ProposeError::Unknown { cause })),
             Err(LocalFailure::Stopped(cause)) => Attempt::Ended(Err(ProposeError::Stopped { cause })),
         }
     }
 
-    async fn attempt_at(&self, leader: NodeId, body: Bytes, deadline: Instant) -> Attempt {
+    async fn attempt_at(&self, leader: NodeId, proposal: &Proposal, deadline: Instant) -> Attempt {
         let proposal = WireProposal {
-            namespace: NAMESPACE_APPLICATION,
-            body,
+            namespace: proposal.namespace,
+            body: proposal.body.clone(),
         };
         if let Err(cause) = self.reach(leader).await {
             return Attempt::Again(cause);
@@ -192,15 +305,22 @@ impl<S: StateMachine> Inner<S> {
     /// Proposes as the leader.
     pub(crate) async fn propose_here(
         &self,
-        body: Bytes,
+        proposal: &Proposal,
         deadline: Instant,
     ) -> Result<(u64, Bytes), LocalFailure> {
         if let Some(cause) = self.stop_reason() {
             return Err(LocalFailure::Stopped(cause));
         }
+        if proposal.required.is_some() {
+            // Levels only rise: what is finalised here stays so until the entry is applied.
+            let checked = self
+                .shared
+                .read_system(|system| system.features.check(proposal.required));
+            checked.await.map_err(LocalFailure::Refused)?;
+        }
         let command = LogCommand {
-            namespace: NAMESPACE_APPLICATION,
-            body,
+            namespace: proposal.namespace,
+            body: proposal.body.clone(),
         };
         let written = timeout_at(deadline, self.raft.client_write(command))
             .await

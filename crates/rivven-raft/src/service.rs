@@ -18,16 +18,17 @@ use tokio::sync::Mutex;
 use crate::{
     Refusal, StateMachine,
     node::Inner,
-    propose::LocalFailure,
+    propose::{LocalFailure, Proposal},
     read::ReadIndexFailure,
     snapshot::Incoming,
-    types::{NAMESPACE_APPLICATION, Snapshot, SnapshotMeta},
+    system::{SessionTag, SystemCommand},
+    types::{NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM, Snapshot, SnapshotMeta},
     wire::{
         AppendEntries, Heartbeat, Ping, Propose, ReadIndex, RequestPreVote, RequestVote, SnapshotChunk,
-        SnapshotInstall, SnapshotOffer, TransferLeader, TransferTo, WireAppend, WireAppendResponse,
-        WireProposal, WireProposeResponse, WireReadIndexResponse, WireSnapshotChunk, WireSnapshotInstalled,
-        WireSnapshotOffer, WireSnapshotProgress, WireTransfer, WireTransferResponse, WireTransferToResponse,
-        WireVote, WireVoteRequest, WireVoteResponse,
+        SnapshotInstall, SnapshotOffer, SupportedLevels, TransferLeader, TransferTo, WireAppend,
+        WireAppendResponse, WireProposal, WireProposeResponse, WireReadIndexResponse, WireSnapshotChunk,
+        WireSnapshotInstalled, WireSnapshotOffer, WireSnapshotProgress, WireTransfer, WireTransferResponse,
+        WireTransferToResponse, WireVote, WireVoteRequest, WireVoteResponse,
     },
 };
 
@@ -54,6 +55,11 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
     route::<Propose, S, _, _>(router, node, propose);
     route::<ReadIndex, S, _, _>(router, node, read_index);
     route::<TransferTo, S, _, _>(router, node, transfer_to);
+    route::<SupportedLevels, S, _, _>(
+        router,
+        node,
+        |node, _, ()| async move { Ok(node.supported.clone()) },
+    );
     route::<Ping, S, _, _>(router, node, |_, _, ()| async { Ok(()) });
 }
 
@@ -277,26 +283,61 @@ async fn propose<S: StateMachine>(
     caller: Caller,
     proposal: WireProposal,
 ) -> Result<WireProposeResponse, Rejection> {
-    if proposal.namespace != NAMESPACE_APPLICATION {
-        let message = format!("namespace {} is not proposed by peers", proposal.namespace);
-        return Ok(WireProposeResponse::Refused(Refusal::new(
-            "unknown-namespace",
-            message,
-        )));
-    }
-    let command: S::Command = postcard::from_bytes(&proposal.body).map_err(malformed)?;
-    if let Err(refusal) = S::check(&command) {
-        return Ok(WireProposeResponse::Refused(refusal));
-    }
+    let required = match check_proposal::<S>(&proposal) {
+        Ok(required) => required,
+        Err(Unacceptable::Refused(refusal)) => return Ok(WireProposeResponse::Refused(refusal)),
+        Err(Unacceptable::Malformed(rejection)) => return Err(rejection),
+    };
     let Some(_permit) = node.admit(proposal.body.len()) else {
         return Ok(WireProposeResponse::Overloaded);
     };
-    Ok(match node.propose_here(proposal.body, caller.deadline).await {
+    let proposal = Proposal {
+        namespace: proposal.namespace,
+        body: proposal.body,
+        required,
+    };
+    Ok(match node.propose_here(&proposal, caller.deadline).await {
         Ok((index, reply)) => WireProposeResponse::Done { index, reply },
         Err(LocalFailure::NotLeader(leader)) => WireProposeResponse::NotLeader { leader },
+        Err(LocalFailure::Refused(refusal)) => WireProposeResponse::Refused(refusal),
         Err(LocalFailure::Unknown(cause)) => WireProposeResponse::Unknown { cause },
         Err(LocalFailure::Stopped(cause)) => WireProposeResponse::Stopped { cause },
     })
+}
+
+enum Unacceptable {
+    /// Understood, and not to be done.
+    Refused(Refusal),
+    Malformed(Rejection),
+}
+
+/// Checks a peer's proposal as its own node would, and says which feature level it needs.
+fn check_proposal<S: StateMachine>(
+    proposal: &WireProposal,
+) -> Result<Option<(&'static str, u32)>, Unacceptable> {
+    let refused = |checked: Result<(), Refusal>| checked.map_err(Unacceptable::Refused);
+    let malformed = |error| Unacceptable::Malformed(malformed(error));
+    let body = match proposal.namespace {
+        NAMESPACE_SYSTEM => {
+            let command: SystemCommand = postcard::from_bytes(&proposal.body).map_err(malformed)?;
+            return refused(command.check()).map(|()| None);
+        }
+        NAMESPACE_APPLICATION => proposal.body.clone(),
+        NAMESPACE_SESSION => {
+            let (_, command) = SessionTag::decode(&proposal.body).ok_or_else(|| {
+                let text = "the proposal is too short for a session";
+                Unacceptable::Malformed(Rejection::new("malformed-request", text))
+            })?;
+            command
+        }
+        namespace => {
+            let message = format!("namespace {namespace} is not proposed by peers");
+            return Err(Unacceptable::Refused(Refusal::new("unknown-namespace", message)));
+        }
+    };
+    let command: S::Command = postcard::from_bytes(&body).map_err(malformed)?;
+    refused(S::check(&command))?;
+    Ok(S::requires(&command))
 }
 
 async fn read_index<S: StateMachine>(

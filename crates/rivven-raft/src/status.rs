@@ -179,6 +179,17 @@ impl StatusSource {
     /// Keeps the first reason given.
     pub(crate) fn stop(&self, reason: String) {
         let _ = self.stopped.set(reason);
+        // Wakes who waits for the end; there is no leader to follow any more.
+        self.leader.send_replace(None);
+    }
+
+    /// Waits until the node has stopped.
+    pub(crate) async fn until_stopped(&self) {
+        let mut watch = self.leader.subscribe();
+        while self.stop_reason().is_none() {
+            // The sender lives as long as this borrow.
+            let _ = watch.changed().await;
+        }
     }
 
     /// Why the node no longer runs, if so.

@@ -32,10 +32,14 @@ pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Type
 pub(crate) type Snapshot<D> = openraft::type_config::alias::SnapshotOf<TypeConfig, D>;
 pub(crate) type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 
+/// Namespace of commands to the system state that wraps every state machine.
+pub(crate) const NAMESPACE_SYSTEM: u16 = 0;
+
 /// Namespace of commands to the application's state machine.
-///
-/// Namespace 0 is reserved for the system state that wraps every state machine.
 pub(crate) const NAMESPACE_APPLICATION: u16 = 1;
+
+/// Namespace of commands to the application's state machine in a session, whose tag stands before them.
+pub(crate) const NAMESPACE_SESSION: u16 = 2;
 
 /// A command in the log: whose it is, and its bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,7 +61,7 @@ impl fmt::Debug for LogCommand {
     }
 }
 
-/// The encoded response of a state machine; empty for entries that are not commands.
+/// The encoded reply to a command; empty for entries that are not commands.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogReply(pub(crate) Bytes);
 

@@ -81,6 +81,8 @@ methods! {
     ReadIndex = 0x0111, "raft.read-index", Client, MAX_SMALL_BYTES => MAX_SMALL_BYTES, () => WireReadIndexResponse;
     /// Asks for nothing: brings the connection up.
     Ping = 0x0113, "raft.ping", Client, 64 => 64, () => ();
+    /// Asks for the feature levels that a node supports.
+    SupportedLevels = 0x0114, "raft.levels", Client, 64 => MAX_SMALL_BYTES, () => BTreeMap<String, u32>;
     /// Asks the leader to hand leadership to a node.
     TransferTo = 0x0112, "raft.transfer-to", Client, MAX_SMALL_BYTES => MAX_SMALL_BYTES, NodeId => WireTransferToResponse;
 }

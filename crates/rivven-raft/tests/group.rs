@@ -56,7 +56,8 @@ async fn a_single_node_leads_itself() {
         response,
         KvResponse::Written {
             revision: 1,
-            previous: None
+            previous: None,
+            lease: None,
         }
     );
     assert_eq!(node.status().role, Role::Leader);
@@ -129,6 +130,7 @@ async fn many_proposals_at_once_are_all_answered_in_their_own_order() {
             KvResponse::Written {
                 revision,
                 previous: None,
+                ..
             } => revision,
             other => panic!("{other:?}"),
         })
@@ -174,7 +176,10 @@ async fn a_leader_cut_off_is_replaced_and_answers_nothing_linearizable() {
         .read_within(Consistency::Linearizable, within, |kv| value(kv, "a"))
         .await;
     assert!(matches!(read, Err(ReadError::NoLeader { .. })), "{read:?}");
-    let options = ProposeOptions { deadline: within };
+    let options = ProposeOptions {
+        deadline: within,
+        ..ProposeOptions::default()
+    };
     let lost = old
         .propose_with(KvCommand::put("a", "lost"), options)
         .await
@@ -207,6 +212,7 @@ async fn a_proposal_that_no_quorum_takes_has_an_unknown_outcome_at_its_deadline(
     isolate(&fabric, leader, &others);
     let options = ProposeOptions {
         deadline: Duration::from_millis(100),
+        ..ProposeOptions::default()
     };
     let error = node(&nodes, leader)
         .propose_with(KvCommand::put("a", "1"), options)
@@ -224,6 +230,7 @@ async fn a_follower_without_a_leader_reports_that_nothing_was_done() {
     let node = start(&fabric, 1, 3).await;
     let options = ProposeOptions {
         deadline: Duration::from_millis(500),
+        ..ProposeOptions::default()
     };
     let error = node
         .propose_with(KvCommand::put("a", "1"), options)
@@ -449,6 +456,7 @@ async fn too_many_proposals_in_flight_are_refused_and_not_done() {
     isolate(&fabric, leader, &others);
     let options = ProposeOptions {
         deadline: Duration::from_millis(50),
+        ..ProposeOptions::default()
     };
     let proposals = (0..70).map(|i| {
         let command = KvCommand::put(i.to_string(), vec![7; MAX_VALUE_BYTES]);

@@ -99,8 +99,8 @@ fn a_command_carries_its_namespace_and_an_unknown_one_is_an_error() {
         ops: vec![put("k"), delete_topic()],
     };
     let bytes = postcard::to_allocvec(&command).unwrap();
-    // Two operations; namespace 1, variant put, "k", "v"; namespace 2, variant delete topic, "missing".
-    assert_eq!(bytes, b"\x02\x01\x00\x01k\x01v\x02\x03\x07missing");
+    // Two operations; namespace 1, variant put, "k", "v", unlimited; namespace 2, variant delete topic, "missing".
+    assert_eq!(bytes, b"\x02\x01\x00\x01k\x01v\x00\x02\x03\x07missing");
     assert_eq!(postcard::from_bytes::<ClusterCommand>(&bytes).unwrap(), command);
     assert!(postcard::from_bytes::<ClusterCommand>(b"\x01\x03\x00\x01k\x01v").is_err());
     assert!(postcard::from_bytes::<ClusterCommand>(b"\x01\x01").is_err());

@@ -52,7 +52,10 @@ fn snapshot(keys: u64) -> (WireSnapshotOffer, Bytes) {
         last_membership: StoredMembership::new(Some(log_id(0, 0)), membership),
     };
     let data = Snapshots::memory()
-        .write(&meta, |out| KvStore::encode_snapshot(&kv, out))
+        .write(&meta, |out| {
+            crate::system::System::default().encode(out)?;
+            KvStore::encode_snapshot(&kv, out)
+        })
         .unwrap();
     let bytes = data.read_transfer(0, usize::MAX).unwrap();
     let offer = WireSnapshotOffer {
@@ -193,12 +196,20 @@ async fn malformed_messages_are_refused_and_harm_nothing() {
     };
     let refused = call::<Propose>(&peer, &proposal).await.unwrap_err();
     assert_eq!(refused.code(), "malformed-request");
-    let system = WireProposal {
-        namespace: 0,
-        body: Bytes::new(),
+    // Time is told by the leader alone, and what a namespace means is not guessed.
+    let tick = postcard::to_allocvec(&SystemCommand::Tick { now_ms: u64::MAX }).unwrap();
+    for (namespace, body) in [(NAMESPACE_SYSTEM, tick), (9, Vec::new())] {
+        let body = body.into();
+        let proposal = WireProposal { namespace, body };
+        let refused = call::<Propose>(&peer, &proposal).await.unwrap();
+        assert!(matches!(refused, WireProposeResponse::Refused(_)), "{refused:?}");
+    }
+    let short = WireProposal {
+        namespace: NAMESPACE_SESSION,
+        body: Bytes::from_static(&[0; 15]),
     };
-    let refused = call::<Propose>(&peer, &system).await.unwrap();
-    assert!(matches!(refused, WireProposeResponse::Refused(_)), "{refused:?}");
+    let refused = call::<Propose>(&peer, &short).await.unwrap_err();
+    assert_eq!(refused.code(), "malformed-request");
     // Limits hold for forwarded proposals too.
     let long = KvCommand::put("k".repeat(crate::MAX_KEY_BYTES + 1), "v");
     let long = WireProposal {

@@ -1,0 +1,288 @@
+//! Sessions from the proposer's side, feature levels, digests: what `RaftNode` does with the system state.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rivven_transport::CallCtx;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    Digest, FinalizeError, ProposalId, ProposeError, ProposeOptions, RaftNode, SESSION_WINDOW, SessionId,
+    StateMachine,
+    system::{SystemCommand, SystemResponse},
+    wire::SupportedLevels,
+};
+
+/// How long opening, renewing and closing a session, or finalising a level, may take.
+const SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a member may take to say which levels it supports.
+const LEVELS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A session: its proposals are applied exactly once, whatever is repeated on the way.
+///
+/// It ends when it was not used for its time to live in log time. Share it by reference; proposals may be
+/// made at the same time, at most [`SESSION_WINDOW`] of them. It keeps the node alive.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use rivven_raft::{Fabric, KvCommand, KvStore, RaftConfig, RaftNode};
+///
+/// let config = RaftConfig {
+///     node_id: 1,
+///     peers: vec![],
+///     election_timeout_ms: 150..300,
+///     heartbeat_interval_ms: 50,
+/// };
+/// let builder = RaftNode::builder(config).fabric(&Fabric::new());
+/// let node = builder.state_machine(KvStore::new()).start().await?;
+/// let session = node.open_session(Duration::from_secs(60)).await?;
+/// session.propose(KvCommand::put("jobs/1", "mine"), Duration::from_secs(5)).await?;
+/// session.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session<S: StateMachine> {
+    node: RaftNode<S>,
+    id: SessionId,
+    numbers: Mutex<Numbers>,
+    freed: Notify,
+}
+
+/// The numbers of a session's proposals.
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u64,
+    /// Those whose outcome is awaited.
+    outstanding: BTreeSet<u64>,
+}
+
+impl Numbers {
+    /// The next number, unless the lowest one outstanding would fall out of the window.
+    fn take(&mut self) -> Option<u64> {
+        let next = self.last + 1;
+        let lowest = self.outstanding.first().copied().unwrap_or(next);
+        if next - lowest >= SESSION_WINDOW {
+            return None;
+        }
+        self.last = next;
+        self.outstanding.insert(next);
+        Some(next)
+    }
+}
+
+/// Gives a number back when its proposal has an outcome or is given up.
+struct Outstanding<'a, S: StateMachine> {
+    session: &'a Session<S>,
+    seq: u64,
+}
+
+impl<S: StateMachine> Drop for Outstanding<'_, S> {
+    fn drop(&mut self) {
+        self.session.numbers().outstanding.remove(&self.seq);
+        self.session.freed.notify_waiters();
+    }
+}
+
+impl<S: StateMachine> fmt::Debug for Session<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Session").field(&self.id).finish()
+    }
+}
+
+impl<S: StateMachine> Session<S> {
+    /// Its id, by which any node knows it.
+    #[must_use]
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Has `command` applied exactly once, and returns the response. Repeats it through whoever leads until
+    /// the outcome is known or `within` has passed.
+    ///
+    /// Cancel safety: after dropping the future the outcome is unknown; it is applied at most once.
+    ///
+    /// # Errors
+    /// As [`RaftNode::propose`]. The outcome is unknown when the deadline passed after an attempt, and when
+    /// the session has ended.
+    pub async fn propose(&self, command: S::Command, within: Duration) -> Result<S::Response, ProposeError> {
+        let started = Instant::now();
+        let numbered = tokio::time::timeout(within, self.number()).await;
+        let numbered = numbered.map_err(|_| ProposeError::Overloaded)?;
+        let options = ProposeOptions {
+            deadline: within.saturating_sub(started.elapsed()),
+            id: Some(ProposalId {
+                session: self.id,
+                seq: numbered.seq,
+            }),
+        };
+        self.node.propose_with(command, options).await
+    }
+
+    /// Keeps the session for its whole time again, as every proposal does.
+    ///
+    /// # Errors
+    /// [`ProposeError::SessionLost`] when it has ended.
+    pub async fn renew(&self) -> Result<(), ProposeError> {
+        self.node.renew_session(self.id).await
+    }
+
+    /// Ends the session, so that what is kept for it is freed at once.
+    ///
+    /// # Errors
+    /// [`ProposeError::SessionLost`] when it had ended before.
+    pub async fn close(self) -> Result<(), ProposeError> {
+        self.node.close_session(self.id).await
+    }
+
+    async fn number(&self) -> Outstanding<'_, S> {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(seq) = self.numbers().take() {
+                return Outstanding { session: self, seq };
+            }
+            freed.await;
+        }
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        // Each critical section leaves the numbers whole.
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: StateMachine> RaftNode<S> {
+    /// Opens a session that ends when it is not used for `ttl` of log time, from
+    /// [`MIN_SESSION_TTL_MS`](crate::MIN_SESSION_TTL_MS) to [`MAX_SESSION_TTL_MS`](crate::MAX_SESSION_TTL_MS).
+    ///
+    /// # Errors
+    /// As [`Self::propose`]. A session whose opening has an unknown outcome ends by itself.
+    pub async fn open_session(&self, ttl: Duration) -> Result<Session<S>, ProposeError> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        match self.system(&SystemCommand::OpenSession { ttl_ms }).await? {
+            SystemResponse::SessionOpened { session } => Ok(Session {
+                node: self.clone(),
+                id: session,
+                numbers: Mutex::default(),
+                freed: Notify::new(),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Keeps a session for its whole time again.
+    ///
+    /// # Errors
+    /// [`ProposeError::SessionLost`] when it has ended.
+    pub async fn renew_session(&self, session: SessionId) -> Result<(), ProposeError> {
+        let response = self.system(&SystemCommand::RenewSession { session }).await?;
+        found(session, &response)
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// [`ProposeError::SessionLost`] when it had ended before.
+    pub async fn close_session(&self, session: SessionId) -> Result<(), ProposeError> {
+        let response = self.system(&SystemCommand::CloseSession { session }).await?;
+        found(session, &response)
+    }
+
+    /// Allows commands that need `level` of `feature`, once every member supports it. Cannot be undone: from
+    /// then on no member can go back to a release that does not support it.
+    ///
+    /// Returns the level that is finalised, which is higher if a higher one was before.
+    ///
+    /// # Errors
+    /// A member does not support the level or cannot be asked, or the proposal failed.
+    pub async fn finalize_feature(&self, feature: &str, level: u32) -> Result<u32, FinalizeError> {
+        let status = self.status();
+        for node in status.voters.into_iter().chain(status.learners) {
+            let supported = if node == status.node_id {
+                self.inner().supported.clone()
+            } else {
+                let ctx = CallCtx::timeout(LEVELS_TIMEOUT);
+                let asked = self.inner().transport.call::<SupportedLevels>(node, &(), ctx);
+                asked.await.map_err(|error| FinalizeError::Unreachable {
+                    node,
+                    cause: error.to_string(),
+                })?
+            };
+            let supported = supported.get(feature).copied().unwrap_or(0);
+            if supported < level {
+                let feature = feature.to_owned();
+                return Err(FinalizeError::Unsupported {
+                    node,
+                    feature,
+                    level,
+                    supported,
+                });
+            }
+        }
+        let feature = feature.to_owned();
+        match self.system(&SystemCommand::Finalize { feature, level }).await? {
+            SystemResponse::Finalized { level } => Ok(level),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
+    /// The finalised levels, by feature, as far as this node has applied the log.
+    pub async fn finalized_features(&self) -> BTreeMap<String, u32> {
+        let read = self
+            .inner()
+            .shared
+            .read_system(|system| system.features.finalized().clone());
+        read.await
+    }
+
+    /// The digest of everything this node has applied; `None` before the first entry.
+    ///
+    /// Comparable with another replica's at the same index.
+    pub async fn digest(&self) -> Option<Digest> {
+        self.inner()
+            .shared
+            .read_system(|system| system.chain.last())
+            .await
+    }
+
+    /// The digest at `index`, which is kept for the last entry and for the last 64 multiples of 1,024.
+    pub async fn digest_at(&self, index: u64) -> Option<Digest> {
+        self.inner()
+            .shared
+            .read_system(|system| system.chain.at(index))
+            .await
+    }
+
+    /// Milliseconds of log time that have passed, as far as this node has applied the log.
+    pub async fn log_time_ms(&self) -> u64 {
+        self.inner().shared.read_system(|system| system.log_time_ms).await
+    }
+
+    async fn system(&self, command: &SystemCommand) -> Result<SystemResponse, ProposeError> {
+        self.inner().submit_system(command, SYSTEM_DEADLINE).await
+    }
+}
+
+fn found(session: SessionId, response: &SystemResponse) -> Result<(), ProposeError> {
+    match response {
+        SystemResponse::Done => Ok(()),
+        SystemResponse::NoSession => Err(ProposeError::SessionLost {
+            session,
+            cause: "it has ended".into(),
+        }),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// A command was answered with something another command would get. It was applied.
+fn unexpected(response: &SystemResponse) -> ProposeError {
+    ProposeError::Unknown {
+        cause: format!("the leader answered with {response:?}, which this release does not understand"),
+    }
+}

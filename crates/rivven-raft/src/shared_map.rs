@@ -1,0 +1,288 @@
+//! An ordered map whose clones share everything until one side changes it.
+
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Borrow, slice, sync::Arc};
+
+/// Most entries of a node. A change copies one node per level when a clone shares them, so more would make
+/// changes after a clone dearer, and fewer would make the tree deeper.
+const MAX_NODE: usize = 32;
+
+/// A node smaller than this is merged with a neighbour if both fit half a node.
+const MIN_NODE: usize = MAX_NODE / 4;
+
+/// A B+ tree of reference-counted nodes: cloning takes constant time and no memory, and a change copies at
+/// most the nodes on the way to its entry.
+///
+/// All leaves are equally deep. An inner node files each child under a key not greater than any in that
+/// child, except for the first, whose key is never looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedMap<K, V> {
+    root: Option<Arc<Node<K, V>>>,
+    len: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Node<K, V> {
+    Leaf(Vec<(K, V)>),
+    Inner(Vec<Child<K, V>>),
+}
+
+type Child<K, V> = (K, Arc<Node<K, V>>);
+
+impl<K, V> Default for SharedMap<K, V> {
+    fn default() -> Self {
+        Self { root: None, len: 0 }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let mut node = self.root.as_deref()?;
+        loop {
+            match node {
+                Node::Leaf(entries) => {
+                    let at = entries.binary_search_by(|(at, _)| at.borrow().cmp(key)).ok()?;
+                    return entries.get(at).map(|(_, value)| value);
+                }
+                Node::Inner(children) => node = children.get(child_of(children, key))?.1.as_ref(),
+            }
+        }
+    }
+
+    pub(crate) fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.get(key).is_some()
+    }
+
+    /// The first entry.
+    pub(crate) fn first(&self) -> Option<(&K, &V)> {
+        self.iter_from(|_| false).next()
+    }
+
+    /// Entries in order, beginning with the first for which `before` does not hold. `before` must hold for
+    /// no key after one for which it does not.
+    pub(crate) fn iter_from(&self, before: impl Fn(&K) -> bool) -> Iter<'_, K, V> {
+        let mut inner = Vec::new();
+        let mut node = self.root.as_deref();
+        while let Some(at) = node {
+            match at {
+                Node::Leaf(entries) => {
+                    let skip = entries.partition_point(|(key, _)| before(key));
+                    let leaf = entries.get(skip..).unwrap_or_default().iter();
+                    return Iter { inner, leaf };
+                }
+                Node::Inner(children) => {
+                    let upto = children.partition_point(|(key, _)| before(key));
+                    let mut rest = children.get(upto.saturating_sub(1)..).unwrap_or_default().iter();
+                    node = rest.next().map(|(_, child)| child.as_ref());
+                    inner.push(rest);
+                }
+            }
+        }
+        let leaf = [].iter();
+        Iter { inner, leaf }
+    }
+
+    /// All entries in order.
+    pub(crate) fn iter(&self) -> Iter<'_, K, V> {
+        self.iter_from(|_| false)
+    }
+
+    /// Sets `key` to `value` and returns what it was.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let root = self.root.get_or_insert_with(|| Arc::new(Node::Leaf(Vec::new())));
+        let (previous, split) = insert(root, key, value);
+        if let Some(upper) = split {
+            let lower = (upper.0.clone(), Arc::clone(root));
+            *root = Arc::new(Node::Inner(vec![lower, upper]));
+        }
+        self.len += usize::from(previous.is_none());
+        previous
+    }
+
+    /// Removes `key` and returns what it was.
+    pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        // Looked up first, so that removing what is not there copies nothing.
+        self.get(key)?;
+        let root = self.root.as_mut()?;
+        let removed = remove(root, key)?;
+        self.len -= 1;
+        // A root of one child makes way for the child, an empty one for nothing.
+        loop {
+            let only = match self.root.as_deref() {
+                Some(Node::Inner(children)) if children.len() == 1 => {
+                    children.first().map(|(_, only)| Arc::clone(only))
+                }
+                Some(node) if node.len() == 0 => None,
+                Some(_) | None => return Some(removed),
+            };
+            self.root = only;
+        }
+    }
+}
+
+impl<K, V> Node<K, V> {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Leaf(entries) => entries.len(),
+            Self::Inner(children) => children.len(),
+        }
+    }
+}
+
+/// Where among `children` the key belongs.
+fn child_of<K: Borrow<Q>, V, Q: Ord + ?Sized>(children: &[Child<K, V>], key: &Q) -> usize {
+    children
+        .partition_point(|(at, _)| at.borrow() <= key)
+        .saturating_sub(1)
+}
+
+/// Where to split a node that has grown at `grown`: what grows at its end stays full behind it.
+const fn split_point(len: usize, grown: usize) -> usize {
+    if grown + 1 == len { grown } else { len / 2 }
+}
+
+/// Returns the previous value, and the upper half if the node had to be split.
+fn insert<K: Ord + Clone, V: Clone>(
+    node: &mut Arc<Node<K, V>>,
+    key: K,
+    value: V,
+) -> (Option<V>, Option<Child<K, V>>) {
+    match Arc::make_mut(node) {
+        Node::Leaf(entries) => match entries.binary_search_by(|(at, _)| at.cmp(&key)) {
+            Ok(at) => {
+                let slot = entries.get_mut(at).map(|(_, slot)| slot);
+                (slot.map(|slot| std::mem::replace(slot, value)), None)
+            }
+            Err(at) => {
+                entries.insert(at, (key, value));
+                (
+                    None,
+                    split(entries, at).map(|(key, upper)| (key, Node::Leaf(upper).into())),
+                )
+            }
+        },
+        Node::Inner(children) => {
+            let at = child_of(children, &key);
+            let Some((_, child)) = children.get_mut(at) else {
+                // An inner node always has children.
+                return (None, None);
+            };
+            let (previous, upper) = insert(child, key, value);
+            let Some(upper) = upper else {
+                return (previous, None);
+            };
+            children.insert(at + 1, upper);
+            let upper = split(children, at + 1).map(|(key, upper)| (key, Node::Inner(upper).into()));
+            (previous, upper)
+        }
+    }
+}
+
+/// Cuts the upper part off a vector that has grown too long at `grown`, with its first key.
+fn split<K: Clone, T>(entries: &mut Vec<(K, T)>, grown: usize) -> Option<(K, Vec<(K, T)>)> {
+    if entries.len() <= MAX_NODE {
+        return None;
+    }
+    let upper = entries.split_off(split_point(entries.len(), grown));
+    let key = upper.first()?.0.clone();
+    Some((key, upper))
+}
+
+fn remove<K: Ord + Clone + Borrow<Q>, V: Clone, Q: Ord + ?Sized>(
+    node: &mut Arc<Node<K, V>>,
+    key: &Q,
+) -> Option<V> {
+    match Arc::make_mut(node) {
+        Node::Leaf(entries) => {
+            let at = entries.binary_search_by(|(at, _)| at.borrow().cmp(key)).ok()?;
+            Some(entries.remove(at).1)
+        }
+        Node::Inner(children) => {
+            let at = child_of(children, key);
+            let child = &mut children.get_mut(at)?.1;
+            let removed = remove(child, key)?;
+            match child.len() {
+                0 => drop(children.remove(at)),
+                1..MIN_NODE => merge(children, at),
+                _ => {}
+            }
+            Some(removed)
+        }
+    }
+}
+
+/// Joins the child at `at` with a neighbour, if together they fill at most half a node.
+fn merge<K: Ord + Clone, V: Clone>(children: &mut Vec<Child<K, V>>, at: usize) {
+    let len = |at: usize| children.get(at).map(|(_, child)| child.len());
+    let fits = |lower: usize| Some(len(lower)? + len(lower + 1)? <= MAX_NODE / 2);
+    let lower = match at.checked_sub(1) {
+        Some(before) if fits(before) == Some(true) => before,
+        _ if fits(at) == Some(true) => at,
+        _ => return,
+    };
+    let (name, upper) = children.remove(lower + 1);
+    let Some((_, target)) = children.get_mut(lower) else {
+        return;
+    };
+    match (Arc::make_mut(target), Arc::unwrap_or_clone(upper)) {
+        (Node::Leaf(entries), Node::Leaf(more)) => entries.extend(more),
+        (Node::Inner(children), Node::Inner(mut more)) => {
+            // The first child's own key is never looked at, so it may be wrong; the node's is right.
+            if let Some((first, _)) = more.first_mut() {
+                *first = name;
+            }
+            children.extend(more);
+        }
+        // Neighbours are equally deep.
+        (Node::Leaf(_), Node::Inner(_)) | (Node::Inner(_), Node::Leaf(_)) => {}
+    }
+}
+
+/// Iterator over entries in order.
+#[derive(Debug)]
+pub(crate) struct Iter<'a, K, V> {
+    /// What is left of each inner node on the way to the leaf, the root's first.
+    inner: Vec<slice::Iter<'a, Child<K, V>>>,
+    leaf: slice::Iter<'a, (K, V)>,
+}
+
+impl<'a, K, V> Iterator for Iter<'a, K, V> {
+    type Item = (&'a K, &'a V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((key, value)) = self.leaf.next() {
+                return Some((key, value));
+            }
+            let node = loop {
+                match self.inner.last_mut()?.next() {
+                    Some((_, child)) => break child.as_ref(),
+                    None => drop(self.inner.pop()),
+                }
+            };
+            match node {
+                Node::Leaf(entries) => self.leaf = entries.iter(),
+                Node::Inner(children) => self.inner.push(children.iter()),
+            }
+        }
+    }
+}

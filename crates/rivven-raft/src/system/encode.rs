@@ -1,0 +1,77 @@
+//! The system state in a snapshot, before the application's.
+
+use std::io::{self, Read, Write};
+
+use super::{
+    Chain, Digest, Levels, MAX_KEPT_REPLY_BYTES, System,
+    session::{Kept, SessionId, Window},
+};
+use crate::{
+    expiry::Deadline,
+    records::{invalid, read_record, read_u64, read_version, write_record, write_u64},
+};
+
+/// Version of the encoding. 0 is unstable: refused once there is a 1.
+const VERSION: u8 = 0;
+
+/// Most bytes of one record: a kept reply with its numbers, or every feature with its level.
+const MAX_RECORD_BYTES: usize = MAX_KEPT_REPLY_BYTES + 128;
+
+/// Of a session: id, time to live, when it ends, window.
+type SessionRecord = (SessionId, u64, Option<u64>, Window);
+
+impl System {
+    /// Version, log time, the last digest, finalised features; kept digests, sessions and replies, each
+    /// group behind its number.
+    pub(crate) fn encode(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&[VERSION])?;
+        write_u64(out, self.log_time_ms)?;
+        write_record(out, &self.chain.last())?;
+        write_record(out, self.features.finalized())?;
+        write_u64(out, self.chain.kept().len() as u64)?;
+        for digest in self.chain.kept() {
+            write_record(out, &digest)?;
+        }
+        let (sessions, replies) = self.sessions.lens();
+        write_u64(out, sessions as u64)?;
+        for (id, deadline, window) in self.sessions.iter() {
+            let record: SessionRecord = (SessionId(id), deadline.ttl_ms, deadline.at_ms, window);
+            write_record(out, &record)?;
+        }
+        write_u64(out, replies as u64)?;
+        for (id, seq, kept) in self.sessions.replies() {
+            write_record(out, &(id, seq, kept))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces everything but what this node supports.
+    pub(crate) fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
+        read_version(input, VERSION, "the system state")?;
+        let mut system = Self {
+            log_time_ms: read_u64(input)?,
+            features: self.features.clone(),
+            ..Self::default()
+        };
+        let last: Option<Digest> = read_record(input, MAX_RECORD_BYTES)?;
+        system.chain = Chain::starting_at(last);
+        let finalized: Levels = read_record(input, MAX_RECORD_BYTES)?;
+        system.features.restore(finalized).map_err(invalid)?;
+        for _ in 0..read_u64(input)? {
+            system.chain.keep(read_record(input, MAX_RECORD_BYTES)?);
+        }
+        for _ in 0..read_u64(input)? {
+            let (id, ttl_ms, at_ms, window): SessionRecord = read_record(input, MAX_RECORD_BYTES)?;
+            system.sessions.insert(id.0, Deadline { ttl_ms, at_ms }, window);
+        }
+        for _ in 0..read_u64(input)? {
+            let (id, seq, kept): (u64, u64, Kept) = read_record(input, MAX_RECORD_BYTES)?;
+            if !system.sessions.expects(id, seq) {
+                return Err(invalid("a kept response is of no session"));
+            }
+            system.sessions.insert_reply(id, seq, kept);
+        }
+        *self = system;
+        Ok(())
+    }
+}
