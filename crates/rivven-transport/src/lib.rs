@@ -10,6 +10,7 @@ mod fault;
 pub mod identity;
 pub mod issuer;
 pub mod join;
+mod limits;
 mod memory;
 mod method;
 mod metrics;

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::Instant;
 
-use crate::{LocalIdentity, Router, Transport};
+use crate::{LocalIdentity, Router, Transport, identity::Role};
 use end::{End, MemoryEnd};
 use wire::Hub;
 
@@ -75,7 +75,23 @@ impl MemoryNetwork {
     /// # Errors
     /// A live node of the same id, or of another cluster, is on the network already.
     pub fn join(&self, identity: LocalIdentity, router: Router) -> Result<Transport, MemoryNetworkError> {
-        let end = Arc::new(End::new(identity, router));
+        self.join_as(identity, Role::Node, router)
+    }
+
+    /// [`Self::join`] as the holder of a certificate with `role`, which decides which methods it may call.
+    ///
+    /// Operators and clients only call: no node finds or calls them, and any number of them may have one id,
+    /// which is 0 by convention.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub fn join_as(
+        &self,
+        identity: LocalIdentity,
+        role: Role,
+        router: Router,
+    ) -> Result<Transport, MemoryNetworkError> {
+        let end = Arc::new(End::new(identity, role, router));
         self.lock().join(Arc::clone(&end))?;
         Ok(Transport::new(MemoryEnd::new(end, self.clone())))
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     Method, MethodSpec, PeerIdentity, Rejection,
     call::{MALFORMED_RESPONSE, RESPONSE_TOO_LARGE},
+    identity::Role,
     metrics::{CallMetrics, End},
 };
 
@@ -18,6 +19,9 @@ use crate::{
 pub struct Caller {
     /// The peer, as its certificate and hello say.
     pub peer: PeerIdentity,
+    /// What the peer's certificate makes it; on a network in memory, what it joined as. `None` for a stranger,
+    /// who has no certificate and reaches nothing but [`Method::STRANGERS`].
+    pub role: Option<Role>,
     /// When the caller stops waiting.
     pub deadline: Instant,
 }

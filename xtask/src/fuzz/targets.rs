@@ -218,6 +218,7 @@ impl Target for RaftBody {
                 instance: InstanceId::from_bytes([9; 16]),
                 boot_epoch: BootEpoch(2),
             },
+            role: Some(rivven_transport::identity::Role::Node),
             deadline: CallCtx::timeout(Duration::from_secs(1)).deadline,
         };
         let method = 0x0100 | u16::from(*method & 0x1f);

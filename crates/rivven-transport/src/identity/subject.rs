@@ -26,6 +26,12 @@ impl Role {
     /// Every role.
     pub const ALL: [Self; 4] = [Self::Node, Self::Observer, Self::Operator, Self::Client];
 
+    /// Whether it is a member, which peers may dial; operators and clients only dial.
+    #[must_use]
+    pub const fn is_member(self) -> bool {
+        matches!(self, Self::Node | Self::Observer)
+    }
+
     /// The word in a certificate.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -166,7 +172,7 @@ impl Subject {
     /// Whether it is a member, which peers may dial; operators and clients only dial.
     #[must_use]
     pub const fn is_member(&self) -> bool {
-        matches!(self, Self::Node(_) | Self::Observer(_))
+        self.role().is_member()
     }
 
     /// The part of its name after the role.

@@ -80,6 +80,7 @@ impl MemoryEnd {
     async fn call_self(&self, method: MethodSpec, body: Bytes, ctx: CallCtx) -> Result<Bytes, CallError> {
         let caller = Caller {
             peer: self.end.proven(),
+            role: Some(self.end.role),
             deadline: ctx.deadline,
         };
         timeout_at(ctx.deadline, self.end.router.dispatch(caller, method.id, body))
@@ -150,6 +151,7 @@ impl Call {
             body,
             caller: Caller {
                 peer: here.end.proven(),
+                role: Some(here.end.role),
                 deadline,
             },
             end: Arc::clone(&here.end),
@@ -173,6 +175,7 @@ impl Call {
 
     async fn wait(&mut self, here: &MemoryEnd, peer: &End, deadline: Instant) -> Result<Bytes, CallError> {
         let node = peer.identity.node;
+        let severed = here.network.lock().severed(here.node(), node);
         let interrupted = |cause: &str| CallError::MaybeExecuted {
             node,
             cause: cause.into(),
@@ -192,6 +195,11 @@ impl Call {
                 },
                 () = peer.gone.cancelled() => return Err(interrupted("the peer has left")),
                 () = here.end.gone.cancelled() => return Err(interrupted("this node has left")),
+                () = severed.cancelled() => {
+                    // The connection is closed on both sides, and the handler ends with it.
+                    self.abandoned.cancel();
+                    return Err(interrupted("one of the two nodes denies the other"));
+                }
                 () = sleep_until(deadline) => return Err(CallError::Deadline),
                 () = sleep_until(look) => {}
             }
@@ -285,13 +293,11 @@ impl Network for MemoryEnd {
     }
 
     fn deny(&self, node: NodeId) {
-        let denied = (self.node(), node);
-        self.network.lock().denied.insert(denied);
+        self.network.lock().deny(self.node(), node);
     }
 
     fn allow(&self, node: NodeId) {
-        let denied = (self.node(), node);
-        self.network.lock().denied.remove(&denied);
+        self.network.lock().allow(self.node(), node);
     }
 
     fn observed_ip(&self) -> Option<IpAddr> {

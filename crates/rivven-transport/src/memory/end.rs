@@ -24,11 +24,12 @@ use super::{
     link::{Fate, Frame},
     serve::{self, Delivery},
 };
-use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup};
+use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::Role};
 
 /// A node on the network.
 pub(super) struct End {
     pub(super) identity: LocalIdentity,
+    pub(super) role: Role,
     pub(super) router: Router,
     /// Ends calls in both directions once the node has left, as a closed connection does.
     pub(super) gone: CancellationToken,
@@ -58,9 +59,10 @@ impl fmt::Debug for End {
 }
 
 impl End {
-    pub(super) fn new(identity: LocalIdentity, router: Router) -> Self {
+    pub(super) fn new(identity: LocalIdentity, role: Role, router: Router) -> Self {
         Self {
             identity,
+            role,
             router,
             gone: CancellationToken::new(),
             closing: AtomicBool::new(false),

@@ -103,6 +103,10 @@ fn refuse(end: &End, request: &Request) -> Option<Rejection> {
         let text = format!("{} is not of class {class:?}", spec.name);
         return Some(Rejection::new("wrong-class", text));
     }
+    if let Some(role) = request.caller.role.filter(|role| !spec.roles.contains(*role)) {
+        let text = format!("{} may not be called by the role {role}", spec.name);
+        return Some(Rejection::new("role-not-allowed", text));
+    }
     let len = request.body.len();
     (len > spec.max_request).then(|| {
         let text = format!("{}: {len} bytes, the limit is {}", spec.name, spec.max_request);

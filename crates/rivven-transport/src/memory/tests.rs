@@ -9,7 +9,10 @@ use rivven_types::{BootEpoch, ClusterId, InstanceId};
 use tokio::time::sleep;
 
 use super::*;
-use crate::{CallCtx, CallError, Class, Method, PeerStatus, TaskGroup};
+use crate::{
+    CallCtx, CallError, Class, Method, PeerStatus, TaskGroup,
+    identity::{Role, Roles},
+};
 
 struct Echo;
 
@@ -34,6 +37,20 @@ impl Method for Sleep {
     const MAX_RESPONSE: usize = 16;
     type Request = u64;
     type Response = ();
+}
+
+/// For operators and clients alone.
+struct Report;
+
+impl Method for Report {
+    const ID: u16 = 0x8002;
+    const NAME: &'static str = "report";
+    const CLASS: Class = Class::Client;
+    const MAX_REQUEST: usize = 16;
+    const MAX_RESPONSE: usize = 64;
+    const ROLES: Roles = Roles::of(&[Role::Operator, Role::Client]);
+    type Request = ();
+    type Response = String;
 }
 
 /// How many handlers of [`Sleep`] began, ended, and were dropped before their end.
@@ -318,6 +335,75 @@ async fn a_node_that_leaves_ends_the_calls_in_both_directions() {
     sleep(ms(1)).await;
     assert_eq!(slept.counts(), [2, 0, 2]);
     assert_eq!(said(&one, 2, 100).await, "unreachable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_node_loses_the_calls_in_flight_in_both_directions_at_once() {
+    let network = MemoryNetwork::new();
+    let slept = Slept::default();
+    let (one, two) = (join_with(&network, 1, &slept), join_with(&network, 2, &slept));
+    let three = join_with(&network, 3, &slept);
+    let tasks = TaskGroup::current();
+    let calls = [(one.clone(), 2), (two.clone(), 1)]
+        .map(|(from, to)| tasks.spawn(async move { from.call::<Sleep>(to, &60_000, ctx(60_000)).await }));
+    let other = three.clone();
+    let other = tasks.spawn(async move { other.call::<Sleep>(2, &50, ctx(1_000)).await });
+    sleep(ms(10)).await;
+    let start = Instant::now();
+    one.deny(2);
+    for call in calls {
+        let error = call.await.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.code(), "maybe-executed");
+        assert!(error.to_string().contains("denies"), "{error}");
+    }
+    assert_eq!(start.elapsed(), ms(0));
+    for (from, to) in [(&one, 2), (&two, 1)] {
+        assert_eq!(said(from, to, 100).await, "unreachable");
+    }
+    assert!(
+        other.await.unwrap().unwrap().is_ok(),
+        "a third node is not concerned"
+    );
+    assert_eq!(slept.counts(), [3, 1, 2], "the handlers end with the connection");
+    one.allow(2);
+    assert_eq!(said(&one, 2, 100).await, "ok");
+}
+
+/// The same as `quic::tests::roles`.
+#[tokio::test(start_paused = true)]
+async fn a_method_is_open_to_the_roles_it_names() {
+    let network = MemoryNetwork::new();
+    let one = LocalIdentity {
+        cluster: ClusterId::from_bytes([1; 16]),
+        node: 1,
+        instance: InstanceId::from_bytes([1; 16]),
+        boot_epoch: BootEpoch(1),
+    };
+    let router = Router::new();
+    router.register::<Echo, _, _>(|caller, text| async move { Ok((caller.peer.node, text)) });
+    router.register::<Report, _, _>(|caller, ()| async move { Ok(format!("{:?}", caller.role)) });
+    let one = network.join(one, router).unwrap();
+    for (node, role, echoes, reports) in [
+        (2, Role::Node, true, false),
+        (3, Role::Observer, false, false),
+        (0, Role::Operator, false, true),
+        (0, Role::Client, false, true),
+    ] {
+        let identity = LocalIdentity {
+            node,
+            ..one.local().clone()
+        };
+        let peer = network.join_as(identity, role, Router::new()).unwrap();
+        let echoed = said(&peer, 1, 100).await;
+        assert_eq!(echoed, if echoes { "ok" } else { "role-not-allowed" }, "{role}");
+        match peer.call::<Report>(1, &(), ctx(100)).await {
+            Ok(found) => assert!(reports && found == format!("{:?}", Some(role))),
+            Err(error) => assert!(!reports && error.code() == "role-not-allowed", "{error}"),
+        }
+        // Members can be found and called back; operators and clients are no peers.
+        assert_eq!(one.peer(node).is_some(), role.is_member(), "{role}");
+        assert_ne!(said(&one, node, 100).await, "ok", "it serves no method");
+    }
 }
 
 #[tokio::test(start_paused = true)]

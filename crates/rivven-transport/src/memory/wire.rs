@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rivven_types::{NodeId, PeerAddr};
 use std::sync::Arc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     MemoryNetworkError,
@@ -24,7 +25,9 @@ pub(super) struct Hub {
     /// Since when two nodes (the lower id first) have not heard each other in both directions.
     silent: BTreeMap<(NodeId, NodeId), Instant>,
     /// Pairs of a node and one that it denies.
-    pub(super) denied: BTreeSet<(NodeId, NodeId)>,
+    denied: BTreeSet<(NodeId, NodeId)>,
+    /// What ends the calls in flight between two nodes (the lower id first) when one denies the other.
+    severed: BTreeMap<(NodeId, NodeId), CancellationToken>,
     pub(super) stats: MemoryStats,
     /// The moment of the first frame; the trace counts from here.
     began: Option<Instant>,
@@ -40,12 +43,15 @@ impl Hub {
 
     pub(super) fn join(&mut self, end: Arc<End>) -> Result<(), MemoryNetworkError> {
         let identity = &end.identity;
-        if self.ends.contains_key(&identity.node) {
-            return Err(MemoryNetworkError::DuplicateNode(identity.node));
-        }
         let mut others = self.ends.values();
         if others.any(|other| other.identity.cluster != identity.cluster) {
             return Err(MemoryNetworkError::OtherCluster);
+        }
+        if !end.role.is_member() {
+            return Ok(());
+        }
+        if self.ends.contains_key(&identity.node) {
+            return Err(MemoryNetworkError::DuplicateNode(identity.node));
         }
         self.ends.insert(identity.node, end);
         Ok(())
@@ -72,6 +78,23 @@ impl Hub {
 
     pub(super) fn is_denied(&self, one: NodeId, other: NodeId) -> bool {
         self.denied.contains(&(one, other)) || self.denied.contains(&(other, one))
+    }
+
+    /// Denies `other` to `one`, and ends the calls in flight between them, in both directions.
+    pub(super) fn deny(&mut self, one: NodeId, other: NodeId) {
+        self.denied.insert((one, other));
+        if let Some(severed) = self.severed.remove(&pair(one, other)) {
+            severed.cancel();
+        }
+    }
+
+    pub(super) fn allow(&mut self, one: NodeId, other: NodeId) {
+        self.denied.remove(&(one, other));
+    }
+
+    /// Cancelled when one of the two denies the other.
+    pub(super) fn severed(&mut self, one: NodeId, other: NodeId) -> CancellationToken {
+        self.severed.entry(pair(one, other)).or_default().clone()
     }
 
     pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {

@@ -144,6 +144,7 @@ async fn call(shared: &Shared, method: u16, body: Bytes) -> Option<Result<Bytes,
             instance: InstanceId::from_bytes([0; 16]),
             boot_epoch: BootEpoch(0),
         },
+        role: None,
         deadline: Instant::now() + STRANGER_TIME,
     };
     let router = shared.router.clone();

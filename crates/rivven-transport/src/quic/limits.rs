@@ -3,32 +3,13 @@
 
 use std::time::Duration;
 
-use crate::Class;
+pub(super) use crate::limits::{IDLE_TIMEOUT, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_WAITING, max_frame};
 
 /// Threads that move packets. They run no handler, so none can keep them from answering.
 pub(super) const IO_THREADS: usize = 2;
 
 /// Host names looked up at a time, each on a thread that is kept only while there is work.
 pub(super) const MAX_LOOKUPS: usize = 4;
-
-/// Largest frame of a class, header included; checked before anything is allocated.
-pub(super) const fn max_frame(class: Class) -> usize {
-    match class {
-        Class::Control => 1 << 20,
-        Class::Raft | Class::Client => 8 << 20,
-        // A snapshot chunk of 1 MiB and what surrounds it.
-        Class::Bulk => (1 << 20) + (64 << 10),
-    }
-}
-
-/// Calls in flight to one peer in one class; further ones wait in a queue.
-pub(super) const MAX_IN_FLIGHT: usize = 256;
-
-/// Bytes of requests in flight to one peer in one class; further ones wait.
-pub(super) const MAX_IN_FLIGHT_BYTES: usize = 32 << 20;
-
-/// Calls that may wait for their turn in one class; further ones are refused as overloaded.
-pub(super) const MAX_WAITING: usize = 1_024;
 
 /// Longest explanation that travels with a rejection; longer ones are cut.
 pub(super) const MAX_REJECTION_TEXT: usize = 4 << 10;
@@ -63,9 +44,6 @@ pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A connection that lives shorter than this counts as a failed attempt.
 pub(super) const STABLE_AFTER: Duration = Duration::from_secs(1);
-
-/// Silence after which a connection is dead.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Pause after which an idle connection is probed.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(1);

@@ -101,6 +101,7 @@ impl QuicNetwork {
     async fn call_self(&self, method: MethodSpec, body: Bytes, ctx: CallCtx) -> Result<Bytes, CallError> {
         let caller = Caller {
             peer: self.shared.identity(),
+            role: Some(self.shared.trust.watch().current().name().subject.role()),
             deadline: ctx.deadline,
         };
         timeout_at(ctx.deadline, self.shared.router.dispatch(caller, method.id, body))

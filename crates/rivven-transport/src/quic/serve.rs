@@ -183,6 +183,7 @@ impl ServedLane {
     ) -> Result<(), StreamError> {
         let caller = Caller {
             peer: self.peer.clone(),
+            role: Some(self.role),
             deadline,
         };
         let in_flight = self.shared.in_flight.token();
