@@ -2,10 +2,12 @@
 //!
 //! The layer stands between the caller and its network, so it can do to a call what a network can: lose
 //! the request, lose the response, be slow, or deliver twice. What a caller sees is what the network
-//! underneath would have said: a lost message is a deadline with unknown outcome.
+//! underneath would have said: a lost message is a deadline with unknown outcome. Of a transfer, whose stream
+//! is reliable while its connection lives, it delays frames, holds them back behind a cut, and ends it.
 
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,20 +22,25 @@ use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    CallCtx, CallError, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus, Transport,
-    seeded::Seeded,
+    CallCtx, CallError, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus, TransferPipe,
+    TransferSpec, Transport, seeded::Seeded,
 };
 
-/// What happens to calls from one node to another. Probabilities lie between 0 and 1.
+/// Pause between looks at whether a frame of a transfer still meets a cut.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What happens to calls and transfers from one node to another. Probabilities lie between 0 and 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FaultProfile {
-    /// Probability that a request is lost: the peer never sees it, the caller waits for its deadline.
+    /// Probability that a request is lost: the peer never sees it, the caller waits for its deadline. Also
+    /// the probability, with each frame that a sender writes, that a transfer loses its connection.
     pub lose_request: f64,
-    /// Probability that a response is lost: the peer has acted, the caller waits for its deadline.
+    /// Probability that a response is lost: the peer has acted, the caller waits for its deadline. Also the
+    /// probability, with each frame that comes back, that a transfer loses its connection.
     pub lose_response: f64,
     /// Probability that a request is sent twice. The first response counts.
     pub duplicate: f64,
-    /// Time before each request is sent.
+    /// Time before each request, and each frame of a transfer, is sent.
     pub delay: Duration,
     /// Additional time, drawn evenly between zero and this for each request.
     pub jitter: Duration,
@@ -53,6 +60,8 @@ pub struct FaultStats {
     pub cut: u64,
     /// Requests sent twice.
     pub duplicated: u64,
+    /// Transfers that were ended.
+    pub broken_transfers: u64,
 }
 
 /// A source of faults for the networks that it wraps. Clones are the same source.
@@ -157,6 +166,11 @@ impl FaultLayer {
     }
 
     fn plan(&self, from: NodeId, to: NodeId) -> Plan {
+        self.lock().stats.calls += 1;
+        self.plan_frame(from, to)
+    }
+
+    fn plan_frame(&self, from: NodeId, to: NodeId) -> Plan {
         let mut state = self.lock();
         let profile = *state.profiles.get(&(from, to)).unwrap_or(&state.default_profile);
         let seed = state.seed;
@@ -165,14 +179,16 @@ impl FaultLayer {
             .entry((from, to))
             .or_insert_with(|| Seeded::of_link(seed, from, to));
         // One draw for each question, whatever the answers: see the links of the memory network.
-        let plan = Plan {
+        Plan {
             lose_request: chance.happens(profile.lose_request),
             lose_response: chance.happens(profile.lose_response),
             duplicate: chance.happens(profile.duplicate),
             wait: profile.delay + chance.up_to(profile.jitter),
-        };
-        state.stats.calls += 1;
-        plan
+        }
+    }
+
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.lock().cut.contains(&(from, to))
     }
 
     /// Whether a message meets a cut at this moment, counted.
@@ -252,6 +268,15 @@ impl Network for Faulty {
             return self.inner.call(to, method, body, ctx);
         }
         self.call_faulty(to, method, body, ctx).boxed()
+    }
+
+    fn open_transfer(
+        &self,
+        to: NodeId,
+        spec: TransferSpec,
+        until: Instant,
+    ) -> BoxFuture<'_, Result<TransferPipe, CallError>> {
+        self.open_faulty(to, spec, until).boxed()
     }
 
     fn set_address(&self, node: NodeId, addr: PeerAddr) {

@@ -1,4 +1,4 @@
-//! Calls and sealed datagrams between the nodes of one cluster, over QUIC with mutual TLS.
+//! Calls, bulk streams and sealed datagrams between the nodes of one cluster, over QUIC with mutual TLS.
 //!
 //! This crate moves bytes and knows who sent them; what the bytes mean is the caller's business.
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
@@ -19,6 +19,7 @@ mod quic;
 mod router;
 mod secret_file;
 mod seeded;
+mod stream;
 mod task;
 
 pub use call::{CallCtx, CallError, Outcome, Rejection};
@@ -28,6 +29,10 @@ pub use method::{Class, Method, MethodSpec};
 pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};
 pub use quic::{BindError, QuicKeys, QuicKeysError, QuicTransport, QuicTransportBuilder};
 pub use router::{Caller, Router};
+pub use stream::{
+    Incoming, Interruption, MAX_CHUNK_BYTES, MAX_TRANSFERS, MAX_WINDOW_BYTES, Offered, Transfer, TransferCtx,
+    TransferError, TransferPipe, TransferSpec,
+};
 pub use task::TaskGroup;
 
 /// The choice of cryptography, and randomness of the operating system for ids that must never repeat.

@@ -13,6 +13,7 @@ mod link;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,10 +10,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};
+use tokio::time::Instant;
 
 use crate::{
-    CallCtx, CallError, Method, MethodSpec,
+    CallCtx, CallError, Method, MethodSpec, TransferPipe, TransferSpec,
     metrics::{CallMetrics, End},
+    stream::Slots,
 };
 
 /// Who this node says it is, beside what its certificate proves.
@@ -67,6 +69,17 @@ pub trait Network: Send + Sync + 'static {
         ctx: CallCtx,
     ) -> BoxFuture<'_, Result<Bytes, CallError>>;
 
+    /// Opens the way of one transfer to `to`, waiting for a connection until `until`.
+    ///
+    /// Dropping what it gives ends the transfer at both ends. What the two ends say to each other is decided
+    /// above the network; see [`Transport::send_stream`].
+    fn open_transfer(
+        &self,
+        to: NodeId,
+        spec: TransferSpec,
+        until: Instant,
+    ) -> BoxFuture<'_, Result<TransferPipe, CallError>>;
+
     /// Tells where `node` can be dialled. The last word wins; existing connections stay.
     fn set_address(&self, node: NodeId, addr: PeerAddr);
 
@@ -108,6 +121,7 @@ pub trait Network: Send + Sync + 'static {
 pub struct Transport {
     network: Arc<dyn Network>,
     calls: Arc<CallMetrics>,
+    slots: Arc<Slots>,
 }
 
 impl fmt::Debug for Transport {
@@ -122,7 +136,18 @@ impl Transport {
         Self {
             network: Arc::new(network),
             calls: Arc::new(CallMetrics::new(End::Caller)),
+            slots: Arc::default(),
         }
+    }
+
+    /// The network end behind this handle.
+    pub(crate) fn network(&self) -> &dyn Network {
+        &*self.network
+    }
+
+    /// Room for transfers.
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// The network end behind this handle, for a layer around it.

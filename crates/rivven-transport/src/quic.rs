@@ -24,6 +24,7 @@ mod serve;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod trust;
 mod write;
 

@@ -12,6 +12,7 @@ use crate::{
     call::{MALFORMED_RESPONSE, RESPONSE_TOO_LARGE},
     identity::Role,
     metrics::{CallMetrics, End},
+    stream::Handlers,
 };
 
 /// Who calls, and until when an answer is of use.
@@ -28,7 +29,7 @@ pub struct Caller {
 
 type Handler = Arc<dyn Fn(Caller, Bytes) -> BoxFuture<'static, Result<Bytes, Rejection>> + Send + Sync>;
 
-/// The methods a node answers. Cheap to clone; all clones are one table.
+/// The methods and transfers a node answers. Cheap to clone; all clones are one table.
 ///
 /// Services register while the transport already runs; until then their methods are refused with
 /// `unknown-method`, which callers may retry.
@@ -36,6 +37,7 @@ type Handler = Arc<dyn Fn(Caller, Bytes) -> BoxFuture<'static, Result<Bytes, Rej
 pub struct Router {
     table: Arc<ArcSwap<BTreeMap<u16, (MethodSpec, Handler)>>>,
     served: Arc<CallMetrics>,
+    transfers: Handlers,
 }
 
 impl Default for Router {
@@ -43,6 +45,7 @@ impl Default for Router {
         Self {
             table: Arc::default(),
             served: Arc::new(CallMetrics::new(End::Handler)),
+            transfers: Handlers::default(),
         }
     }
 }
@@ -91,6 +94,12 @@ impl Router {
     /// Forgets every handler, so that what they hold can be dropped.
     pub fn clear(&self) {
         self.table.store(Arc::default());
+        self.transfers.clear();
+    }
+
+    /// The transfers that are taken.
+    pub(crate) const fn transfers(&self) -> &Handlers {
+        &self.transfers
     }
 
     /// The constants of method `id`, if it is registered.

@@ -82,6 +82,7 @@ async fn check(one: Transport, counted: &AtomicU64, patience_ms: u64) {
         lost_responses: 1,
         cut: 2,
         duplicated: 1,
+        broken_transfers: 0,
     };
     assert_eq!(faults.stats(), expected);
 }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     CallCtx, CallError, Caller, Class, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus,
+    TransferPipe, TransferSpec,
 };
 
 impl MemoryEnd {
@@ -28,7 +29,7 @@ impl MemoryEnd {
     }
 
     /// The way to a peer, waited for until the deadline if its connection is dead.
-    async fn way(&self, to: NodeId, deadline: Instant) -> Result<Arc<End>, CallError> {
+    pub(super) async fn way(&self, to: NodeId, deadline: Instant) -> Result<Arc<End>, CallError> {
         loop {
             let peer = self.peer_end(to).filter(|_| !self.end.gone.is_cancelled());
             let Some(peer) = peer else {
@@ -253,6 +254,15 @@ impl Network for MemoryEnd {
             }
         }
         .boxed()
+    }
+
+    fn open_transfer(
+        &self,
+        to: NodeId,
+        spec: TransferSpec,
+        until: Instant,
+    ) -> BoxFuture<'_, Result<TransferPipe, CallError>> {
+        self.open_pipe(to, spec, until).boxed()
     }
 
     fn set_address(&self, node: NodeId, addr: PeerAddr) {

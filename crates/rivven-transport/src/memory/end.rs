@@ -24,7 +24,7 @@ use super::{
     link::{Fate, Frame},
     serve::{self, Delivery},
 };
-use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::Role};
+use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::Role, stream::Slots};
 
 /// A node on the network.
 pub(super) struct End {
@@ -36,6 +36,8 @@ pub(super) struct End {
     pub(super) closing: AtomicBool,
     /// Calls whose response has not reached the caller.
     pub(super) in_flight: TaskTracker,
+    /// Room for transfers from each peer.
+    pub(super) transfers: Slots,
     tasks: OnceLock<TaskGroup>,
     mailbox: Mutex<Mailbox>,
     changed: Notify,
@@ -67,6 +69,7 @@ impl End {
             gone: CancellationToken::new(),
             closing: AtomicBool::new(false),
             in_flight: TaskTracker::new(),
+            transfers: Slots::default(),
             tasks: OnceLock::new(),
             mailbox: Mutex::default(),
             changed: Notify::new(),

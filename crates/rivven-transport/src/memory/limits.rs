@@ -12,3 +12,9 @@ pub(super) const RECONNECT: Duration = Duration::from_millis(50);
 
 /// Frames under way to one node; the newest beyond that is lost, as by a full socket buffer.
 pub(super) const MAX_UNDER_WAY: usize = 65_536;
+
+/// Pause after which a lost frame of a stream is sent again.
+pub(super) const RETRANSMIT: Duration = Duration::from_millis(50);
+
+/// Frames of a stream under way; a writer beyond that waits for the reader.
+pub(super) const STREAM_FRAMES: usize = 256;

@@ -18,7 +18,7 @@ pub struct LinkProfile {
     /// Additional time, drawn evenly between zero and this for each frame.
     pub jitter: Duration,
     /// Probability that a frame vanishes. A lost request or response leaves its caller waiting until the
-    /// deadline; a lost cancellation lets the handler run on.
+    /// deadline; a lost cancellation lets the handler run on; a frame of a transfer is sent again.
     pub loss: f64,
     /// Probability that a request arrives twice, and its handler so runs twice. The real network never
     /// does this by itself; a caller that retries does. The first response counts.
@@ -34,7 +34,7 @@ pub struct LinkProfile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryStats {
-    /// Frames that were sent: requests, responses, cancellations.
+    /// Frames that were sent: requests, responses, cancellations, and those of transfers.
     pub sent: u64,
     /// Frames lost by chance.
     pub lost: u64,
@@ -55,6 +55,8 @@ pub(super) enum Kind {
     Request,
     Response,
     Cancel,
+    /// A frame of a transfer.
+    Stream,
 }
 
 /// A frame about to be sent.

@@ -136,6 +136,7 @@ impl Hub {
             Kind::Request => 0,
             Kind::Response => 1,
             Kind::Cancel => 2,
+            Kind::Stream => 3,
         };
         let (arrival, again) = match fate {
             Fate::Lost => (u64::MAX, u64::MAX),

@@ -20,9 +20,10 @@ use super::{
     limits::{HELLO_TIMEOUT, MAX_HANDSHAKES, RETRY_ABOVE},
     serve::ServedLane,
     shared::{Shared, classes, read_hello, write_hello},
+    transfer::{Receiving, TRANSFER_BYTE},
     trust::Side,
 };
-use crate::{PeerIdentity, TaskGroup, identity::Subject};
+use crate::{PeerIdentity, TaskGroup, identity::Subject, stream::MAX_TRANSFERS};
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept_loop(shared: Arc<Shared>, endpoint: Endpoint) {
@@ -179,13 +180,25 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
     lanes
         .0
         .spawn(control_loop(connection.clone(), peer.node, Lanes::new(), control));
+    let transfers = Receiving {
+        shared: Arc::clone(&shared),
+        peer: peer.clone(),
+        role: subject.role(),
+        expired,
+        room: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+    };
     let mut left = classes(purpose).to_vec();
     let error = loop {
         let (send, mut recv) = match connection.accept_bi().await {
             Ok(streams) => streams,
             Err(error) => break error,
         };
-        let class = recv.read_u8().await.ok().and_then(|byte| {
+        let first = recv.read_u8().await.ok();
+        if first == Some(TRANSFER_BYTE) && purpose == Purpose::Bulk {
+            transfers.start(send, recv, &handlers.0);
+            continue;
+        }
+        let class = first.and_then(|byte| {
             let at = left.iter().position(|class| class_byte(*class) == byte)?;
             Some(left.swap_remove(at))
         });

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use quinn::VarInt;
 use rivven_types::{NodeId, PeerAddr};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     dial::{dial, supervise},
@@ -19,12 +19,13 @@ use super::{
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
     lock,
+    peer::Peer,
     runtime::IoRuntime,
     shared::{Shared, purpose},
 };
 use crate::{
-    CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus,
-    identity::Subject,
+    CallCtx, CallError, Caller, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus, TransferPipe,
+    TransferSpec, identity::Subject,
 };
 
 /// Time for the last answers to leave before connections are closed.
@@ -59,20 +60,7 @@ impl QuicNetwork {
         ctx: CallCtx,
     ) -> Result<Bytes, CallError> {
         let shared = &self.shared;
-        let unknown = || CallError::Unreachable {
-            node: to,
-            cause: "no address is known for this node".into(),
-        };
-        let peer = shared
-            .peer(to)
-            .filter(|peer| peer.addr().is_some())
-            .ok_or_else(unknown)?;
-        if shared.is_denied(to) {
-            return Err(CallError::Unreachable {
-                node: to,
-                cause: Refusal::Removed(Subject::Node(to)).to_string(),
-            });
-        }
+        let peer = self.dialable(to)?;
         let purpose = purpose(method.class);
         let way = peer.way(purpose);
         if way.start() {
@@ -85,7 +73,7 @@ impl QuicNetwork {
             let line = way.line(gone.as_ref(), ctx.deadline).await;
             let line = line.map_err(|error| error.into_call_error(to))?;
             let Some(lane) = line.lane(method.class).cloned() else {
-                return Err(unknown());
+                return Err(no_address(to));
             };
             // A call must not hold the connection, and with it the socket, beyond a shutdown.
             let tried = Arc::downgrade(&line);
@@ -98,6 +86,17 @@ impl QuicNetwork {
         }
     }
 
+    /// A peer that may have a connection and can be dialled.
+    pub(super) fn dialable(&self, node: NodeId) -> Result<Arc<Peer>, CallError> {
+        let peer = self.shared.peer(node).filter(|peer| peer.addr().is_some());
+        let peer = peer.ok_or_else(|| no_address(node))?;
+        if self.shared.is_denied(node) {
+            let cause = Refusal::Removed(Subject::Node(node)).to_string();
+            return Err(CallError::Unreachable { node, cause });
+        }
+        Ok(peer)
+    }
+
     async fn call_self(&self, method: MethodSpec, body: Bytes, ctx: CallCtx) -> Result<Bytes, CallError> {
         let caller = Caller {
             peer: self.shared.identity(),
@@ -108,6 +107,13 @@ impl QuicNetwork {
             .await
             .map_err(|_| CallError::Deadline)?
             .map_err(CallError::Rejected)
+    }
+}
+
+fn no_address(node: NodeId) -> CallError {
+    CallError::Unreachable {
+        node,
+        cause: "no address is known for this node".into(),
     }
 }
 
@@ -138,6 +144,22 @@ impl Network for QuicNetwork {
             } else {
                 self.call_peer(to, method, body, ctx).await
             }
+        }
+        .boxed()
+    }
+
+    fn open_transfer(
+        &self,
+        to: NodeId,
+        _spec: TransferSpec,
+        until: Instant,
+    ) -> BoxFuture<'_, Result<TransferPipe, CallError>> {
+        async move {
+            if self.shared.is_closing() {
+                let cause = "this node is shut down".into();
+                return Err(CallError::NotSent { cause });
+            }
+            self.open_pipe(to, until).await
         }
         .boxed()
     }

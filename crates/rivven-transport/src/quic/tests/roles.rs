@@ -1,7 +1,10 @@
 //! What the role in a certificate lets its holder call.
 
 use super::{identity::valid, *};
-use crate::identity::{CertificateName, Label, Role, Roles, SanTemplate, Subject};
+use crate::{
+    Transfer, TransferCtx, TransferError,
+    identity::{CertificateName, Label, Role, Roles, SanTemplate, Subject},
+};
 
 /// For operators and clients alone.
 struct Report;
@@ -17,6 +20,25 @@ impl Method for Report {
     type Response = NodeId;
 }
 
+/// A transfer for operators alone.
+struct Import;
+
+impl Transfer for Import {
+    const ID: u16 = 0x8010;
+    const NAME: &'static str = "import";
+    const MAX_HEADER: usize = 16;
+    const MAX_RECEIPT: usize = 16;
+    const ROLES: Roles = Roles::of(&[Role::Operator]);
+    type Header = ();
+    type Receipt = NodeId;
+}
+
+async fn import(from: &Transport) -> Result<NodeId, TransferError> {
+    let source = |_| async { Ok(bytes::Bytes::new()) };
+    from.send_stream::<Import, _, _>(1, &(), source, TransferCtx::new())
+        .await
+}
+
 fn holder(ca: &CertificateAuthority, subject: Subject, template: &SanTemplate) -> NodeIdentity {
     let name = CertificateName {
         cluster: ca.cluster(),
@@ -29,6 +51,7 @@ fn holder(ca: &CertificateAuthority, subject: Subject, template: &SanTemplate) -
 fn serving(identity: NodeIdentity) -> Transport {
     let router = router(&Slept::default());
     router.register::<Report, _, _>(|caller, ()| async move { Ok(caller.peer.node) });
+    router.register_transfer::<Import, _, _>(|caller, (), _| async move { Ok(caller.peer.node) });
     let local = local(&identity, 1);
     QuicTransport::builder(identity, local)
         .router(router)
@@ -40,11 +63,11 @@ async fn check_roles(template: &SanTemplate) {
     let ca = authority().with_template(template.clone());
     let one = serving(holder(&ca, Subject::Node(1), template));
     let label = || Label::new("back-up").unwrap();
-    for (subject, echoes, reports) in [
-        (Subject::Node(2), true, false),
-        (Subject::Observer(3), false, false),
-        (Subject::Operator(label()), false, true),
-        (Subject::Client(label()), false, true),
+    for (subject, echoes, reports, imports) in [
+        (Subject::Node(2), true, false, false),
+        (Subject::Observer(3), false, false, false),
+        (Subject::Operator(label()), false, true, true),
+        (Subject::Client(label()), false, true, false),
     ] {
         let node = subject.node();
         let peer = serving(holder(&ca, subject.clone(), template));
@@ -56,6 +79,10 @@ async fn check_roles(template: &SanTemplate) {
                 Ok(caller) => assert!(allowed && caller == node, "{subject}"),
                 Err(error) => assert!(!allowed && error.code() == "role-not-allowed", "{error}"),
             }
+        }
+        match import(&peer).await {
+            Ok(sender) => assert!(imports && sender == node, "{subject}"),
+            Err(error) => assert!(!imports && error.code() == "role-not-allowed", "{error}"),
         }
         // Members can be found and called back; operators and clients are no peers.
         let found = one.discover(peer.local_addr().unwrap().into(), ctx(1_500)).await;
