@@ -25,10 +25,15 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 14] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
+    Step {
+        name: "power cuts",
+        command: &["test", "-p", "rivven-raft-store", "--test", "store", "crash"],
+        env: &[("RIVVEN_TEST_CUTS", "10000")],
+    },
     cargo(
         "clippy",
         &[
@@ -58,6 +63,7 @@ const STEPS: [Step; 12] = [
     cargo("demo", &["run", "--release", "-p", "rivven-node", "--", "demo"]),
     cargo("cluster-test", &["xtask", "cluster-test"]),
     cargo("bench: rpc", &["xtask", "bench", "rpc", "--quick"]),
+    cargo("bench: store", &["xtask", "bench", "store", "--quick"]),
 ];
 
 /// What `cargo xtask fix` rewrites.

@@ -3,7 +3,6 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
 mod bench;
-mod bench_store;
 mod ci;
 mod cluster_test;
 mod cross;
@@ -52,7 +51,7 @@ enum Bench {
     /// Calls, bulk transfer and handshakes between two processes on loopback, against raw TCP and quinn.
     Rpc(bench::Args),
     /// The Raft log, against bare redb and plain append + fdatasync.
-    Store(bench_store::Args),
+    Store(bench::StoreArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,7 +68,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::main(&args),
         Command::BenchPeer(args) => bench::peer(&args),
         Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),
-        Command::Bench(Bench::Store(args)) => bench_store::run(&args, root),
+        Command::Bench(Bench::Store(args)) => bench::store(root, &args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ mod load;
 mod peer;
 mod report;
 mod rpc;
+mod store;
 mod stream_per_request;
 mod tcp;
 mod usage;
@@ -18,6 +19,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 pub(crate) use peer::PeerArgs;
+pub(crate) use store::Args as StoreArgs;
 
 /// How long to measure, and where to report.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,6 +35,11 @@ pub(crate) struct Args {
 /// Runs `cargo xtask bench rpc`.
 pub(crate) fn main(root: &Path, args: &Args) -> Result<bool> {
     optimized(root, || runtime()?.block_on(rpc::main(args)))
+}
+
+/// Runs `cargo xtask bench store`.
+pub(crate) fn store(root: &Path, args: &StoreArgs) -> Result<bool> {
+    optimized(root, || store::main(root, args))
 }
 
 /// Measures in an optimized build: an unoptimized one of this program hands over to one.
