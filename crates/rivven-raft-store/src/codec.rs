@@ -148,6 +148,21 @@ impl<'a> FieldReader<'a> {
         Self { rest: bytes }
     }
 
+    /// A reader behind the first byte, which is `version`.
+    ///
+    /// # Errors
+    /// [`CodecError::Unknown`] for another first byte, [`CodecError::Truncated`] for no bytes at all.
+    pub fn versioned(bytes: &'a [u8], version: u8) -> Result<Self, CodecError> {
+        let mut fields = Self::new(bytes);
+        match fields.u8()? {
+            found if found == version => Ok(fields),
+            other => Err(CodecError::Unknown {
+                what: "codec version",
+                value: other.into(),
+            }),
+        }
+    }
+
     /// The next `len` bytes.
     ///
     /// # Errors

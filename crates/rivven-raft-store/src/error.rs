@@ -10,6 +10,10 @@ use std::{
 
 use crate::{codec::CodecError, record::RecordError, window::OutOfOrder};
 
+/// The way back for a node whose disk cannot be trusted any more.
+pub(crate) const REPLACE: &str =
+    "move the data directory away and rebuild this node with `rivven-node member replace`";
+
 /// Why the log could not be opened, read or written.
 ///
 /// After any error that concerns the file the store is *poisoned*: every later call fails with
@@ -33,7 +37,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The log belongs to another node, instance or cluster. Nothing was changed; retrying cannot help.
-    #[error("the log {} belongs to {found}, but this is {expected}; put back the log of this node, or run `rivven-node member replace`", path.display())]
+    #[error("the log {} belongs to {found}, but this is {expected}; put back the log of this node, or {REPLACE}", path.display())]
     Foreign {
         /// The log.
         path: PathBuf,
@@ -43,7 +47,7 @@ pub enum StoreError {
         found: String,
     },
     /// There was a log, and it is gone. Nothing was created: without its vote the node must not take part.
-    #[error("the log {} is gone; put it back, or empty the data directory and run `rivven-node member replace`", path.display())]
+    #[error("the log {} is gone; put it back, or {REPLACE}", path.display())]
     Missing {
         /// The log.
         path: PathBuf,
@@ -59,7 +63,7 @@ pub enum StoreError {
         found: u8,
     },
     /// The file fails its integrity check. It must not be used any more; retrying cannot help.
-    #[error("the log {} is damaged: {detail}; move it away and rebuild this node with `rivven-node member replace`", path.display())]
+    #[error("the log {} is damaged: {detail}; {REPLACE}", path.display())]
     Damaged {
         /// The log.
         path: PathBuf,
@@ -67,7 +71,7 @@ pub enum StoreError {
         detail: String,
     },
     /// One record is damaged or missing. The file must not be used any more; retrying cannot help.
-    #[error("{record} of the log {} is damaged: {source}; move the log away and rebuild this node with `rivven-node member replace`", path.display())]
+    #[error("{record} of the log {} is damaged: {source}; {REPLACE}", path.display())]
     DamagedRecord {
         /// The log.
         path: PathBuf,
@@ -77,7 +81,7 @@ pub enum StoreError {
         source: CodecError,
     },
     /// An entry within the log is not there. The file must not be used any more; retrying cannot help.
-    #[error("entry {index} of the log {} is missing; move the log away and rebuild this node with `rivven-node member replace`", path.display())]
+    #[error("entry {index} of the log {} is missing; {REPLACE}", path.display())]
     MissingEntry {
         /// The log.
         path: PathBuf,

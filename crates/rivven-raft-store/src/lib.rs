@@ -15,6 +15,7 @@ mod durable;
 mod error;
 mod log;
 mod mem;
+mod membership;
 mod node_dir;
 mod plain;
 mod record;
@@ -27,13 +28,14 @@ pub use log::{
     LogMonitor, LogOptions, LogOwner, LogReport, RedbLogReader, RedbLogStore, WriterMode, inspect, verify,
 };
 pub use mem::MemLogStore;
+pub use membership::{get_membership, put_membership};
 pub use node_dir::{NodeDir, NodeDirError};
 /// The openraft release this crate is built for, pinned to the letter because it is an alpha.
 pub use openraft;
 pub use plain::{CommandCodec, PlainCodec};
 pub use snapshot::{
-    DamagedSnapshot, SnapshotContent, SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore,
-    SnapshotTransfer,
+    DamagedSnapshot, SnapshotContent, SnapshotError, SnapshotFile, SnapshotGap, SnapshotReceiver,
+    SnapshotStore, SnapshotTransfer,
 };
 
 /// The README, so that its example is compiled and run with the tests.

@@ -4,6 +4,7 @@ mod inspect;
 mod metrics;
 mod open;
 mod options;
+mod queue;
 mod reader;
 mod shared;
 mod writer;
@@ -12,7 +13,7 @@ use std::{
     fmt, io,
     marker::PhantomData,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use openraft::{
@@ -22,7 +23,7 @@ use openraft::{
     type_config::alias::{LogIdOf, VoteOf},
 };
 use redb::StorageBackend;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 pub use self::{
     inspect::{LogReport, inspect, verify},
@@ -31,8 +32,9 @@ pub use self::{
     shared::LogMonitor,
 };
 use self::{
+    queue::{Answer, Callers, Change, Op, Records, Room},
     shared::Shared,
-    writer::{Op, Records, Writer},
+    writer::Writer,
 };
 use crate::{
     codec::EntryCodec,
@@ -53,15 +55,15 @@ pub struct RedbLogStore<C: RaftTypeConfig, K: EntryCodec<C>> {
     shared: Arc<Shared<C>>,
     driver: Driver<C>,
     options: LogOptions,
+    /// Mean size of the records of the last append.
+    entry_bytes: usize,
     codec: PhantomData<fn() -> K>,
 }
 
 enum Driver<C: RaftTypeConfig> {
     Thread {
         /// None once the store is being dropped: closing the queue tells the owner to finish.
-        queue: Option<mpsc::Sender<Op<C>>>,
-        /// Bytes that may wait in the queue.
-        budget: Arc<Semaphore>,
+        queue: Option<Callers<C>>,
         owner: Option<std::thread::JoinHandle<()>>,
     },
     Inline(Mutex<Writer<C>>),
@@ -116,10 +118,10 @@ where
         let driver = match options.writer {
             WriterMode::Inline => Driver::Inline(Mutex::new(writer)),
             WriterMode::Thread => {
-                let (queue, waiting) = mpsc::channel(options.queue_len.max(1));
+                let (sender, waiting) = mpsc::channel();
                 let owner = std::thread::Builder::new()
                     .name("rivven-raft-log".into())
-                    .spawn(move || writer.run(waiting))
+                    .spawn(move || writer.run(&waiting))
                     .map_err(|error| {
                         let path = shared.path.clone();
                         StoreError::Open {
@@ -127,9 +129,9 @@ where
                             source: error.into(),
                         }
                     })?;
+                let room = Room::new(&options);
                 Driver::Thread {
-                    queue: Some(queue),
-                    budget: Arc::new(Semaphore::new(options.queue_bytes.min(Semaphore::MAX_PERMITS))),
+                    queue: Some(Callers { room, sender }),
                     owner: Some(owner),
                 }
             }
@@ -138,6 +140,7 @@ where
             shared,
             driver,
             options,
+            entry_bytes: 0,
             codec: PhantomData,
         })
     }
@@ -147,43 +150,36 @@ where
         self.shared.check()?;
         match &self.driver {
             Driver::Inline(writer) => Ok(Place::Inline(writer)),
-            Driver::Thread { queue, budget, .. } => {
-                let queue = queue.as_ref().ok_or_else(|| self.shared.closed())?;
-                // An operation larger than the whole budget passes alone instead of never.
-                let bytes = u32::try_from(bytes.min(self.options.queue_bytes)).unwrap_or(u32::MAX);
-                let budget = Arc::clone(budget);
-                let permit = budget
-                    .acquire_many_owned(bytes)
-                    .await
-                    .map_err(|_| self.shared.closed())?;
-                let place = queue.reserve().await.map_err(|_| self.shared.closed())?;
-                Ok(Place::Queue(place, permit))
+            Driver::Thread { queue, .. } => {
+                let callers = queue.as_ref().ok_or_else(|| self.shared.closed())?;
+                let room = callers.room.take(bytes).await;
+                let room = room.ok_or_else(|| self.shared.closed())?;
+                Ok(Place::Queue(&self.shared, callers, room))
             }
         }
     }
 
     /// Encodes the entries of one append and checks each against the limit.
-    fn encode(&self, entries: &[C::Entry]) -> Result<Records, StoreError> {
-        let mut records = Records::default();
+    fn encode(&mut self, entries: &[C::Entry]) -> Result<Records, StoreError> {
+        // Entries tend to be as large as the ones before: guessing right saves most copies.
+        let guess = self.entry_bytes.saturating_mul(entries.len());
+        let mut records = Records {
+            bytes: Vec::with_capacity(guess.min(self.options.batch_bytes)),
+            entries: Vec::with_capacity(entries.len()),
+        };
         for entry in entries {
             let index = entry.index();
             let start = records.bytes.len();
             record::seal_entry::<C, K>(entry, &mut records.bytes)
                 .map_err(|source| StoreError::Encode { index, source })?;
             let bytes = records.bytes.len().saturating_sub(start);
-            if start == 0 {
-                // Entries of one append tend to be alike; guessing from the first saves most copies.
-                let rest = entries.len().saturating_sub(1);
-                let guess = bytes.saturating_mul(rest).min(self.options.batch_bytes);
-                records.bytes.reserve(guess);
-                records.entries.reserve(entries.len());
-            }
             let limit = self.options.max_entry_bytes;
             if bytes > limit {
                 return Err(StoreError::TooLarge { index, bytes, limit });
             }
             records.entries.push((index, bytes));
         }
+        self.entry_bytes = records.bytes.len().checked_div(entries.len()).unwrap_or_default();
         Ok(records)
     }
 
@@ -201,17 +197,23 @@ where
 
 /// Room for one operation: in the queue, or at the writer itself.
 enum Place<'a, C: RaftTypeConfig> {
-    Queue(mpsc::Permit<'a, Op<C>>, tokio::sync::OwnedSemaphorePermit),
+    Queue(&'a Shared<C>, &'a Callers<C>, OwnedSemaphorePermit),
     Inline(&'a Mutex<Writer<C>>),
 }
 
 impl<C: RaftTypeConfig> Place<'_, C> {
-    fn submit(self, op: impl FnOnce(Option<tokio::sync::OwnedSemaphorePermit>) -> Op<C>) {
+    fn submit(self, change: Change, answer: Answer<C>) {
+        let op = Op { change, answer };
         match self {
-            Self::Queue(place, permit) => place.send(op(Some(permit))),
+            Self::Queue(shared, callers, room) => {
+                shared.metrics.queued();
+                // The owner ends only after the last sender; if it panicked, the answer is dropped with the
+                // operation, and whoever waits for it is told.
+                drop(callers.sender.send((op, room)));
+            }
             Self::Inline(writer) => {
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-                writer.commit(vec![op(None)]);
+                writer.commit(op, None);
             }
         }
     }
@@ -244,7 +246,7 @@ where
         let vote = vote.clone();
         self.reserve(bytes.len())
             .await?
-            .submit(|_permit| Op::Vote { vote, bytes, done });
+            .submit(Change::Vote(bytes), Answer::Vote { vote, done });
         let outcome = outcome.await.map_err(|_| self.shared.closed())?;
         Ok(outcome?)
     }
@@ -255,7 +257,7 @@ where
             .map(|id| Self::log_id_record(Record::Committed, id));
         let place = self.reserve(bytes.as_ref().map_or(0, Vec::len)).await?;
         self.shared.state().committed = committed;
-        place.submit(|_permit| Op::Committed { bytes });
+        place.submit(Change::Committed(bytes), Answer::Nobody);
         Ok(())
     }
 
@@ -274,12 +276,7 @@ where
         let place = self.reserve(records.bytes.len()).await?;
         // From here on nothing waits, so the entries in memory and those in the queue cannot part ways.
         let number = self.shared.state().push(entries, &records)?;
-        place.submit(|permit| Op::Append {
-            records,
-            number,
-            callback,
-            permit,
-        });
+        place.submit(Change::Append(records), Answer::Append { number, callback });
         Ok(())
     }
 
@@ -287,7 +284,7 @@ where
         let keep = last_log_id.as_ref().map(|id| id.index);
         let place = self.reserve(0).await?;
         if self.shared.state().window.truncate_after(last_log_id) {
-            place.submit(|_permit| Op::Truncate { keep });
+            place.submit(Change::Truncate { keep }, Answer::Nobody);
         }
         Ok(())
     }
@@ -297,7 +294,7 @@ where
         let bytes = Self::log_id_record(Record::Purged, &log_id);
         let place = self.reserve(bytes.len()).await?;
         if self.shared.state().window.purge(log_id) {
-            place.submit(|_permit| Op::Purge { upto, bytes });
+            place.submit(Change::Purge { upto, bytes }, Answer::Nobody);
         }
         Ok(())
     }

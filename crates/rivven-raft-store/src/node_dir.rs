@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     EntryCodec, LogOptions, LogOwner, RedbLogStore, SnapshotError, SnapshotStore, StoreError, durable,
+    error::REPLACE,
 };
 
 /// Version of `identity.json` that this build writes. 0 is unstable: the next release may refuse it.
@@ -108,13 +109,13 @@ pub enum NodeDirError {
         found: NodeId,
     },
     /// There is a log, but nothing says whose it is. Retrying cannot help.
-    #[error("{} is missing beside an existing log, so nobody can say whose log it is; restore the file from a backup, or empty the directory and run `rivven-node member replace`", path.display())]
+    #[error("{} is missing beside an existing log, so nobody can say whose log it is; restore the file from a backup, or {REPLACE}", path.display())]
     IdentityMissing {
         /// The identity file.
         path: PathBuf,
     },
     /// The identity file is not what this node wrote. Retrying cannot help.
-    #[error("{} is damaged ({reason}); restore it from a backup, or empty the directory and run `rivven-node member replace`", path.display())]
+    #[error("{} is damaged ({reason}); restore it from a backup, or {REPLACE}", path.display())]
     IdentityDamaged {
         /// The identity file.
         path: PathBuf,

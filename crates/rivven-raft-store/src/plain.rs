@@ -1,16 +1,17 @@
 //! [`PlainCodec`]: a ready codec for type configurations that keep openraft's defaults.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use openraft::{
-    BasicNode, Entry, EntryPayload, Membership, RaftTypeConfig,
+    BasicNode, Entry, EntryPayload, RaftTypeConfig,
     entry::RaftEntry,
     impls::{Vote, leader_id_adv::LeaderId},
     type_config::alias::{EntryPayloadOf, LogIdOf, StoredMembershipOf},
     vote::RaftLeaderId,
 };
 
-use crate::codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
+use crate::{
+    codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64},
+    membership::{get_membership, put_membership},
+};
 
 /// Version of these bytes. 0 is unstable: refused once there is a 1.
 const FORMAT: u8 = 0;
@@ -82,14 +83,14 @@ where
             }
             EntryPayload::Membership(membership) => {
                 out.push(MEMBERSHIP);
-                put_membership(out, membership);
+                put_membership(out, membership, put_node);
             }
         }
         Ok(())
     }
 
     fn decode_entry(log_id: LogIdOf<C>, body: &[u8]) -> Result<C::Entry, CodecError> {
-        let mut fields = versioned(body)?;
+        let mut fields = FieldReader::versioned(body, FORMAT)?;
         let payload = match fields.u8()? {
             BLANK => EntryPayload::Blank,
             COMMAND => {
@@ -98,7 +99,7 @@ where
                     EntryPayload::Normal(C::D::decode(fields.rest())?),
                 ));
             }
-            MEMBERSHIP => EntryPayload::Membership(get_membership(&mut fields)?),
+            MEMBERSHIP => EntryPayload::Membership(get_membership(&mut fields, get_node)?),
             kind => {
                 return Err(CodecError::Unknown {
                     what: "entry kind",
@@ -117,7 +118,7 @@ where
     }
 
     fn decode_log_id(bytes: &[u8]) -> Result<LogIdOf<C>, CodecError> {
-        let mut fields = versioned(bytes)?;
+        let mut fields = FieldReader::versioned(bytes, FORMAT)?;
         let leader = get_leader(&mut fields)?;
         let index = fields.u64()?;
         fields.finish()?;
@@ -131,7 +132,7 @@ where
     }
 
     fn decode_vote(bytes: &[u8]) -> Result<Vote<PlainLeaderId>, CodecError> {
-        let mut fields = versioned(bytes)?;
+        let mut fields = FieldReader::versioned(bytes, FORMAT)?;
         let vote = Vote {
             leader_id: get_leader(&mut fields)?,
             committed: fields.bool()?,
@@ -147,31 +148,19 @@ where
             <Self as EntryCodec<C>>::encode_log_id(log_id, &mut id);
         }
         put_bytes(out, &id);
-        put_membership(out, membership.membership());
+        put_membership(out, membership.membership(), put_node);
         Ok(())
     }
 
     fn decode_membership(bytes: &[u8]) -> Result<StoredMembershipOf<C>, CodecError> {
-        let mut fields = versioned(bytes)?;
+        let mut fields = FieldReader::versioned(bytes, FORMAT)?;
         let log_id = match fields.bytes()? {
             [] => None,
             id => Some(<Self as EntryCodec<C>>::decode_log_id(id)?),
         };
-        let membership = get_membership(&mut fields)?;
+        let membership = get_membership(&mut fields, get_node)?;
         fields.finish()?;
         Ok(StoredMembershipOf::<C>::new(log_id, membership))
-    }
-}
-
-/// The fields behind the version.
-fn versioned(bytes: &[u8]) -> Result<FieldReader<'_>, CodecError> {
-    let mut fields = FieldReader::new(bytes);
-    match fields.u8()? {
-        FORMAT => Ok(fields),
-        other => Err(CodecError::Unknown {
-            what: "codec version",
-            value: other.into(),
-        }),
     }
 }
 
@@ -184,35 +173,11 @@ fn get_leader(fields: &mut FieldReader<'_>) -> Result<PlainLeaderId, CodecError>
     Ok(PlainLeaderId::new(fields.u64()?, fields.u64()?))
 }
 
-fn put_membership(out: &mut Vec<u8>, membership: &Membership<u64, BasicNode>) {
-    let configs = membership.get_joint_config();
-    put_u64(out, configs.len() as u64);
-    for config in configs {
-        put_u64(out, config.len() as u64);
-        config.iter().for_each(|node| put_u64(out, *node));
-    }
-    put_u64(out, membership.nodes().count() as u64);
-    for (node, data) in membership.nodes() {
-        put_u64(out, *node);
-        put_bytes(out, data.addr.as_bytes());
-    }
+fn put_node(node: &BasicNode, out: &mut Vec<u8>) {
+    out.extend_from_slice(node.addr.as_bytes());
 }
 
-/// A count that lies runs out of bytes: nothing is allocated ahead of what is there.
-fn get_membership(fields: &mut FieldReader<'_>) -> Result<Membership<u64, BasicNode>, CodecError> {
-    let mut configs = Vec::new();
-    for _ in 0..fields.u64()? {
-        let mut config = BTreeSet::new();
-        for _ in 0..fields.u64()? {
-            config.insert(fields.u64()?);
-        }
-        configs.push(config);
-    }
-    let mut nodes = BTreeMap::new();
-    for _ in 0..fields.u64()? {
-        let node = fields.u64()?;
-        let addr = std::str::from_utf8(fields.bytes()?).map_err(CodecError::invalid)?;
-        nodes.insert(node, BasicNode::new(addr));
-    }
-    Membership::new(configs, nodes).map_err(CodecError::invalid)
+fn get_node(bytes: &[u8]) -> Result<BasicNode, CodecError> {
+    let addr = std::str::from_utf8(bytes).map_err(CodecError::invalid)?;
+    Ok(BasicNode::new(addr))
 }

@@ -5,6 +5,7 @@ mod error;
 mod file;
 mod format;
 mod receive;
+mod repair;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,7 @@ pub use self::{
     error::SnapshotError,
     file::{SnapshotContent, SnapshotFile},
     receive::{SnapshotReceiver, SnapshotTransfer},
+    repair::SnapshotGap,
 };
 use crate::{codec::EntryCodec, durable};
 
@@ -78,8 +80,8 @@ where
 {
     /// Opens the directory, creating it if need be, and verifies the snapshots in it.
     ///
-    /// Damaged and unreadable ones are set aside; see [`Self::damaged`]. If that was all of them, [`Self::latest`] is None:
-    /// the node then needs a snapshot of a peer unless its log begins at the first entry.
+    /// Damaged and unreadable ones are set aside; see [`Self::damaged`]. If that was all of them, [`Self::latest`] is None;
+    /// whether the node can start then is told by [`Self::gap`].
     ///
     /// # Errors
     /// An inaccessible directory, and snapshots of another cluster or a newer release, which stay as they

@@ -1,6 +1,10 @@
 //! Starting a node: what is given, what is checked, what is wired.
 
-use std::{collections::BTreeMap, fmt, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    sync::Arc,
+};
 
 use openraft::{
     Config, Raft, SnapshotPolicy,
@@ -8,7 +12,9 @@ use openraft::{
     storage::{RaftLogStorage, RaftStateMachine},
 };
 use openraft_rt_tokio::TokioWatchReceiver;
-use rivven_raft_store::{LogOptions, LogOwner, MemLogStore, NodeDir, RedbLogStore, WriterMode};
+use rivven_raft_store::{
+    LogOptions, LogOwner, MemLogStore, NodeDir, RedbLogStore, SnapshotStore, WriterMode,
+};
 use rivven_transport::{Router, TaskGroup, Transport};
 use rivven_types::NodeId;
 use tokio::sync::Semaphore;
@@ -21,6 +27,7 @@ use crate::{
     fabric::fabric_addr,
     network::Peers,
     node::{Inner, MAX_PROPOSAL_BYTES, MAX_PROPOSALS},
+    repair::Patient,
     runtime::{NodeScope, entropy},
     service,
     snapshot::Snapshots,
@@ -191,6 +198,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             timing,
             snapshot_every: self.snapshot_every,
             durable: self.dir.is_some(),
+            voters: voters.clone(),
         };
         let parts = Parts {
             machine,
@@ -258,6 +266,7 @@ struct CoreConfig {
     timing: Timing,
     snapshot_every: u64,
     durable: bool,
+    voters: BTreeSet<NodeId>,
 }
 
 impl CoreConfig {
@@ -323,17 +332,25 @@ impl<S: StateMachine> Parts<S> {
                 }
             })?;
             let snapshots =
-                Snapshots::open(&snapshots_path, cluster).map_err(|error| StartError::Storage {
+                SnapshotStore::open(&snapshots_path, cluster).map_err(|error| StartError::Storage {
                     code: error.code(),
                     cause: io::Error::other(error),
                 })?;
             Ok((log, snapshots))
         };
         let opened = self.scope.group().blocking(open).await;
-        let (log, snapshots) = opened.map_err(|error| StartError::Core {
+        let (mut log, snapshots) = opened.map_err(|error| StartError::Core {
             cause: error.to_string(),
         })??;
-        self.start(core, log, snapshots, Some(dir)).await
+        let patient = Patient {
+            transport: &self.transport,
+            group: self.scope.group(),
+            peers: &core.voters,
+            snapshots: &snapshots,
+        };
+        patient.repair(&mut log).await?;
+        self.start(core, log, Snapshots::Files(snapshots), Some(dir))
+            .await
     }
 
     async fn start<L: RaftLogStorage<TypeConfig>>(

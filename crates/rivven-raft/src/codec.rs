@@ -2,16 +2,12 @@
 //!
 //! Every value opens with [`FORMAT`]. Numbers are little endian.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
 use openraft::EntryPayload;
-use rivven_raft_store::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
+use rivven_raft_store::{CodecError, EntryCodec, FieldReader, get_membership, put_membership, put_u64};
 use rivven_types::PeerAddr;
 
-use crate::types::{
-    LogCommand, LogEntry, LogId, Membership, StoredMembership, TypeConfig, Vote, log_id, term_of, vote,
-};
+use crate::types::{LogCommand, LogEntry, LogId, StoredMembership, TypeConfig, Vote, log_id, term_of, vote};
 
 /// Version of the encoding. 0 is unstable: refused once there is a 1.
 const FORMAT: u8 = 0;
@@ -36,14 +32,14 @@ impl EntryCodec<TypeConfig> for LogCodec {
             }
             EntryPayload::Membership(membership) => {
                 out.push(KIND_MEMBERSHIP);
-                put_membership(out, membership);
+                put_membership(out, membership, put_addr);
             }
         }
         Ok(())
     }
 
     fn decode_entry(log_id: LogId, body: &[u8]) -> Result<LogEntry, CodecError> {
-        let mut fields = versioned(body)?;
+        let mut fields = FieldReader::versioned(body, FORMAT)?;
         let payload = match fields.u8()? {
             KIND_BLANK => EntryPayload::Blank,
             KIND_COMMAND => {
@@ -51,7 +47,7 @@ impl EntryCodec<TypeConfig> for LogCodec {
                 let body = Bytes::copy_from_slice(fields.take(fields.rest().len())?);
                 EntryPayload::Normal(LogCommand { namespace, body })
             }
-            KIND_MEMBERSHIP => EntryPayload::Membership(membership(&mut fields)?),
+            KIND_MEMBERSHIP => EntryPayload::Membership(get_membership(&mut fields, get_addr)?),
             kind => {
                 return Err(CodecError::Unknown {
                     what: "entry kind",
@@ -70,7 +66,7 @@ impl EntryCodec<TypeConfig> for LogCodec {
     }
 
     fn decode_log_id(bytes: &[u8]) -> Result<LogId, CodecError> {
-        let mut fields = versioned(bytes)?;
+        let mut fields = FieldReader::versioned(bytes, FORMAT)?;
         let id = log_id(fields.u64()?, fields.u64()?);
         fields.finish()?;
         Ok(id)
@@ -84,7 +80,7 @@ impl EntryCodec<TypeConfig> for LogCodec {
     }
 
     fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
-        let mut fields = versioned(bytes)?;
+        let mut fields = FieldReader::versioned(bytes, FORMAT)?;
         let vote = vote(fields.u64()?, fields.u64()?, fields.bool()?);
         fields.finish()?;
         Ok(vote)
@@ -97,77 +93,40 @@ impl EntryCodec<TypeConfig> for LogCodec {
             put_u64(out, term_of(id));
             put_u64(out, id.index);
         }
-        put_membership(out, stored.membership());
+        put_membership(out, stored.membership(), put_addr);
         Ok(())
     }
 
     fn decode_membership(bytes: &[u8]) -> Result<StoredMembership, CodecError> {
-        let mut fields = versioned(bytes)?;
+        let mut fields = FieldReader::versioned(bytes, FORMAT)?;
         let id = if fields.bool()? {
             Some(log_id(fields.u64()?, fields.u64()?))
         } else {
             None
         };
-        let membership = membership(&mut fields)?;
+        let membership = get_membership(&mut fields, get_addr)?;
         fields.finish()?;
         Ok(StoredMembership::new(id, membership))
     }
 }
 
-fn versioned(bytes: &[u8]) -> Result<FieldReader<'_>, CodecError> {
-    let mut fields = FieldReader::new(bytes);
-    match fields.u8()? {
-        FORMAT => Ok(fields),
-        other => Err(CodecError::Unknown {
-            what: "format version",
-            value: other.into(),
-        }),
-    }
+fn put_addr(addr: &PeerAddr, out: &mut Vec<u8>) {
+    out.extend_from_slice(addr.to_string().as_bytes());
 }
 
-/// The joint configs, then every node with its address.
-fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
-    let configs = membership.get_joint_config();
-    put_u64(out, configs.len() as u64);
-    for config in configs {
-        put_u64(out, config.len() as u64);
-        config.iter().for_each(|node| put_u64(out, *node));
-    }
-    put_u64(out, membership.nodes().count() as u64);
-    for (node, addr) in membership.nodes() {
-        put_u64(out, *node);
-        put_bytes(out, addr.to_string().as_bytes());
-    }
-}
-
-fn membership(fields: &mut FieldReader<'_>) -> Result<Membership, CodecError> {
-    // Collections grow as their elements are read, so a wrong count allocates nothing.
-    let mut configs = Vec::new();
-    for _ in 0..fields.u64()? {
-        let mut config = BTreeSet::new();
-        for _ in 0..fields.u64()? {
-            config.insert(fields.u64()?);
-        }
-        configs.push(config);
-    }
-    let mut nodes = BTreeMap::new();
-    for _ in 0..fields.u64()? {
-        let node = fields.u64()?;
-        let addr = std::str::from_utf8(fields.bytes()?).map_err(CodecError::invalid)?;
-        let addr: PeerAddr = addr.parse().map_err(CodecError::invalid)?;
-        nodes.insert(node, addr);
-    }
-    if configs.is_empty() && nodes.is_empty() {
-        return Ok(Membership::default());
-    }
-    Membership::new(configs, nodes).map_err(CodecError::invalid)
+fn get_addr(bytes: &[u8]) -> Result<PeerAddr, CodecError> {
+    let addr = std::str::from_utf8(bytes).map_err(CodecError::invalid)?;
+    addr.parse().map_err(CodecError::invalid)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::types::Membership;
 
     fn addr(node: u64) -> PeerAddr {
         format!("node{node}:9093").parse().unwrap()

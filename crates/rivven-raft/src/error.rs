@@ -68,6 +68,13 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
+    /// No snapshot of this node reaches its log any more, and no peer gave one within a minute. Vote and log
+    /// are whole. Start the node again once other nodes of the cluster run, or put back a backup.
+    #[error("{gap}; no peer gave a snapshot, start this node again once others of its cluster run")]
+    NoSnapshot {
+        /// What is missing, and which files were set aside.
+        gap: String,
+    },
     /// The consensus core refused to start from what is on disk.
     #[error("the consensus core did not start: {cause}")]
     Core {
@@ -88,6 +95,7 @@ impl StartError {
             Self::NoStateMachine => "no-state-machine",
             Self::IdentityMismatch { .. } => "identity-mismatch",
             Self::Storage { code, .. } => code,
+            Self::NoSnapshot { .. } => "snapshot-missing",
             Self::Core { .. } => "core-not-started",
         }
     }

@@ -18,6 +18,7 @@ mod node;
 mod propose;
 mod read;
 mod records;
+mod repair;
 mod runtime;
 mod service;
 mod session;

@@ -20,6 +20,7 @@ use crate::{
     node::Inner,
     propose::{LocalFailure, Proposal},
     read::ReadIndexFailure,
+    repair,
     snapshot::Incoming,
     system::{SessionTag, SystemCommand},
     types::{NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM, Snapshot, SnapshotMeta},
@@ -61,6 +62,7 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
         |node, _, ()| async move { Ok(node.supported.clone()) },
     );
     route::<Ping, S, _, _>(router, node, |_, _, ()| async { Ok(()) });
+    repair::register(router, node);
 }
 
 fn route<M, S, F, Fut>(router: &Router, node: &Arc<Inner<S>>, handler: F)

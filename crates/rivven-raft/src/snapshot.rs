@@ -2,13 +2,11 @@
 
 use std::{
     io::{self, Read, Write},
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
-use rivven_raft_store::{SnapshotError, SnapshotFile, SnapshotReceiver, SnapshotStore, SnapshotTransfer};
-use rivven_types::ClusterId;
+use rivven_raft_store::{SnapshotFile, SnapshotReceiver, SnapshotStore, SnapshotTransfer};
 
 use crate::{
     codec::LogCodec,
@@ -40,10 +38,6 @@ pub(crate) enum SnapshotData {
 impl Snapshots {
     pub(crate) fn memory() -> Self {
         Self::Memory(Arc::default())
-    }
-
-    pub(crate) fn open(path: &Path, cluster: ClusterId) -> Result<Self, SnapshotError> {
-        SnapshotStore::open(path, cluster).map(Self::Files)
     }
 
     /// Writes a snapshot with `write` and keeps it.

@@ -161,6 +161,55 @@ async fn the_log_is_purged_behind_the_older_snapshot_so_a_damaged_newest_is_no_l
     );
 }
 
+/// Turns every snapshot of a node into nonsense; how many there were.
+fn damage_snapshots(root: &Path, node_id: NodeId) -> usize {
+    let dir = root.join(node_id.to_string()).join("snapshots");
+    let files: Vec<_> = std::fs::read_dir(dir).unwrap().collect();
+    for file in &files {
+        std::fs::write(file.as_ref().unwrap().path(), "nonsense").unwrap();
+    }
+    files.len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_snapshots_are_all_damaged_fetches_one_of_a_peer_before_it_starts() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let mut nodes = durable_group(&fabric, root.path()).await;
+    agreed_leader(&nodes).await;
+    for i in 0..230_u64 {
+        put(&nodes[0], &format!("{i:03}"), "v").await;
+    }
+    assert_eq!(get(&nodes[2], "229").await.as_deref(), Some("v"));
+    let damaged = nodes.remove(2);
+    let before = damaged.status();
+    damaged.shutdown().await;
+    drop(damaged);
+    assert_eq!(damage_snapshots(root.path(), 3), 2);
+
+    let repaired = start_durable(&fabric, root.path(), 3, 3).await;
+    assert!(
+        repaired.status().snapshot_index.is_some(),
+        "{:?}",
+        repaired.status()
+    );
+    assert!(repaired.status().term >= before.term, "the vote stays");
+    assert_eq!(get(&repaired, "000").await.as_deref(), Some("v"));
+    let read = repaired.read(Consistency::Stale, KvStore::len).await.unwrap();
+    assert_eq!(read.value, 230);
+    repaired.shutdown().await;
+    drop(repaired);
+
+    // Without a peer that could help it does not start from an empty state.
+    for node in nodes {
+        node.shutdown().await;
+    }
+    damage_snapshots(root.path(), 3);
+    let refused = builder(&fabric, root.path(), 3, 3).start().await.unwrap_err();
+    assert_eq!(refused.code(), "snapshot-missing", "{refused}");
+    assert!(refused.to_string().contains("was set aside"), "{refused}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_directory_of_another_node_is_refused() {
     let root = TempDir::new().unwrap();

@@ -1,6 +1,6 @@
 //! Settings of a log: sizes, bounds, whose log it is, and who writes it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use rivven_types::{ClusterId, InstanceId, NodeId};
 
@@ -13,15 +13,22 @@ pub struct LogOptions {
     /// Newest entries kept in memory for readers, in encoded bytes. Default 8 MiB. Followers that lag by
     /// more than this are served from the file. Entries not yet durable are kept in any case.
     pub tail_bytes: usize,
-    /// Operations that may wait for the owner thread. Default 1,024; beyond that callers wait.
+    /// Operations that may be under way: waiting for the owner thread, or written and not answered yet.
+    /// Default 4,096; beyond that callers wait.
     pub queue_len: usize,
-    /// Bytes that may wait for the owner thread. Default 64 MiB; beyond that callers wait.
+    /// Bytes that may be under way. Default 64 MiB; beyond that callers wait. An operation counts with at
+    /// least `queue_bytes / queue_len`.
     pub queue_bytes: usize,
     /// A transaction takes no further operation once it has this many bytes. Default 1 MiB. Larger shares
     /// an fsync among more entries, but lets the first of them wait for longer.
     pub batch_bytes: usize,
     /// A transaction takes no further operation once it has this many entries. Default 4,096.
     pub batch_entries: usize,
+    /// A committed id that no other operation has taken along is written by itself, with a sync of its own,
+    /// once the log has been quiet for this long. Default 1 s. Shorter costs syncs on a quiet node; longer
+    /// makes a node that lost power know less of what was committed, which the leader tells it anyway.
+    /// Without effect with [`WriterMode::Inline`], where it is written at the end.
+    pub committed_flush: Duration,
     /// Largest encoded entry. Default 8 MiB. An append with a larger one is refused as a whole.
     pub max_entry_bytes: usize,
     /// Whose log it is: written into a new log, compared with what stands in an old one. Default: anybody's.
@@ -35,10 +42,11 @@ impl Default for LogOptions {
         Self {
             cache_bytes: 16 << 20,
             tail_bytes: 8 << 20,
-            queue_len: 1024,
+            queue_len: 4096,
             queue_bytes: 64 << 20,
             batch_bytes: 1 << 20,
             batch_entries: 4096,
+            committed_flush: Duration::from_secs(1),
             max_entry_bytes: 8 << 20,
             owner: None,
             writer: WriterMode::default(),

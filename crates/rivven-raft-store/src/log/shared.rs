@@ -11,9 +11,9 @@ use openraft::{
     entry::RaftEntry,
     type_config::alias::{LogIdOf, VoteOf},
 };
-use redb::Database;
+use redb::{Database, WriteTransaction};
 
-use super::{metrics::LogMetrics, options::LogOwner, writer::Records};
+use super::{metrics::LogMetrics, options::LogOwner, queue::Records, writer};
 use crate::{error::StoreError, window::Window};
 
 pub(super) struct Shared<C: RaftTypeConfig> {
@@ -118,6 +118,18 @@ impl<C: RaftTypeConfig> Shared<C> {
                 path: self.path.clone(),
             },
         }
+    }
+
+    /// Runs `change` in a transaction and makes it durable.
+    pub(super) fn transact(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let guard = self.db();
+        let db = guard.as_ref().ok_or_else(|| StoreError::Closed {
+            path: self.path.clone(),
+        })?;
+        self.contain(|| writer::transact(db, &self.path, change))
     }
 
     /// Runs code of redb, which panics on some damaged pages, and turns a panic into an error.

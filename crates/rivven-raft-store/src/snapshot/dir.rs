@@ -121,6 +121,7 @@ pub(super) fn unusable(path: &Path, error: SnapshotError) -> Result<String, Snap
         SnapshotError::Io { .. }
         | SnapshotError::NewerFormat { .. }
         | SnapshotError::Foreign { .. }
+        | SnapshotError::TooOld { .. }
         | SnapshotError::Busy
         | SnapshotError::Encode(_) => Err(error),
     }

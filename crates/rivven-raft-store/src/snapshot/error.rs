@@ -45,6 +45,17 @@ pub enum SnapshotError {
         /// The cluster of the snapshot.
         found: ClusterId,
     },
+    /// The snapshot of a peer does not reach the log of this node. Nothing was kept; try another peer, or
+    /// this one later.
+    #[error("the snapshot {} reaches entry {}, but the log begins behind entry {needed}; another peer may have a newer one", path.display(), found.map_or_else(|| "none".to_owned(), |index| index.to_string()))]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Index of its last entry; none for a snapshot of nothing.
+        found: Option<u64>,
+        /// Index that it must reach.
+        needed: u64,
+    },
     /// Another snapshot is being received, or one that arrived is being restored. Nothing was changed.
     /// Retry once that is done.
     #[error("another snapshot is on its way in; retry once it has arrived")]
@@ -63,6 +74,7 @@ impl SnapshotError {
             Self::Damaged { .. } => "snapshot-damaged",
             Self::NewerFormat { .. } => "snapshot-newer-format",
             Self::Foreign { .. } => "snapshot-foreign",
+            Self::TooOld { .. } => "snapshot-too-old",
             Self::Busy => "snapshot-busy",
             Self::Encode(_) => "snapshot-not-encodable",
         }
@@ -76,7 +88,9 @@ impl From<SnapshotError> for io::Error {
             SnapshotError::Io { source, .. } => source.kind(),
             SnapshotError::Damaged { .. } | SnapshotError::NewerFormat { .. } => io::ErrorKind::InvalidData,
             SnapshotError::Busy => io::ErrorKind::ResourceBusy,
-            SnapshotError::Foreign { .. } | SnapshotError::Encode(_) => io::ErrorKind::InvalidInput,
+            SnapshotError::Foreign { .. } | SnapshotError::TooOld { .. } | SnapshotError::Encode(_) => {
+                io::ErrorKind::InvalidInput
+            }
         };
         Self::new(kind, error)
     }

@@ -1,6 +1,7 @@
 //! A disk in memory that counts its syncs, fails when told to, and forgets what was not synced.
 
 use std::{
+    collections::BTreeSet,
     io::{self, ErrorKind},
     sync::{Arc, Condvar, Mutex, MutexGuard},
 };
@@ -21,6 +22,8 @@ struct Platters {
     current: Vec<u8>,
     /// What a power cut cannot take.
     durable: Vec<u8>,
+    /// Sectors written since the last sync.
+    unsynced: BTreeSet<usize>,
     syncs: u64,
     writes: u64,
     /// Writes and syncs so far, and the one at which the power fails.
@@ -63,6 +66,11 @@ impl Disk {
     /// What a process that starts now finds: the page cache survives a killed process.
     pub(crate) fn image(&self) -> Vec<u8> {
         self.platters().current.clone()
+    }
+
+    /// What a power cut at this moment leaves, at the least.
+    pub(crate) fn durable(&self) -> Vec<u8> {
+        self.platters().durable.clone()
     }
 
     /// Fails the power at this step from now on; which unsynced sectors survive is up to `random`.
@@ -130,14 +138,28 @@ impl Platters {
         if random.below(2) == 0 {
             image.resize(self.current.len(), 0);
         }
-        for (number, sector) in image.chunks_mut(SECTOR).enumerate() {
-            let written = self.current.get(number * SECTOR..).unwrap_or_default();
-            let written = &written[..written.len().min(sector.len())];
+        for sector in &self.unsynced {
             if random.below(2) == 0 {
-                sector[..written.len()].copy_from_slice(written);
+                copy_sector(&self.current, &mut image, *sector);
             }
         }
         image
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.current.len(), 0);
+        for sector in std::mem::take(&mut self.unsynced) {
+            copy_sector(&self.current, &mut self.durable, sector);
+        }
+    }
+}
+
+/// As much of a sector as both have.
+fn copy_sector(from: &[u8], to: &mut [u8], sector: usize) {
+    let start = sector * SECTOR;
+    let end = (start + SECTOR).min(from.len()).min(to.len());
+    if start < end {
+        to[start..end].copy_from_slice(&from[start..end]);
     }
 }
 
@@ -160,7 +182,12 @@ impl StorageBackend for Disk {
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
         let mut platters = self.platters();
         platters.step()?;
-        platters.current.resize(usize::try_from(len).unwrap(), 0);
+        let len = usize::try_from(len).unwrap();
+        // What was cut off and comes back is zeroes, also where a sync had reached it.
+        let kept = platters.current.len().min(len);
+        platters.current.resize(len, 0);
+        let sectors = kept / SECTOR..len.div_ceil(SECTOR);
+        platters.unsynced.extend(sectors);
         Ok(())
     }
 
@@ -173,7 +200,7 @@ impl StorageBackend for Disk {
         if platters.fail_sync == Some(platters.syncs) {
             return Err(io::Error::from_raw_os_error(5));
         }
-        platters.durable = platters.current.clone();
+        platters.sync();
         Ok(())
     }
 
@@ -186,6 +213,8 @@ impl StorageBackend for Disk {
         }
         let start = usize::try_from(offset).unwrap();
         platters.current[start..start + data.len()].copy_from_slice(data);
+        let last = (start + data.len().max(1) - 1) / SECTOR;
+        platters.unsynced.extend(start / SECTOR..=last);
         Ok(())
     }
 }

@@ -11,9 +11,13 @@ mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod golden_files;
+#[cfg(test)]
+mod group_commit;
 #[cfg(test)]
 mod inspect;
 #[cfg(test)]
@@ -26,6 +30,8 @@ mod processes;
 mod receive;
 #[cfg(test)]
 mod reopen;
+#[cfg(test)]
+mod repair;
 #[cfg(test)]
 mod snapshots;
 #[cfg(test)]

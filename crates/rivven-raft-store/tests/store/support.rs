@@ -1,9 +1,9 @@
 //! A Raft type configuration of its own, its codec, and small helpers.
 
-use std::{collections::BTreeSet, fmt, io, pin::Pin};
+use std::{fmt, io, pin::Pin};
 
 use openraft::{
-    BasicNode, EntryPayload, Membership, RaftLogReader,
+    BasicNode, EntryPayload, RaftLogReader,
     entry::RaftEntry,
     storage::{IOFlushed, RaftLogStorage, RaftLogStorageExt},
     type_config::{
@@ -13,7 +13,8 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use rivven_raft_store::{
-    CodecError, EntryCodec, FieldReader, LogOptions, RedbLogStore, StoreError, WriterMode, put_bytes, put_u64,
+    CodecError, EntryCodec, FieldReader, LogOptions, RedbLogStore, StoreError, WriterMode, get_membership,
+    put_bytes, put_membership, put_u64,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,38 +40,13 @@ pub(crate) type Store = RedbLogStore<Types, Codec>;
 
 pub(crate) struct Codec;
 
-fn put_set(out: &mut Vec<u8>, set: &BTreeSet<u64>) {
-    put_u64(out, set.len() as u64);
-    set.iter().for_each(|node| put_u64(out, *node));
+fn put_node(node: &BasicNode, out: &mut Vec<u8>) {
+    out.extend_from_slice(node.addr.as_bytes());
 }
 
-fn put_membership(out: &mut Vec<u8>, membership: &Membership<u64, BasicNode>) {
-    let configs = membership.get_joint_config();
-    put_u64(out, configs.len() as u64);
-    configs.iter().for_each(|config| put_set(out, config));
-    put_u64(out, membership.nodes().count() as u64);
-    for (node, data) in membership.nodes() {
-        put_u64(out, *node);
-        put_bytes(out, data.addr.as_bytes());
-    }
-}
-
-fn get_membership(fields: &mut FieldReader<'_>) -> Result<Membership<u64, BasicNode>, CodecError> {
-    let mut configs = Vec::new();
-    for _ in 0..fields.u64()? {
-        let mut config = BTreeSet::new();
-        for _ in 0..fields.u64()? {
-            config.insert(fields.u64()?);
-        }
-        configs.push(config);
-    }
-    let mut nodes = std::collections::BTreeMap::new();
-    for _ in 0..fields.u64()? {
-        let node = fields.u64()?;
-        let addr = std::str::from_utf8(fields.bytes()?).map_err(CodecError::invalid)?;
-        nodes.insert(node, BasicNode::new(addr));
-    }
-    Membership::new(configs, nodes).map_err(CodecError::invalid)
+fn get_node(bytes: &[u8]) -> Result<BasicNode, CodecError> {
+    let addr = std::str::from_utf8(bytes).map_err(CodecError::invalid)?;
+    Ok(BasicNode::new(addr))
 }
 
 fn put_leader(out: &mut Vec<u8>, leader: &LeaderId) {
@@ -92,7 +68,7 @@ impl EntryCodec<Types> for Codec {
             }
             EntryPayload::Membership(membership) => {
                 out.push(2);
-                put_membership(out, membership);
+                put_membership(out, membership, put_node);
             }
         }
         Ok(())
@@ -103,7 +79,7 @@ impl EntryCodec<Types> for Codec {
         let payload = match fields.u8()? {
             0 => EntryPayload::Blank,
             1 => EntryPayload::Normal(Command(fields.bytes()?.to_vec())),
-            2 => EntryPayload::Membership(get_membership(&mut fields)?),
+            2 => EntryPayload::Membership(get_membership(&mut fields, get_node)?),
             kind => {
                 return Err(CodecError::Unknown {
                     what: "entry kind",
@@ -151,7 +127,7 @@ impl EntryCodec<Types> for Codec {
             Self::encode_log_id(log_id, &mut id);
         }
         put_bytes(out, &id);
-        put_membership(out, membership.membership());
+        put_membership(out, membership.membership(), put_node);
         Ok(())
     }
 
@@ -161,7 +137,7 @@ impl EntryCodec<Types> for Codec {
             [] => None,
             id => Some(Self::decode_log_id(id)?),
         };
-        let membership = get_membership(&mut fields)?;
+        let membership = get_membership(&mut fields, get_node)?;
         fields.finish()?;
         Ok(StoredMembershipOf::<Types>::new(log_id, membership))
     }
