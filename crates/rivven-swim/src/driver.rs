@@ -8,6 +8,7 @@ mod run;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,7 +16,7 @@ use std::{
     vec::Vec,
 };
 
-use rivven_transport::{LocalIdentity, TaskGroup, datagram::GossipKey};
+use rivven_transport::{LocalIdentity, TaskGroup, datagram::GossipKeys};
 use rivven_types::{BootEpoch, InstanceId, NodeId, PeerAddr};
 use tokio::{
     net::UdpSocket,
@@ -71,11 +72,17 @@ struct Shared {
     /// The sender belongs to the socket's task, so that events end when it does.
     events: broadcast::WeakSender<MemberEvent>,
     left: watch::Sender<bool>,
+    /// Datagrams not sealed or not opened, by reason.
+    dropped: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Shared {
     fn swim(&self) -> MutexGuard<'_, Swim> {
         self.swim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Time {
@@ -106,7 +113,8 @@ impl SwimNode {
         SwimBuilder {
             config,
             identity: None,
-            key: None,
+            keys: None,
+            counts_starts: true,
             insecure: false,
             advertise: None,
             meta: Vec::new(),
@@ -124,6 +132,12 @@ impl SwimNode {
     #[must_use]
     pub fn member(&self, node: NodeId) -> Option<MemberView> {
         self.inner.shared.swim().member(node)
+    }
+
+    /// Datagrams dropped since the start, by the code of the reason: not opened, or not sealed.
+    #[must_use]
+    pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
+        self.inner.shared.dropped().clone()
     }
 
     /// Changes in the membership from here on.
@@ -199,7 +213,8 @@ impl MemberEvents {
 pub struct SwimBuilder {
     config: SwimConfig,
     identity: Option<LocalIdentity>,
-    key: Option<GossipKey>,
+    keys: Option<GossipKeys>,
+    counts_starts: bool,
     insecure: bool,
     advertise: Option<PeerAddr>,
     meta: Vec<u8>,
@@ -213,9 +228,25 @@ impl SwimBuilder {
         self
     }
 
-    /// Seals every datagram under this key of the cluster.
-    pub fn key(mut self, key: GossipKey) -> Self {
-        self.key = Some(key);
+    /// Seals every datagram under these keys of the cluster: one [`GossipKey`] for good, or
+    /// [`GossipKeys`] that are replaced while the member runs.
+    ///
+    /// A member whose keys have not come yet is mute. A datagram that no key opens is reported through
+    /// [`GossipKeys::missing`].
+    ///
+    /// [`GossipKey`]: rivven_transport::datagram::GossipKey
+    pub fn key(mut self, keys: impl Into<GossipKeys>) -> Self {
+        self.keys = Some(keys.into());
+        self
+    }
+
+    /// The boot epoch of the identity does not rise with every start, or not for certain. Every sealed
+    /// datagram then carries 16 random bytes of this start, so that no two starts share a nonce.
+    ///
+    /// Others take a start with the same boot epoch for the same start all the same: prefer a boot epoch
+    /// that is kept on disk.
+    pub const fn without_boot_epoch(mut self) -> Self {
+        self.counts_starts = false;
         self
     }
 
@@ -254,8 +285,11 @@ impl SwimBuilder {
         Settings::new(&self.config, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
         let entropy = RandomState::new();
         let seed = self.seed.unwrap_or_else(|| entropy.hash_one("choices"));
-        let (identity, envelope) = match (self.identity, &self.key) {
-            (Some(local), Some(key)) => (identity_of(&local), Envelope::sealed(key, &local)),
+        let (identity, envelope) = match (self.identity, self.keys) {
+            (Some(local), Some(keys)) => {
+                let envelope = Envelope::sealed(keys, &local, !self.counts_starts)?;
+                (identity_of(&local), envelope)
+            }
             (None, Some(_)) => return Err(StartError::NoIdentity),
             (_, None) if !self.insecure => return Err(StartError::NoKey),
             (local, None) => {
@@ -291,6 +325,7 @@ impl SwimBuilder {
             commanded: Notify::new(),
             events: events.downgrade(),
             left: watch::channel(false).0,
+            dropped: Mutex::default(),
         });
         let tasks = TaskGroup::current();
         tasks.spawn(Runner::new(Arc::clone(&shared), socket, local_addr, envelope, events).run());

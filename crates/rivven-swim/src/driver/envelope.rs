@@ -3,8 +3,8 @@
 use std::{boxed::Box, vec::Vec};
 
 use rivven_transport::{
-    LocalIdentity,
-    datagram::{DatagramOpener, DatagramSealer, GossipKey, OpenError, SEAL_OVERHEAD, SealError},
+    EntropyError, LocalIdentity,
+    datagram::{DatagramOpener, DatagramSealer, GossipKeys, OpenError, SEAL_OVERHEAD, SealError},
 };
 use rivven_types::{BootEpoch, InstanceId, NodeId};
 
@@ -19,8 +19,9 @@ const PLAIN_OVERHEAD: usize = 8 + 8 + 16 + 8;
 /// How this node's datagrams are wrapped. A sealed node refuses plain datagrams, and the other way round.
 #[derive(Debug)]
 pub(super) enum Envelope {
-    /// Sealed under the cluster's key.
+    /// Sealed under the cluster's keys.
     Sealed {
+        keys: GossipKeys,
         sealer: Box<DatagramSealer>,
         opener: Box<DatagramOpener>,
     },
@@ -45,11 +46,23 @@ impl Refused {
 }
 
 impl Envelope {
-    pub(super) fn sealed(key: &GossipKey, local: &LocalIdentity) -> Self {
-        Self::Sealed {
-            sealer: Box::new(DatagramSealer::new(key, local)),
-            opener: Box::new(DatagramOpener::new(key, local.cluster)),
-        }
+    /// Seals for `local`; with a salt if nobody counts its starts.
+    pub(super) fn sealed(
+        keys: GossipKeys,
+        local: &LocalIdentity,
+        salted: bool,
+    ) -> Result<Self, EntropyError> {
+        let sealer = if salted {
+            DatagramSealer::salted(&keys, local)?
+        } else {
+            DatagramSealer::new(&keys, local)
+        };
+        let opener = DatagramOpener::new(&keys, local.cluster);
+        Ok(Self::Sealed {
+            keys,
+            sealer: Box::new(sealer),
+            opener: Box::new(opener),
+        })
     }
 
     /// Bytes that wrapping adds.
@@ -79,8 +92,14 @@ impl Envelope {
     /// Replaces the content of `out` with the payload of `datagram`, and says who sent it.
     pub(super) fn unpack(&mut self, datagram: &[u8], out: &mut Vec<u8>) -> Result<Identity, Refused> {
         match self {
-            Self::Sealed { opener, .. } => {
-                let peer = opener.open(datagram, out).map_err(Refused::Sealed)?;
+            Self::Sealed { keys, opener, .. } => {
+                let peer = opener.open(datagram, out).map_err(|error| {
+                    if let OpenError::UnknownKey(_) | OpenError::NotAuthentic = error {
+                        // The keys may have changed without this node.
+                        keys.report_missing();
+                    }
+                    Refused::Sealed(error)
+                })?;
                 Ok(Identity {
                     node: peer.node,
                     instance: peer.instance,

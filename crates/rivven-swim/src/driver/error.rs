@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rivven_transport::EntropyError;
 use rivven_types::PeerAddr;
 
 use crate::ConfigError;
@@ -36,6 +37,9 @@ pub enum StartError {
     /// No key was given, and running in the clear was not asked for by name.
     #[error("no gossip key: call key(..) with the cluster's gossip.key, or insecure() to run in the clear")]
     NoKey,
+    /// The operating system gave no randomness, which a member without a durable boot epoch needs.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
     /// A key was given without the identity to seal under.
     #[error("a gossip key needs an identity: call identity(..)")]
     NoIdentity,
@@ -50,6 +54,7 @@ impl StartError {
             Self::PortInUse { .. } => "port-in-use",
             Self::Bind { .. } => "gossip-bind",
             Self::NoKey => "gossip-no-key",
+            Self::Entropy(error) => error.code(),
             Self::NoIdentity => "gossip-no-identity",
         }
     }

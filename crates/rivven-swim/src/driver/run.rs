@@ -8,6 +8,7 @@ use std::{
     vec::Vec,
 };
 
+use rivven_transport::datagram::SealError;
 use tokio::{net::UdpSocket, sync::broadcast, time::Instant};
 use tracing::{debug, info, trace, warn};
 
@@ -33,6 +34,7 @@ pub(super) struct Runner {
     local_addr: SocketAddr,
     envelope: Envelope,
     events: broadcast::Sender<MemberEvent>,
+    waits_for_keys: bool,
     refused: u64,
     reported: Option<Instant>,
     /// One byte more than is allowed, so that too long is seen.
@@ -54,6 +56,7 @@ impl Runner {
             local_addr,
             envelope,
             events,
+            waits_for_keys: false,
             refused: 0,
             reported: None,
             datagram: vec![0; MAX_DATAGRAM_LEN + 1],
@@ -132,9 +135,14 @@ impl Runner {
 
     fn send(&mut self, to: SocketAddr, payload: &[u8]) {
         if let Err(error) = self.envelope.pack(payload, &mut self.payload) {
-            warn!(%error, code = error.code(), "gossip datagram not sealed");
+            self.count(error.code());
+            // One that waits for its keys says so once; every probe until then is lost.
+            if error != SealError::NoKeys || !std::mem::replace(&mut self.waits_for_keys, true) {
+                warn!(%error, code = error.code(), "gossip datagram not sealed");
+            }
             return;
         }
+        self.waits_for_keys = false;
         // Datagrams may be lost anywhere, so a full send buffer is one more place.
         if let Err(error) = self
             .socket
@@ -166,7 +174,15 @@ impl Runner {
         }
     }
 
+    fn count(&self, code: &'static str) {
+        let mut dropped = self.shared.dropped();
+        let count = dropped.entry(code).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Drops a datagram. Its sender gets no answer, whoever it is.
     fn refuse(&mut self, from: SocketAddr, refused: Refused) {
+        self.count(refused.code());
         self.refused = self.refused.saturating_add(1);
         let due = self
             .reported

@@ -2,6 +2,7 @@
 
 use std::{format, vec};
 
+use rivven_transport::datagram::{GossipKey, KeyRing};
 use rivven_types::ClusterId;
 
 use super::*;
@@ -244,4 +245,153 @@ fn plain_envelopes_hold_their_sender() {
             "datagram-not-plain"
         );
     }
+}
+
+fn free_socket() -> std::net::UdpSocket {
+    let socket = std::net::UdpSocket::bind(any_port()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket
+}
+
+/// The port must not even show that somebody listens there who knows what gossip is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_answered_to_whoever_cannot_seal() {
+    let key = GossipKey::from_bytes([3; 32]);
+    let node = start(1, 1, any_port(), &[], &key).await;
+    let stranger = free_socket();
+    let mut sent = 0;
+    let mut send = |datagram: &[u8]| {
+        stranger.send_to(datagram, node.local_addr()).unwrap();
+        sent += 1;
+    };
+    // A real ping, for anybody who opens it: from a member whose seed is the stranger's socket.
+    let seed = free_socket();
+    let asking = [seed.local_addr().unwrap()];
+    let twin = start(2, 1, any_port(), &asking, &key).await;
+    let mut genuine = [0; 2_000];
+    let len = tokio::task::block_in_place(|| {
+        seed.set_read_timeout(Some(PATIENCE)).unwrap();
+        seed.recv(&mut genuine).unwrap()
+    });
+    twin.shutdown().await;
+    let genuine = &genuine[..len];
+    for len in [0, 1, 60, 61, 62, 600, 1_400, 1_401, 1_500] {
+        send(&vec![0; len]);
+        send(&vec![0xa5; len]);
+    }
+    let mut text = b"rv-open\0".to_vec();
+    text.extend([0; 60]);
+    send(&text);
+    for bit in 0..genuine.len() * 8 {
+        let mut altered = genuine.to_vec();
+        altered[bit / 8] ^= 1 << (bit % 8);
+        send(&altered);
+        if bit % 64 == 0 {
+            // The node's receive buffer holds no more than a few hundred.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let other_key = GossipKey::from_bytes([4; 32]);
+    let mut foreign = rivven_transport::datagram::DatagramSealer::new(&other_key, &local(2, 1));
+    let mut sealed = Vec::new();
+    foreign.seal(&[0; 100], &mut sealed).unwrap();
+    send(&sealed);
+    let counted = || node.dropped().values().sum::<u64>();
+    // Some may have been lost before the node saw them.
+    wait_for("dropping", || counted() >= sent / 2).await;
+    let silent = tokio::task::block_in_place(|| stranger.recv(&mut [0; 2_000]).is_err());
+    assert!(silent, "{:?}", node.dropped());
+    assert_eq!(node.members().len(), 1);
+    for reason in [
+        "datagram-not-authentic",
+        "datagram-unknown-key",
+        "datagram-version",
+    ] {
+        assert!(node.dropped().contains_key(reason), "{:?}", node.dropped());
+    }
+
+    // The same port answers who can: the silence above was meant.
+    stranger.send_to(genuine, node.local_addr()).unwrap();
+    let answered = tokio::task::block_in_place(|| {
+        stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+        stranger.recv(&mut [0; 2_000]).is_ok()
+    });
+    assert!(answered);
+    node.shutdown().await;
+}
+
+/// Each member changes keys at a moment of its own, while all gossip, and nobody is ever suspected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_change_keys_under_live_gossip_and_nobody_is_suspected() {
+    let made = |byte| GossipKey::from_bytes([byte; 32]);
+    let mut ring = KeyRing::bootstrap(made(1));
+    let keys = [(); 3].map(|()| GossipKeys::fixed(made(1)));
+    let mut nodes = Vec::new();
+    for (node, keys) in (1..).zip(&keys) {
+        let seed: Vec<SocketAddr> = nodes.first().map(SwimNode::local_addr).into_iter().collect();
+        let builder = SwimNode::builder(config(any_port(), &seed))
+            .identity(local(node, 1))
+            .key(keys);
+        nodes.push(builder.start().await.unwrap());
+    }
+    let full = || {
+        nodes
+            .iter()
+            .all(|node| (1..=3).all(|other| sees(node, other, MemberState::Alive)))
+    };
+    wait_for("meeting", full).await;
+    let mut events: Vec<_> = nodes.iter().map(SwimNode::events).collect();
+    for round in 2..=4 {
+        let staged = ring.stage(made(round), 1, 0, 0, false);
+        let activated = staged.activate(1, 0);
+        let retired = activated.retire(1, 0);
+        for step in [staged, activated, retired] {
+            ring = step;
+            for keys in &keys {
+                keys.set(Arc::new(ring.clone()));
+                tokio::time::sleep(Duration::from_millis(60)).await;
+            }
+            // What is under way must have arrived before the key that opens it goes.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    for node in &nodes {
+        node.shutdown().await;
+        assert_eq!(node.dropped(), BTreeMap::new());
+    }
+    assert!(full());
+    for events in &mut events {
+        while let Some(event) = events.next().await {
+            assert!(
+                !matches!(event, MemberEvent::Suspect(_) | MemberEvent::Dead(_)),
+                "{event:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_member_whose_keys_come_late_is_mute_until_they_do() {
+    let key = GossipKey::from_bytes([3; 32]);
+    let one = start(1, 1, any_port(), &[], &key).await;
+    let keys = GossipKeys::empty();
+    let two = SwimNode::builder(config(any_port(), &[one.local_addr()]))
+        .identity(local(2, 1))
+        .key(&keys)
+        .without_boot_epoch()
+        .start()
+        .await
+        .unwrap();
+    wait_for("a datagram that is not sealed", || {
+        two.dropped().contains_key("datagram-no-keys")
+    })
+    .await;
+    assert_eq!(one.members().len(), 1);
+    keys.set(Arc::new(KeyRing::bootstrap(key)));
+    wait_for("meeting", || sees(&one, 2, MemberState::Alive)).await;
+    wait_for("meeting", || sees(&two, 1, MemberState::Alive)).await;
+    // One that knows no key asks for it.
+    keys.set(Arc::new(KeyRing::bootstrap(GossipKey::from_bytes([4; 32]))));
+    let missed = tokio::time::timeout(PATIENCE, keys.missing()).await;
+    assert!(missed.is_ok());
 }

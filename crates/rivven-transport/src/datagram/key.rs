@@ -12,7 +12,7 @@ use crate::secret_file::{self, ReadError};
 /// Whoever holds it can read gossip and write in any member's name. Made by `cert init`, kept in
 /// `gossip.key` with mode 600, wiped from memory on drop.
 #[derive(Clone)]
-pub struct GossipKey(Zeroizing<[u8; 32]>);
+pub struct GossipKey(pub(super) Zeroizing<[u8; 32]>);
 
 impl fmt::Debug for GossipKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
