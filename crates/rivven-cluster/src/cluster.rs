@@ -10,20 +10,19 @@ use rivven_partition::NodeStatus;
 use rivven_raft::NodeDir;
 use rivven_swim::{SwimConfig, SwimNode};
 use rivven_transport::{
-    LocalIdentity, QuicKeys, QuicTransport, Router, TaskGroup,
-    datagram::GossipKey,
-    identity::{GOSSIP_KEY_FILE, NodeIdentity},
-    random_bytes,
+    LocalIdentity, QuicKeys, QuicTransport, Router, TaskGroup, gossip_keys::KeyKeeper,
+    identity::NodeIdentity, random_bytes,
 };
 use rivven_types::NodeId;
 use tokio::sync::{SetOnce, watch};
 
 use crate::{
-    Check, ClusterConfig, ClusterStatus, Kv, Members, PartitionManager, ShutdownReport, StartError,
-    TransferError,
+    Check, ClusterConfig, ClusterStatus, Kv, Members, PartitionManager, RotateError, ShutdownReport,
+    StartError, TransferError,
     config::CheckedConfig,
     controller,
     founding::{Founders, Founding, Introduce, Propose, View, bootstrap, bootstrap::Resolver},
+    gossip_keys::{self, KeyRequests},
     health,
     inner::{Inner, Stage},
     probe,
@@ -94,7 +93,6 @@ impl Cluster {
                 configured: config.node_id,
             });
         }
-        let gossip_key = GossipKey::load(&config.tls_dir.join(GOSSIP_KEY_FILE))?;
         let dir = NodeDir::open(
             &config.data_dir,
             identity.cluster(),
@@ -109,6 +107,7 @@ impl Cluster {
         };
         let keys = QuicKeys::load_or_create(&dir.path().join("quic.key"))?;
         let tasks = TaskGroup::current();
+        let keeper = gossip_keys::open(&config.tls_dir, dir.path(), &tasks)?;
         let founders = Founders::open(local.clone(), dir.path().join("founding.json"), tasks.clone())?;
         let founders = Arc::new(founders);
         let router = Router::new();
@@ -119,7 +118,7 @@ impl Cluster {
             .keys(keys)
             .start()?;
         let bound = transport.local_addr().unwrap_or(config.bind_address);
-        let swim = match start_gossip(&config, &local, gossip_key).await {
+        let swim = match start_gossip(&config, &local, &keeper).await {
             Ok(swim) => swim,
             Err(error) => {
                 transport.shutdown(Duration::ZERO).await;
@@ -135,6 +134,8 @@ impl Cluster {
             transport,
             router,
             swim,
+            keeper,
+            key_demand: KeyRequests::default(),
             published: Arc::new(Published::new()),
             founders,
             raft: SetOnce::new(),
@@ -258,6 +259,18 @@ impl Cluster {
         Ok(raft.transfer_leader(to).await?)
     }
 
+    /// Has the keys that seal gossip replaced, from whichever node, and says the epoch of the next one.
+    ///
+    /// Returns once the change has begun. It ends when every live member has the new key, or a minute later
+    /// without those that do not answer; [`ClusterStatus::gossip_key_epoch`] shows it. The old key opens
+    /// nothing a minute after that. Cancel safety: what was begun goes on.
+    ///
+    /// # Errors
+    /// [`RotateError`].
+    pub async fn rotate_gossip_keys(&self) -> Result<u64, RotateError> {
+        gossip_keys::rotate(self.inner()).await
+    }
+
     /// Leaves in order: not ready any more, partition leaderships moved, Raft leadership handed over,
     /// goodbye said, everything flushed, the data directory given back. Idempotent.
     ///
@@ -296,7 +309,7 @@ fn serve(router: &Router, founders: &Arc<Founders>) {
 async fn start_gossip(
     config: &CheckedConfig,
     local: &LocalIdentity,
-    key: GossipKey,
+    keeper: &KeyKeeper,
 ) -> Result<SwimNode, StartError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let swim = SwimConfig {
@@ -307,7 +320,7 @@ async fn start_gossip(
     };
     let mut builder = SwimNode::builder(swim)
         .identity(local.clone())
-        .key(key)
+        .key(keeper.keys())
         .meta(RingMeta::of(config).encode());
     if let Some(addr) = &config.gossip_advertise {
         builder = builder.advertise(addr.clone());
@@ -319,6 +332,8 @@ async fn start_gossip(
 async fn launch(inner: &Arc<Inner>) -> Result<(), StartError> {
     inner.tasks.spawn(Arc::clone(&inner.resolver).run());
     inner.tasks.spawn(upkeep::watch_gossip(Arc::clone(inner)));
+    gossip_keys::serve(inner);
+    inner.tasks.spawn(gossip_keys::follow(Arc::clone(inner)));
     if let Some(founding) = inner.founders.accepted() {
         inner.start_raft(&founding).await?;
     }
@@ -328,6 +343,7 @@ async fn launch(inner: &Arc<Inner>) -> Result<(), StartError> {
         let raft = running.raft.wait().await.clone();
         tokio::join!(
             controller::run(Arc::clone(&running), raft.clone()),
+            gossip_keys::lead(Arc::clone(&running), raft.clone()),
             upkeep::run(Arc::clone(&running), raft)
         )
     });

@@ -68,7 +68,8 @@ pub struct ClusterConfig {
     pub advertise_address: Option<PeerAddr>,
     /// Everything the node stores. Default `./rivven-data/<node_id>`. One process at a time.
     pub data_dir: Option<PathBuf>,
-    /// `ca.pem`, `node.pem`, `node.key` and `gossip.key`. Default `<data_dir>/tls`.
+    /// `ca.pem`, `node.pem`, `node.key`, and the first `gossip.key` of the cluster unless it makes one.
+    /// Default `<data_dir>/tls`.
     pub tls_dir: Option<PathBuf>,
     /// Which cryptography is used: `rust-crypto`, the default, or `ring` or `aws-lc-rs` in a program built with the
     /// feature `crypto-ring` or `crypto-aws-lc-rs`. Nodes with different ones understand each other.
@@ -125,6 +126,11 @@ pub struct GossipSection {
     pub protocol_period_ms: Option<u64>,
     /// How long a silent member stays suspect before it is declared dead. Default: five periods.
     pub suspect_timeout_ms: Option<u64>,
+    /// Hours after which the keys that seal gossip are replaced. Default 24; 1 to 8,760, a year.
+    ///
+    /// Whoever has got hold of a key can read and forge gossip until it is replaced. Replacing costs a few
+    /// calls per member. The controller's setting counts.
+    pub key_rotation_hours: u64,
 }
 
 /// Placement of partitions.
@@ -158,6 +164,7 @@ impl Default for GossipSection {
             known_peers: Vec::new(),
             protocol_period_ms: None,
             suspect_timeout_ms: None,
+            key_rotation_hours: 24,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::{io, path::PathBuf};
 
 use rivven_partition::PartitionError;
 use rivven_raft::{Outcome, ProposeError, Refusal};
-use rivven_transport::{EntropyError, datagram::GossipKeyError, identity::IdentityError};
+use rivven_transport::{
+    EntropyError, datagram::GossipKeyError, gossip_keys::KeyFileError, identity::IdentityError,
+};
 use rivven_types::{ClusterId, NodeId};
 
 use crate::ConfigError;
@@ -36,6 +38,9 @@ pub enum StartError {
     /// The gossip key is missing, readable by others, or no key.
     #[error(transparent)]
     GossipKey(#[from] GossipKeyError),
+    /// `gossip.keys` in the data directory cannot be used. Removing it is harmless while a peer runs.
+    #[error(transparent)]
+    GossipKeys(#[from] KeyFileError),
     /// The operating system gave no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -85,6 +90,7 @@ impl StartError {
             Self::Identity(error) => error.code(),
             Self::NodeIdMismatch { .. } => "node-id-mismatch",
             Self::GossipKey(error) => error.code(),
+            Self::GossipKeys(error) => error.code(),
             Self::Entropy(error) => error.code(),
             Self::DataDir(error) => error.code(),
             Self::QuicKeys(error) => error.code(),
@@ -103,6 +109,7 @@ impl StartError {
             Self::Config(_) | Self::NodeIdMismatch { .. } => true,
             Self::Identity(_)
             | Self::GossipKey(_)
+            | Self::GossipKeys(_)
             | Self::Entropy(_)
             | Self::DataDir(_)
             | Self::QuicKeys(_)
@@ -242,6 +249,33 @@ impl TransferError {
         match self {
             Self::NotReady { .. } => "not-ready",
             Self::Raft(error) => error.code(),
+        }
+    }
+}
+
+/// Why the gossip keys were not changed by hand.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// The cluster is not founded yet, or has no leader. Not done; try again.
+    #[error("the gossip keys cannot be changed: {cause}")]
+    NotReady {
+        /// What is missing.
+        cause: String,
+    },
+    /// The controller was not reached, or did not begin in time. It may begin yet: asking again makes one
+    /// more key, and does no harm.
+    #[error("the controller has not begun to change the gossip keys: {0}")]
+    Controller(#[from] rivven_transport::CallError),
+}
+
+impl RotateError {
+    /// Stable code in kebab case, listed in `docs/errors.md`.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::NotReady { .. } => "not-ready",
+            Self::Controller(error) => error.code(),
         }
     }
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use rivven_partition::{Applied, Liveness, PartitionCommand, PartitionState};
 use rivven_raft::{Consistency, NodeDir, ProposeOptions, RaftConfig, RaftNode, Read, Role};
 use rivven_swim::{MemberState, SwimNode};
-use rivven_transport::{LocalIdentity, PeerStatus, Router, TaskGroup, Transport};
+use rivven_transport::{LocalIdentity, PeerStatus, Router, TaskGroup, Transport, gossip_keys::KeyKeeper};
 use rivven_types::{NodeId, PeerAddr};
 use tokio::sync::{SetOnce, watch};
 
@@ -19,6 +19,7 @@ use crate::{
     ReadError, StartError, WriteError,
     config::{CheckedConfig, with_port},
     founding::{Founders, Founding, bootstrap::Resolver},
+    gossip_keys::KeyRequests,
     kv::unexpected,
     published::Published,
     shutdown::ShutdownReport,
@@ -48,6 +49,9 @@ pub(crate) struct Inner {
     pub(crate) transport: Transport,
     pub(crate) router: Router,
     pub(crate) swim: SwimNode,
+    /// This node's gossip keys, and what was asked of whoever changes them.
+    pub(crate) keeper: Arc<KeyKeeper>,
+    pub(crate) key_demand: KeyRequests,
     pub(crate) published: Arc<Published>,
     pub(crate) founders: Arc<Founders>,
     pub(crate) resolver: Arc<Resolver>,
@@ -183,7 +187,7 @@ impl Inner {
         nodes.map(|node| (node, self.life_of(node))).collect()
     }
 
-    fn life_of(&self, node: NodeId) -> Liveness {
+    pub(crate) fn life_of(&self, node: NodeId) -> Liveness {
         if node == self.local.node {
             return Liveness::Alive;
         }
@@ -293,6 +297,7 @@ impl Inner {
             voters: Vec::new(),
             learners: Vec::new(),
             generation: self.published.read(PartitionState::generation),
+            gossip_key_epoch: self.keeper.keys().ring().map(|ring| ring.current().epoch()),
         };
         match self.raft.get() {
             Some(raft) => status.with_raft(raft.status()),

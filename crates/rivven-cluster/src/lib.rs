@@ -38,6 +38,7 @@ mod config;
 mod controller;
 mod error;
 mod founding;
+mod gossip_keys;
 mod health;
 mod inner;
 mod kv;
@@ -56,7 +57,7 @@ pub use config::{
     AdminSection, ClusterConfig, ConfigError, ConfigErrorKind, GossipSection, MAX_CONFIG_BYTES,
     PartitioningSection, Profile, RaftSection,
 };
-pub use error::{ReadError, StartError, TransferError, WriteError};
+pub use error::{ReadError, RotateError, StartError, TransferError, WriteError};
 pub use kv::{Kv, Swap};
 pub use members::{Member, MemberEvent, MemberEvents, Members};
 pub use partitions::{AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};

@@ -90,6 +90,8 @@ pub struct ClusterStatus {
     pub learners: Vec<NodeId>,
     /// Log index of the last change of the assignment map.
     pub generation: u64,
+    /// Epoch of the key this node seals gossip under; none until it has one.
+    pub gossip_key_epoch: Option<u64>,
 }
 
 impl ClusterStatus {

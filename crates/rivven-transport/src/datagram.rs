@@ -22,6 +22,7 @@ pub use header::SEAL_OVERHEAD;
 pub use key::{GossipKey, GossipKeyError};
 pub use keys::GossipKeys;
 pub use open::{DatagramOpener, OpenError};
+pub(crate) use ring::MAX_RING_TEXT;
 pub use ring::{EpochKey, KeyRing, RingError, RingVersion};
 pub use seal::{DatagramSealer, SealError};
 

@@ -7,6 +7,7 @@ mod call;
 mod clock;
 pub mod datagram;
 mod fault;
+pub mod gossip_keys;
 pub mod identity;
 pub mod issuer;
 pub mod join;

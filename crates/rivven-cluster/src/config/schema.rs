@@ -43,7 +43,8 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
         visit.field("advertise_address", &mut gossip.advertise_address)?;
         visit.field("known_peers", &mut gossip.known_peers)?;
         visit.field("protocol_period_ms", &mut gossip.protocol_period_ms)?;
-        visit.field("suspect_timeout_ms", &mut gossip.suspect_timeout_ms)
+        visit.field("suspect_timeout_ms", &mut gossip.suspect_timeout_ms)?;
+        visit.field("key_rotation_hours", &mut gossip.key_rotation_hours)
     })?;
     let partitioning = &mut config.partitioning;
     visit.section("partitioning", |visit| {

@@ -30,6 +30,7 @@ const HEARTBEAT_MS: RangeInclusive<u64> = 5..=150_000;
 
 const PERIOD_MS: RangeInclusive<u64> = 20..=60_000;
 const SUSPECT_MS: RangeInclusive<u64> = 40..=3_600_000;
+const KEY_HOURS: RangeInclusive<u64> = 1..=8_760;
 const VIRTUAL_NODES: RangeInclusive<u64> = 1..=4_096;
 const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=MAX_REPLICATION_FACTOR as u64;
 
@@ -54,6 +55,7 @@ pub(crate) struct CheckedConfig {
     pub(crate) known_peers: Vec<PeerAddr>,
     pub(crate) protocol_period: Duration,
     pub(crate) suspect_timeout: Duration,
+    pub(crate) key_rotation: Duration,
     pub(crate) virtual_nodes: u32,
     pub(crate) replication_factor: u16,
 }
@@ -159,6 +161,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         known_peers: full.gossip.known_peers,
         protocol_period: Duration::from_millis(period),
         suspect_timeout: Duration::from_millis(suspect),
+        key_rotation: Duration::from_secs(3_600 * full.gossip.key_rotation_hours),
         virtual_nodes: full.partitioning.virtual_nodes,
         replication_factor: full
             .partitioning
@@ -315,6 +318,8 @@ impl Check<'_> {
         let suspect = full.gossip.suspect_timeout_ms.unwrap_or_default();
         self.range("cluster.gossip.protocol_period_ms", period, PERIOD_MS)?;
         self.range("cluster.gossip.suspect_timeout_ms", suspect, SUSPECT_MS)?;
+        let hours = full.gossip.key_rotation_hours;
+        self.range("cluster.gossip.key_rotation_hours", hours, KEY_HOURS)?;
         if suspect < period.saturating_mul(2) {
             let problem = format!("{suspect} is less than two protocol periods of {period}");
             let help = format!(

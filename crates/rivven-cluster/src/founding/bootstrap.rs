@@ -107,6 +107,11 @@ impl Resolver {
         Some(Problem::new("duplicate-node-id", message))
     }
 
+    /// Nodes that have answered.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        lock(&self.found).values().map(|peer| peer.node).collect()
+    }
+
     /// Addresses that have not answered.
     pub(crate) fn missing(&self) -> Vec<PeerAddr> {
         let found = lock(&self.found);

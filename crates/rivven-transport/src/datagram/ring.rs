@@ -21,6 +21,7 @@ use rivven_crypto::hkdf_sha256;
 use serde::{Deserialize, Serialize};
 
 use super::GossipKey;
+pub(crate) use text::MAX_RING_TEXT;
 
 /// Separates the fingerprint of a ring from any other use of its keys.
 const PRINT_LABEL: &[u8] = b"rivven gossip ring 0";

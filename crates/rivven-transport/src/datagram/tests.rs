@@ -46,8 +46,8 @@ fn check(opener: &mut DatagramOpener, datagram: &[u8], expected: Result<&str, Op
 
 #[test]
 fn a_datagram_opens_once_and_names_its_sender() {
-    let mut opener = DatagramOpener::new(&key(), CLUSTER);
-    let mut sealer = DatagramSealer::new(&key(), &local(3, 5));
+    let mut opener = DatagramOpener::new(key(), CLUSTER);
+    let mut sealer = DatagramSealer::new(key(), &local(3, 5));
     let datagram = seal(&mut sealer, "ping");
     assert_eq!(datagram.len(), 4 + MIN_DATAGRAM);
     let mut out = Vec::new();
@@ -62,8 +62,8 @@ fn a_datagram_opens_once_and_names_its_sender() {
 
 #[test]
 fn reordered_datagrams_open_within_the_window() {
-    let mut opener = DatagramOpener::new(&key(), CLUSTER);
-    let mut sealer = DatagramSealer::new(&key(), &local(3, 5));
+    let mut opener = DatagramOpener::new(key(), CLUSTER);
+    let mut sealer = DatagramSealer::new(key(), &local(3, 5));
     let sent: Vec<_> = (0..=WINDOW).map(|_| seal(&mut sealer, "x")).collect();
     let (last, rest) = sent.split_last().unwrap();
     check(&mut opener, last, Ok("x"));
@@ -76,9 +76,9 @@ fn reordered_datagrams_open_within_the_window() {
 
 #[test]
 fn a_higher_boot_epoch_supersedes_and_a_lower_one_is_dropped() {
-    let mut opener = DatagramOpener::new(&key(), CLUSTER);
-    let mut old = DatagramSealer::new(&key(), &local(3, 5));
-    let mut new = DatagramSealer::new(&key(), &local(3, 6));
+    let mut opener = DatagramOpener::new(key(), CLUSTER);
+    let mut old = DatagramSealer::new(key(), &local(3, 5));
+    let mut new = DatagramSealer::new(key(), &local(3, 6));
     let first = seal(&mut old, "old");
     check(&mut opener, &first, Ok("old"));
     check(&mut opener, &seal(&mut new, "new"), Ok("new"));
@@ -89,9 +89,9 @@ fn a_higher_boot_epoch_supersedes_and_a_lower_one_is_dropped() {
 
 #[test]
 fn every_flipped_bit_of_every_byte_is_noticed() {
-    let salted = DatagramSealer::starting_at(&key(), &local(3, 5), 9).with_salt([4; 16]);
-    for mut sealer in [DatagramSealer::new(&key(), &local(3, 5)), salted] {
-        let mut opener = DatagramOpener::new(&key(), CLUSTER);
+    let salted = DatagramSealer::starting_at(key(), &local(3, 5), 9).with_salt([4; 16]);
+    for mut sealer in [DatagramSealer::new(key(), &local(3, 5)), salted] {
+        let mut opener = DatagramOpener::new(key(), CLUSTER);
         let datagram = seal(&mut sealer, "ping");
         for bit in 0..datagram.len() * 8 {
             let mut altered = datagram.clone();
@@ -115,7 +115,7 @@ fn every_flipped_bit_of_every_byte_is_noticed() {
 
 #[test]
 fn another_key_and_another_cluster_do_not_open() {
-    let datagram = seal(&mut DatagramSealer::new(&key(), &local(3, 5)), "ping");
+    let datagram = seal(&mut DatagramSealer::new(key(), &local(3, 5)), "ping");
     let other_key = GossipKey::from_bytes([8; 32]);
     check(
         &mut DatagramOpener::new(&other_key, CLUSTER),
@@ -124,7 +124,7 @@ fn another_key_and_another_cluster_do_not_open() {
     );
     let other_cluster = ClusterId::from_bytes([2; 16]);
     check(
-        &mut DatagramOpener::new(&key(), other_cluster),
+        &mut DatagramOpener::new(key(), other_cluster),
         &datagram,
         Err(OpenError::NotAuthentic),
     );
@@ -132,8 +132,8 @@ fn another_key_and_another_cluster_do_not_open() {
 
 #[test]
 fn lengths_are_limited_on_both_ends() {
-    let mut sealer = DatagramSealer::salted(&key(), &local(3, 5)).unwrap();
-    let mut opener = DatagramOpener::new(&key(), CLUSTER);
+    let mut sealer = DatagramSealer::salted(key(), &local(3, 5)).unwrap();
+    let mut opener = DatagramOpener::new(key(), CLUSTER);
     let mut out = Vec::new();
     sealer.seal(&[b'x'; MAX_PLAINTEXT], &mut out).unwrap();
     assert_eq!(out.len(), MAX_DATAGRAM);
@@ -149,17 +149,17 @@ fn lengths_are_limited_on_both_ends() {
     short[0] = VERSION_SALTED;
     check(&mut opener, &short, Err(OpenError::NotAuthentic));
     check(&mut opener, &short[..MIN_DATAGRAM - 1], Err(OpenError::TooShort));
-    let mut last = DatagramSealer::starting_at(&key(), &local(3, 5), u64::MAX);
+    let mut last = DatagramSealer::starting_at(key(), &local(3, 5), u64::MAX);
     assert_eq!(last.seal(b"", &mut out), Err(SealError::Exhausted));
 }
 
 #[test]
 fn the_number_of_remembered_senders_is_capped() {
-    let mut opener = DatagramOpener::new(&key(), CLUSTER);
+    let mut opener = DatagramOpener::new(key(), CLUSTER);
     for node in 0..=MAX_SENDERS as u64 {
         check(
             &mut opener,
-            &seal(&mut DatagramSealer::new(&key(), &local(node, 1)), "x"),
+            &seal(&mut DatagramSealer::new(key(), &local(node, 1)), "x"),
             Ok("x"),
         );
     }
@@ -173,7 +173,7 @@ fn golden_vector() {
         let datagram = seal(sealer, "ping");
         datagram.iter().map(|byte| format!("{byte:02x}")).collect()
     };
-    let sealer = || DatagramSealer::starting_at(&key(), &local(3, 5), 0x0102);
+    let sealer = || DatagramSealer::starting_at(key(), &local(3, 5), 0x0102);
     let fields = "0000000000000000000000030202020202020202020202020202020200000000000000050000000000000102";
     assert_eq!(
         hex(&mut sealer()),
@@ -202,7 +202,7 @@ fn keys_survive_their_text_form_and_stay_out_of_logs() {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_open_and_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
-        let mut opener = DatagramOpener::new(&key(), CLUSTER);
+        let mut opener = DatagramOpener::new(key(), CLUSTER);
         prop_assert!(opener.open(&bytes, &mut Vec::new()).is_err());
         // Deeper: a version that exists, and an epoch whose key is there.
         for version in [VERSION, VERSION_SALTED] {
@@ -221,11 +221,11 @@ proptest! {
         first in prop_oneof![Just(0), Just((1 << BLOCK_BITS) - 20), 0..1_u64 << 62],
         salt in prop::option::of(any::<[u8; 16]>()),
     ) {
-        let mut sealer = DatagramSealer::starting_at(&key(), &local(3, 5), first);
+        let mut sealer = DatagramSealer::starting_at(key(), &local(3, 5), first);
         if let Some(salt) = salt {
             sealer = sealer.with_salt(salt);
         }
-        let mut opener = DatagramOpener::new(&key(), CLUSTER);
+        let mut opener = DatagramOpener::new(key(), CLUSTER);
         let mut sealed = Vec::new();
         for text in &texts {
             let mut datagram = Vec::new();

@@ -123,7 +123,7 @@ fn text_that_was_not_written_by_a_ring_is_refused() {
         good.replace('\n', "\r\n"),
         good.trim_end().into(),
         format!("{good}next 3 {}\n", "04".repeat(32)),
-        format!("{good}{}", " ".repeat(text::MAX_RING_TEXT)),
+        format!("{good}{}", " ".repeat(MAX_RING_TEXT)),
     ];
     for text in damaged {
         assert_eq!(

@@ -131,7 +131,7 @@ fn a_later_start_under_one_key_supersedes_earlier_ones_under_every_key() {
     let keys = GossipKeys::empty();
     keys.set(Arc::new(activated));
     let mut opener = DatagramOpener::new(&keys, CLUSTER);
-    let mut old = DatagramSealer::new(&made(1), &local(3, 5));
+    let mut old = DatagramSealer::new(made(1), &local(3, 5));
     let mut new = DatagramSealer::new(&keys, &local(3, 6));
     check(&mut opener, &seal(&mut old, "old"), Ok("old"));
     check(&mut opener, &seal(&mut new, "new"), Ok("new"));
@@ -147,7 +147,7 @@ fn without_keys_nothing_is_sealed_and_nothing_opens() {
     let mut out = vec![9];
     assert_eq!(sealer.seal(b"x", &mut out), Err(SealError::NoKeys));
     assert!(out.is_empty());
-    let datagram = seal(&mut DatagramSealer::new(&made(1), &local(2, 1)), "x");
+    let datagram = seal(&mut DatagramSealer::new(made(1), &local(2, 1)), "x");
     let mut opener = DatagramOpener::new(&keys, CLUSTER);
     check(&mut opener, &datagram, Err(OpenError::UnknownKey(0)));
     keys.set(Arc::new(KeyRing::bootstrap(made(1))));
@@ -159,11 +159,11 @@ fn without_keys_nothing_is_sealed_and_nothing_opens() {
 #[test]
 fn starts_that_nobody_counts_share_neither_keys_nor_counters() {
     let starts = [1, 2].map(|salt| {
-        let sealer = DatagramSealer::starting_at(&key(), &local(3, 0), 0);
+        let sealer = DatagramSealer::starting_at(key(), &local(3, 0), 0);
         sealer.with_salt([salt; 16])
     });
     let [mut one, mut two] = starts;
-    let mut opener = DatagramOpener::new(&key(), CLUSTER);
+    let mut opener = DatagramOpener::new(key(), CLUSTER);
     let (first, second) = (seal(&mut one, "same"), seal(&mut two, "same"));
     let body = |datagram: &[u8]| datagram[SEAL_OVERHEAD - 16..].to_vec();
     assert_ne!(body(&first), body(&second), "the same counter and plaintext");
@@ -171,7 +171,7 @@ fn starts_that_nobody_counts_share_neither_keys_nor_counters() {
     check(&mut opener, &second, Ok("same"));
     check(&mut opener, &first, Err(OpenError::Replayed));
     let random = [0, 1].map(|_| {
-        let mut sealer = DatagramSealer::salted(&key(), &local(3, 0)).unwrap();
+        let mut sealer = DatagramSealer::salted(key(), &local(3, 0)).unwrap();
         seal(&mut sealer, "same")
     });
     assert_ne!(random[0], random[1]);
@@ -181,8 +181,8 @@ fn starts_that_nobody_counts_share_neither_keys_nor_counters() {
 #[test]
 fn a_sender_takes_a_new_key_with_every_block_of_counters() {
     let last = (7 << BLOCK_BITS) - 1;
-    let mut sealer = DatagramSealer::starting_at(&key(), &local(3, 5), last);
-    let mut opener = DatagramOpener::new(&key(), CLUSTER);
+    let mut sealer = DatagramSealer::starting_at(key(), &local(3, 5), last);
+    let mut opener = DatagramOpener::new(key(), CLUSTER);
     let (before, after) = (seal(&mut sealer, "before"), seal(&mut sealer, "after"));
     check(&mut opener, &after, Ok("after"));
     check(&mut opener, &before, Ok("before"));
