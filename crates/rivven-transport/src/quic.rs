@@ -1,7 +1,8 @@
 //! The network over QUIC with mutual TLS.
 //!
-//! Each node dials its own connections for the calls it makes: one for Control, Raft and Client calls,
-//! one for Bulk. A connection counts as up once both sides have proven by certificate which node they
+//! Two nodes share two connections, whoever dialled them: one for Control, Raft and Client calls, one for
+//! Bulk. Of several for one purpose both keep the same (`rank`) and leave the others without losing a call
+//! (`line`, `control`). A connection counts as up once both sides have proven by certificate which node they
 //! are and said by hello which instance and start of it. Frames and hello: `docs/formats/wire.md`.
 
 mod accept;
@@ -9,6 +10,7 @@ mod config;
 mod control;
 mod dial;
 mod door;
+mod end;
 mod explain;
 mod frame;
 mod guard;
@@ -17,11 +19,15 @@ mod keys;
 mod knock;
 mod lane;
 mod limits;
+mod line;
 mod network;
 mod peer;
+mod rank;
+mod refusals;
 mod runtime;
 mod serve;
 mod shared;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -32,14 +38,14 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use quinn::{Endpoint, TokioRuntime};
 use rivven_crypto::{EntropyError, Provider};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{runtime::Handle, sync::Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
@@ -68,6 +74,7 @@ pub struct QuicTransportBuilder {
     router: Router,
     keys: Option<QuicKeys>,
     provider: Provider,
+    versions: hello::Versions,
 }
 
 /// Why the transport did not start. Nothing was left behind.
@@ -151,6 +158,7 @@ impl QuicTransport {
             router: Router::new(),
             keys: None,
             provider,
+            versions: hello::VERSIONS,
         }
     }
 }
@@ -195,6 +203,10 @@ impl QuicTransportBuilder {
     /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
     /// another node.
     pub fn start(self) -> Result<Transport, BindError> {
+        self.start_network().map(Transport::new)
+    }
+
+    fn start_network(self) -> Result<QuicNetwork, BindError> {
         let identity = self.identity.current();
         if (identity.cluster(), identity.node()) != (self.local.cluster, self.local.node) {
             return Err(BindError::IdentityMismatch {
@@ -236,7 +248,10 @@ impl QuicTransportBuilder {
             in_flight: TaskTracker::new(),
             client,
             endpoint: Mutex::new(Some(endpoint.clone())),
-            closing: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            ends: TaskTracker::new(),
+            versions: self.versions,
+            refusals: Mutex::default(),
             peers: Mutex::new(BTreeMap::new()),
             observed: Mutex::new(None),
             guests: Arc::new(Semaphore::new(limits::MAX_GUESTS)),
@@ -252,7 +267,8 @@ impl QuicTransportBuilder {
         }
         let accepting = accept::accept_loop(Arc::clone(&shared), endpoint);
         shared.tasks.spawn(accepting);
-        Ok(Transport::new(QuicNetwork { shared, runtime }))
+        shared.upkeep.spawn(report_refusals(Arc::clone(&shared)));
+        Ok(QuicNetwork { shared, runtime })
     }
 }
 
@@ -263,6 +279,20 @@ async fn follow_files(tasks: TaskGroup, identity: IdentityWatch) {
         let identity = identity.clone();
         if tasks.blocking(move || identity.look()).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Says how many refusals were kept out of the log, once their addresses have fallen silent.
+async fn report_refusals(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(limits::REFUSAL_LOG_INTERVAL).await;
+        let unreported = lock(&shared.refusals).sweep(Instant::now());
+        for (remote, suppressed) in unreported {
+            match remote {
+                Some(remote) => warn!(%remote, suppressed, "refused more connections"),
+                None => warn!(suppressed, "refused more connections of many addresses"),
+            }
         }
     }
 }

@@ -1,29 +1,26 @@
-//! Accepting connections: who comes is learnt and checked, then its calls are served.
+//! Accepting connections: who comes is learnt and checked; and accepting streams, whose calls are served.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, VarInt};
-use tokio::{
-    io::AsyncReadExt,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
-use tracing::{debug, info, warn};
+use tokio::{io::AsyncReadExt, sync::Semaphore, time::timeout};
+use tracing::{debug, warn};
 
 use super::{
-    control::{self, control_loop},
-    dial::class_byte,
+    dial::{class_byte, open_lanes, supervise},
     door,
+    end::{self, Met},
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
     lane::Lanes,
     limits::{HELLO_TIMEOUT, MAX_HANDSHAKES, RETRY_ABOVE},
+    line::Line,
     serve::ServedLane,
     shared::{Shared, classes, read_hello, write_hello},
     transfer::{Receiving, TRANSFER_BYTE},
     trust::Side,
 };
-use crate::{PeerIdentity, TaskGroup, identity::Subject, stream::MAX_TRANSFERS};
+use crate::{PeerIdentity, TaskGroup, identity::Role, stream::MAX_TRANSFERS};
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept_loop(shared: Arc<Shared>, endpoint: Endpoint) {
@@ -39,20 +36,29 @@ pub(super) async fn accept_loop(shared: Arc<Shared>, endpoint: Endpoint) {
             let _ = incoming.retry();
             continue;
         }
-        shared.tasks.spawn(accept(Arc::clone(&shared), incoming, permit));
+        let (tasks, shared) = (shared.tasks.clone(), Arc::clone(&shared));
+        tasks.spawn(async move {
+            let greeted = accept(&shared, incoming).await;
+            drop(permit);
+            match greeted {
+                Some(Greeted::Certified(met, line)) => {
+                    supervise_peer(&met);
+                    end::run(met, line).await;
+                }
+                Some(Greeted::Stranger(connection)) => door::serve(shared, connection).await,
+                None => {}
+            }
+        });
     }
 }
 
-/// A connection whose maker is known.
-struct Accepted {
-    connection: Connection,
-    peer: PeerIdentity,
-    purpose: Purpose,
-    subject: Subject,
-    expired: bool,
-    /// A guest's place, free again when the connection ends.
-    _room: Option<OwnedSemaphorePermit>,
-    control: control::Streams,
+/// Sees to it that the connection is replaced when this node's certificate changes, also when this node never
+/// calls.
+fn supervise_peer(met: &Met) {
+    if let Some(peer) = met.peer.clone().filter(|peer| peer.way(met.purpose).start()) {
+        let supervising = supervise(Arc::clone(&met.shared), peer, met.purpose);
+        met.shared.tasks.spawn(supervising);
+    }
 }
 
 /// Why a connection was not accepted.
@@ -64,37 +70,35 @@ enum Denied {
 
 /// Who has come.
 enum Greeted {
-    Certified(Accepted),
+    Certified(Met, Arc<Line>),
     /// Somebody without a certificate.
     Stranger(Connection),
 }
 
-async fn accept(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+async fn accept(shared: &Arc<Shared>, incoming: Incoming) -> Option<Greeted> {
     let remote = incoming.remote_address();
-    let greeted = timeout(HELLO_TIMEOUT, greet(&shared, incoming)).await;
-    drop(permit);
-    match greeted {
-        Ok(Ok(Greeted::Certified(accepted))) => serve(shared, accepted).await,
-        Ok(Ok(Greeted::Stranger(connection))) => door::serve(shared, connection).await,
-        Ok(Err(denied)) => deny(remote, denied),
+    match timeout(HELLO_TIMEOUT, greet(shared, incoming)).await {
+        Ok(Ok(greeted)) => return Some(greeted),
+        Ok(Err(denied)) => deny(shared, remote, denied),
         Err(_) => debug!(%remote, "no hello in time"),
     }
+    None
 }
 
-fn deny(remote: SocketAddr, denied: Denied) {
+fn deny(shared: &Shared, remote: SocketAddr, denied: Denied) {
     match denied {
         Denied::Refused(connection, refusal) => {
-            warn!(%remote, reason = %refusal, "refused connection");
+            shared.warn_refused(remote, &refusal);
             connection.close(refusal.close_code(), refusal.to_string().as_bytes());
         }
         Denied::Unreadable(connection) => {
-            warn!(%remote, reason = "malformed hello", "refused connection");
+            shared.warn_refused(remote, &Refusal::Malformed);
             connection.close(VarInt::from_u32(close::MALFORMED), b"malformed hello");
         }
         Denied::Lost(error) => {
             let reason = explain(&error);
             if reason.is_refusal() {
-                warn!(%remote, %reason, "refused connection");
+                shared.warn_explained(remote, &reason);
             } else {
                 debug!(%remote, %reason, "no connection");
             }
@@ -102,8 +106,9 @@ fn deny(remote: SocketAddr, denied: Denied) {
     }
 }
 
-/// Learns and checks who connects, and answers who this node is.
+/// Learns and checks who connects, answers who this node is, and takes the connection into use.
 async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Denied> {
+    let own = shared.trust.watch().current();
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
     if door::is_stranger(&connection) {
@@ -118,35 +123,59 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Deni
         None => Denied::Unreadable(connection.clone()),
     };
     let bytes = read_hello(&mut recv).await.map_err(unreadable)?;
-    let hello = Hello::decode(&bytes).map_err(refuse)?;
+    let hello = Hello::decode(&bytes, shared.versions).map_err(refuse)?;
     shared.check_hello(&hello, &name).map_err(refuse)?;
-    let mut room = None;
+    let claim = hello.claim(shared.local.node);
+    let (mut room, mut peer) = (None, None);
     // Who may only renew must not speak for a member in any other way, such as ending its connections.
     if expired || !name.subject.is_member() {
         let guests = Arc::clone(&shared.guests).try_acquire_owned();
         room = Some(guests.map_err(|_| refuse(Refusal::TooManyPeers))?);
     } else if hello.identity.node != shared.local.node {
-        let peer = shared.peer_or_insert(hello.identity.node).map_err(refuse)?;
-        peer.admit(&hello.identity).map_err(refuse)?;
+        let known = shared.peer_or_insert(hello.identity.node).map_err(refuse)?;
+        known.admit(&hello.identity).map_err(refuse)?;
         // Peers dial from the socket they listen on, so the source address is one to dial.
-        peer.set_addr_if_unknown(canonical(connection.remote_address()).into());
-        peer.keep_inbound(hello.purpose, &connection);
-        peer.poke();
+        known.set_addr_if_unknown(canonical(connection.remote_address()).into());
+        if hello.purpose != Purpose::Discover {
+            // Neither end has used it, so it can be closed at once.
+            if known.would_lose(hello.purpose, &claim) {
+                return Err(refuse(Refusal::Superseded));
+            }
+            peer = Some(Arc::clone(&known));
+        }
+        known.poke();
     } else if hello.purpose != Purpose::Discover {
         return Err(refuse(Refusal::DuplicateNode(shared.local.node)));
     }
+    if shared.is_closing() {
+        return Err(refuse(Refusal::ShuttingDown));
+    }
     shared.observe(hello.observed.ip());
-    let answer = shared.hello(hello.purpose, connection.remote_address());
+    let mut answer = shared.hello(hello.purpose, connection.remote_address());
+    (answer.number, answer.seen) = (hello.number, hello.seen);
     write_hello(&mut send, &answer).await.map_err(unreadable)?;
-    Ok(Greeted::Certified(Accepted {
-        connection,
-        peer: hello.identity,
+    let lanes = match &peer {
+        Some(peer) => open_lanes(shared, peer.node, &connection, hello.purpose)
+            .await
+            .map_err(Denied::Lost)?,
+        None => Lanes::new(),
+    };
+    let line = Line::new(connection, lanes, claim, own);
+    if let Some(peer) = &peer {
+        peer.offer(hello.purpose, &line, false);
+    }
+    let met = Met {
+        shared: Arc::clone(shared),
         purpose: hello.purpose,
+        peer,
+        identity: hello.identity,
         subject: name.subject,
         expired,
-        _room: room,
+        dialled: false,
         control: (send, recv),
-    }))
+        _room: room,
+    };
+    Ok(Greeted::Certified(met, line))
 }
 
 /// Without the IPv6 clothes in which a dual-stack socket shows an IPv4 address.
@@ -154,48 +183,30 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// Ends a group with its owner.
-struct AbortOnDrop(TaskGroup);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Serves the calls of one connection until it ends; then every handler of it ends too.
-async fn serve(shared: Arc<Shared>, accepted: Accepted) {
-    let Accepted {
-        connection,
-        peer,
-        purpose,
-        subject,
-        expired,
-        _room,
-        control,
-    } = accepted;
-    debug!(peer = %subject, ?purpose, "accepted connection");
-    let lanes = AbortOnDrop(TaskGroup::current());
-    let handlers = AbortOnDrop(shared.callers.sibling());
-    lanes
-        .0
-        .spawn(control_loop(connection.clone(), peer.node, Lanes::new(), control));
+/// Serves the calls that the peer makes on `connection` until it ends, on tasks of `lanes` and `handlers`.
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    purpose: Purpose,
+    (peer, role, expired): (&PeerIdentity, Role, bool),
+    (lanes, handlers): (&TaskGroup, &TaskGroup),
+) -> ConnectionError {
     let transfers = Receiving {
-        shared: Arc::clone(&shared),
+        shared: Arc::clone(shared),
         peer: peer.clone(),
-        role: subject.role(),
+        role,
         expired,
         room: Arc::new(Semaphore::new(MAX_TRANSFERS)),
     };
     let mut left = classes(purpose).to_vec();
-    let error = loop {
+    loop {
         let (send, mut recv) = match connection.accept_bi().await {
             Ok(streams) => streams,
-            Err(error) => break error,
+            Err(error) => return error,
         };
         let first = recv.read_u8().await.ok();
         if first == Some(TRANSFER_BYTE) && purpose == Purpose::Bulk {
-            transfers.start(send, recv, &handlers.0);
+            transfers.start(send, recv, handlers);
             continue;
         }
         let class = first.and_then(|byte| {
@@ -210,13 +221,7 @@ async fn serve(shared: Arc<Shared>, accepted: Accepted) {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"unexpected stream");
             continue;
         };
-        let lane = ServedLane::new(&shared, (&peer, subject.role(), expired), class, &handlers.0);
-        lanes
-            .0
-            .spawn(lane.run(connection.clone(), send, recv, lanes.0.clone()));
-    };
-    if let Some(known) = shared.peer(peer.node) {
-        known.forget_inbound(&connection);
+        let lane = ServedLane::new(shared, (peer, role, expired), class, handlers);
+        lanes.spawn(lane.run(connection.clone(), send, recv, lanes.clone()));
     }
-    info!(peer = %subject, ?purpose, cause = %explain(&error), "peer disconnected");
 }

@@ -1,11 +1,13 @@
-//! The control stream of a connection: the one that carried the hellos, kept open for pings.
+//! The control stream of a connection: the one that carried the hellos, kept open for pings and for leaving.
+
+use std::sync::Arc;
 
 use bytes::BufMut;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rivven_types::NodeId;
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tracing::{debug, warn};
 
@@ -13,7 +15,10 @@ use super::{
     frame::FrameError,
     hello::close,
     lane::Lanes,
-    limits::{MAX_MISSED_PINGS, PING_INTERVAL, QUIET_AFTER},
+    limits::{DRAIN_TIME, MAX_MISSED_PINGS, PING_INTERVAL},
+    line::{Leave, Line},
+    shared::Shared,
+    silence::{Silence, Verdict},
 };
 
 /// Kind, and a number.
@@ -32,6 +37,8 @@ pub(super) enum Word {
     Ping(u64),
     /// Answers a ping.
     Pong(u64),
+    /// The sender begins no further call on this connection, and asks the receiver to do the same.
+    GoAway(Leave),
 }
 
 impl Word {
@@ -39,6 +46,8 @@ impl Word {
         let (kind, number) = match self {
             Self::Ping(number) => (0, number),
             Self::Pong(number) => (1, number),
+            Self::GoAway(Leave::Replaced) => (2, 0),
+            Self::GoAway(Leave::Shutdown) => (2, 1),
         };
         let mut bytes = [0; LEN];
         let mut out = &mut bytes[..];
@@ -53,44 +62,89 @@ impl Word {
         match kind {
             0 => Ok(Self::Ping(number)),
             1 => Ok(Self::Pong(number)),
+            2 if number == 1 => Ok(Self::GoAway(Leave::Shutdown)),
+            // Whatever else the reason is, calls go elsewhere.
+            2 => Ok(Self::GoAway(Leave::Replaced)),
             _ => Err(FrameError::Kind(kind)),
         }
     }
 }
 
-/// Answers and sends pings until the connection ends, and ends it when the peer has fallen silent.
+/// Speaks on the control stream of `line` until the connection ends.
+///
+/// Ends it when the peer has fallen silent, and, once it is left, when neither end waits for an answer. Either
+/// end says by finishing its direction of the stream that it does not, so a connection on which both have done
+/// so carries nothing that anybody wants.
 ///
 /// Runs on the transport's own threads, so a pong tells that the peer's transport is alive, whatever its
-/// handlers do.
-///
-/// Pings are sent while this node calls through `lanes`, and for [`QUIET_AFTER`] ticks after.
-pub(super) async fn control_loop(connection: Connection, peer: NodeId, lanes: Lanes, streams: Streams) {
+/// handlers do. Pings are sent while this node calls on the line, and for a while after.
+pub(super) async fn control_loop(
+    shared: Arc<Shared>,
+    peer: NodeId,
+    line: Arc<Line>,
+    streams: Streams,
+    left_by_peer: impl Fn(Leave) + Send,
+) {
     let (mut send, recv) = streams;
     // The stream is open, so this cannot fail; the writes below tell if the connection is not.
     let _ = send.set_priority(i32::MAX);
+    let connection = &line.connection;
     let (answers, mut queued) = mpsc::channel(QUEUE);
+    let left_by_peer = |why| {
+        left_by_peer(why);
+        line.leave(Leave::Replaced);
+    };
     let reading = async {
-        if let Err(error) = read_words(recv, &answers).await
-            && connection.close_reason().is_none()
-        {
-            warn!(peer, error, "closing connection: its control stream ended");
-            connection.close(VarInt::from_u32(close::PROTOCOL), b"the control stream ended");
+        match read_words(recv, &answers, left_by_peer).await {
+            Ok(()) if line.has_left() => true,
+            ended => {
+                if connection.close_reason().is_none() {
+                    warn!(peer, ?ended, "closing connection: its control stream ended");
+                    connection.close(VarInt::from_u32(close::PROTOCOL), b"the control stream ended");
+                }
+                false
+            }
         }
     };
     let writing = async {
-        if let Err(error) = write_words(&connection, peer, &lanes, &mut send, &mut queued).await {
-            debug!(%error, "stopped writing pings");
-        }
+        let written = write_words(&line, peer, &mut send, &mut queued).await;
+        written
+            .inspect_err(|error| debug!(%error, "stopped writing pings"))
+            .is_ok()
     };
-    tokio::join!(reading, writing);
+    let leaving = async {
+        tokio::select! {
+            biased;
+            () = shared.closing.cancelled() => line.leave(Leave::Shutdown),
+            _ = line.left() => {}
+        }
+        sleep(DRAIN_TIME).await;
+    };
+    tokio::select! {
+        biased;
+        (read, written) = async { tokio::join!(reading, writing) } => if read && written {
+            connection.close(VarInt::from_u32(close::DONE), b"left");
+        },
+        () = leaving => {
+            debug!(peer, "closing connection: calls on it outlast its time to be left");
+            connection.close(VarInt::from_u32(close::DONE), b"left for too long");
+        }
+    }
 }
 
-async fn read_words(mut recv: RecvStream, answers: &mpsc::Sender<Word>) -> Result<(), String> {
+/// Reads until the peer finishes the stream.
+async fn read_words(
+    mut recv: RecvStream,
+    answers: &mpsc::Sender<Word>,
+    left_by_peer: impl Fn(Leave),
+) -> Result<(), String> {
     loop {
         let mut bytes = [0; LEN];
-        recv.read_exact(&mut bytes)
-            .await
-            .map_err(|error| error.to_string())?;
+        match recv.read_exact(&mut bytes).await {
+            Ok(()) => {}
+            Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        }
         match Word::decode(bytes).map_err(|error| error.to_string())? {
             Word::Ping(number) => {
                 // A full queue drops the answer of a peer that does not read the earlier ones.
@@ -98,28 +152,40 @@ async fn read_words(mut recv: RecvStream, answers: &mpsc::Sender<Word>) -> Resul
             }
             // That it came counts, as does any other packet.
             Word::Pong(_) => {}
+            Word::GoAway(why) => left_by_peer(why),
         }
     }
 }
 
+/// Writes until the line is left and its last call has ended, then finishes the stream.
 async fn write_words(
-    connection: &Connection,
+    line: &Line,
     peer: NodeId,
-    lanes: &Lanes,
     send: &mut SendStream,
     queued: &mut mpsc::Receiver<Word>,
 ) -> Result<(), quinn::WriteError> {
+    let connection = &line.connection;
     let mut ticks = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
     // When this process itself was stopped for a while, that counts as one missed ping and not as many.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silence = Silence::default();
     let mut number = 0;
+    let mut said = false;
     loop {
         let word = tokio::select! {
             biased;
-            _ = connection.closed() => return Ok(()),
+            cause = connection.closed() => return Err(cause.into()),
+            why = line.left(), if !said => {
+                said = true;
+                Word::GoAway(why)
+            }
+            () = line.drained(), if said => {
+                // Only a finished stream cannot be finished, and this one is written to.
+                let _ = send.finish();
+                return Ok(());
+            }
             Some(word) = queued.recv() => word,
-            _ = ticks.tick() => match verdict(&mut silence, connection, lanes) {
+            _ = ticks.tick() => match verdict(&mut silence, connection, &line.lanes) {
                 Verdict::Quiet => continue,
                 Verdict::Ask => {
                     number += 1;
@@ -127,9 +193,7 @@ async fn write_words(
                 }
                 Verdict::Dead => {
                     warn!(peer, missed = MAX_MISSED_PINGS, "closing connection: its peer fell silent");
-                    for (_, lane) in lanes {
-                        lane.close("the peer fell silent: it answered no ping");
-                    }
+                    line.fail("the peer fell silent: it answered no ping");
                     connection.close(VarInt::from_u32(close::SILENT), b"pings were not answered");
                     return Ok(());
                 }
@@ -145,52 +209,6 @@ fn verdict(silence: &mut Silence, connection: &Connection, lanes: &Lanes) -> Ver
     silence.tick(connection.stats().udp_rx.datagrams, begun, wait)
 }
 
-/// Counts pings without any sign of life.
-///
-/// Any packet is one: while a peer is slow to read, its pong may have to wait, its acknowledgements do not.
-#[derive(Debug, Default)]
-struct Silence {
-    /// Packets received until the last tick.
-    heard: u64,
-    /// Pings sent since the last sign of life.
-    asked: u32,
-    /// Calls begun until the last tick.
-    begun: u64,
-    /// Ticks since a call was begun or waited for.
-    unused: u32,
-}
-
-/// What to do at a tick.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Nothing: nobody calls, and QUIC's own keep-alive watches the connection.
-    Quiet,
-    /// Send a ping.
-    Ask,
-    /// Give the connection up.
-    Dead,
-}
-
-impl Silence {
-    /// `heard` is the number of packets received so far, `begun` that of calls, of which some `wait` or not.
-    fn tick(&mut self, heard: u64, begun: u64, wait: bool) -> Verdict {
-        let alive = heard != self.heard;
-        let used = wait || begun != self.begun;
-        (self.heard, self.begun) = (heard, begun);
-        self.unused = if used { 0 } else { self.unused.saturating_add(1) };
-        if alive {
-            self.asked = 0;
-        } else if self.asked >= MAX_MISSED_PINGS {
-            return Verdict::Dead;
-        }
-        if self.unused > QUIET_AFTER && self.asked == 0 {
-            return Verdict::Quiet;
-        }
-        self.asked += 1;
-        Verdict::Ask
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,48 +218,28 @@ mod tests {
     fn golden_vector() {
         assert_eq!(Word::Ping(0x0102).encode(), [0, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(Word::Pong(3).encode(), [1, 0, 0, 0, 0, 0, 0, 0, 3]);
-        for word in [Word::Ping(u64::MAX), Word::Pong(7)] {
+        assert_eq!(
+            Word::GoAway(Leave::Replaced).encode(),
+            [2, 0, 0, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(
+            Word::GoAway(Leave::Shutdown).encode(),
+            [2, 0, 0, 0, 0, 0, 0, 0, 1]
+        );
+        let words = [
+            Word::Ping(u64::MAX),
+            Word::Pong(7),
+            Word::GoAway(Leave::Replaced),
+            Word::GoAway(Leave::Shutdown),
+        ];
+        for word in words {
             assert_eq!(Word::decode(word.encode()), Ok(word));
         }
-        assert_eq!(Word::decode([2; LEN]), Err(FrameError::Kind(2)));
-    }
-
-    #[test]
-    fn three_pings_without_any_packet_end_a_connection_and_one_packet_saves_it() {
-        let mut silence = Silence::default();
-        let mut heard = 5;
-        for _ in 0..10 {
-            assert_eq!(silence.tick(heard, 1, true), Verdict::Ask);
-            heard += 1;
-        }
-        heard -= 1;
-        assert_eq!(silence.tick(heard, 1, true), Verdict::Ask);
-        assert_eq!(silence.tick(heard, 1, true), Verdict::Ask);
-        heard += 1;
-        for _ in 0..MAX_MISSED_PINGS {
-            assert_eq!(silence.tick(heard, 1, true), Verdict::Ask);
-        }
-        assert_eq!(silence.tick(heard, 1, true), Verdict::Dead);
-    }
-
-    #[test]
-    fn a_connection_that_nobody_uses_is_not_pinged_but_a_question_asked_is_waited_for() {
-        let mut silence = Silence::default();
-        assert_eq!(silence.tick(1, 1, false), Verdict::Ask);
-        let mut heard = 2;
-        for _ in 0..QUIET_AFTER {
-            assert_eq!(silence.tick(heard, 1, false), Verdict::Ask);
-            heard += 1;
-        }
-        for _ in 0..10 {
-            assert_eq!(silence.tick(heard, 1, false), Verdict::Quiet);
-            heard += 1;
-        }
-        // A call wakes the pings, and even when it is given up they are seen through.
-        assert_eq!(silence.tick(heard, 2, true), Verdict::Ask);
-        for _ in 1..MAX_MISSED_PINGS {
-            assert_eq!(silence.tick(heard, 2, false), Verdict::Ask);
-        }
-        assert_eq!(silence.tick(heard, 2, false), Verdict::Dead);
+        // A reason that only a later release knows.
+        assert_eq!(
+            Word::decode([2, 0, 0, 0, 0, 0, 0, 0, 9]),
+            Ok(Word::GoAway(Leave::Replaced))
+        );
+        assert_eq!(Word::decode([3; LEN]), Err(FrameError::Kind(3)));
     }
 }

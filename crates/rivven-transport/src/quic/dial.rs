@@ -9,55 +9,67 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     config::SERVER_NAME,
-    control::{self, control_loop},
+    control,
+    end::{self, Met},
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
-    lane::{self, Lane},
+    lane::{self, Lane, Lanes},
     limits::{DIAL_TIMEOUT, MAX_ADDRESSES, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER},
-    peer::{DialError, Line, Link, Peer},
+    line::Line,
+    peer::{DialError, Link, Peer},
+    rank::Claim,
     shared::{Shared, classes, read_hello, write_hello},
     trust::Side,
     write::write_loop,
 };
-use crate::{Class, PeerIdentity};
+use crate::{
+    Class, PeerIdentity,
+    identity::{NodeIdentity, Subject},
+};
 
-/// Keeps the way to `peer` for `purpose` open, from the first call on, whenever calls want it.
+/// Keeps the way to `peer` for `purpose` open whenever calls want it, and replaces a connection that was made
+/// before this node's certificate or authorities changed.
 pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Purpose) {
+    let way = peer.way(purpose);
+    let watch = shared.trust.watch();
+    let mut changes = (way.subscribe(), watch.subscribe());
     let mut failures = 0_u32;
+    let mut made: Option<Instant> = None;
     loop {
-        let way = peer.way(purpose);
-        way.wanted.notified().await;
-        way.link.send_replace(Link::Dialing);
-        let began = Instant::now();
-        let error = match connect(&shared, &peer, purpose, failures).await {
-            Ok(line) => {
-                info!(peer = peer.node, ?purpose, "connected");
-                way.link.send_replace(Link::Up(Arc::clone(&line)));
-                let cause = explain(&line.connection.closed().await).to_string();
-                for (_, lane) in &line.lanes {
-                    lane.close(&cause);
-                }
-                info!(peer = peer.node, ?purpose, cause, "disconnected");
-                if began.elapsed() >= STABLE_AFTER {
-                    failures = 0;
-                    way.link.send_replace(Link::Idle);
-                    continue;
-                }
-                DialError::Unreachable(cause)
+        while !way.is_needed(&watch.current()) {
+            tokio::select! {
+                biased;
+                () = way.wanted.notified() => {}
+                Ok(()) = changes.0.changed() => {}
+                Ok(()) = changes.1.changed() => {}
             }
-            Err(error) => error,
-        };
-        debug!(peer = peer.node, ?purpose, ?error, failures, "no connection");
-        way.link.send_replace(Link::Failed(error));
-        failures = failures.saturating_add(1);
-        tokio::select! {
-            biased;
-            () = way.poked.notified() => failures = 0,
-            () = sleep(backoff(failures)) => {}
+        }
+        if let Some(made) = made.take() {
+            let failed = made.elapsed() < STABLE_AFTER && way.has_failed();
+            failures = if failed { failures.saturating_add(1) } else { 0 };
+        }
+        if failures > 0 {
+            tokio::select! {
+                biased;
+                () = way.poked.notified() => failures = 0,
+                () = sleep(backoff(failures)) => {}
+            }
+            if !way.is_needed(&watch.current()) {
+                continue;
+            }
+        }
+        way.note(Link::Dialing);
+        match connect(&shared, &peer, purpose, failures).await {
+            Ok(()) => made = Some(Instant::now()),
+            Err(error) => {
+                debug!(peer = peer.node, ?purpose, ?error, failures, "no connection");
+                failures = failures.saturating_add(1);
+                way.note(Link::Failed(error));
+            }
         }
     }
 }
@@ -74,39 +86,61 @@ fn backoff(failures: u32) -> Duration {
 
 async fn connect(
     shared: &Arc<Shared>,
-    peer: &Peer,
+    peer: &Arc<Peer>,
     purpose: Purpose,
     attempt: u32,
-) -> Result<Arc<Line>, DialError> {
+) -> Result<(), DialError> {
     let addr = peer
         .addr()
         .ok_or_else(|| DialError::Unreachable("no address is known for this node".into()))?;
-    let dialled = dial(shared, &addr, Some(peer.node), purpose, attempt).await?;
-    let line = open_lanes(shared, peer.node, dialled.connection, purpose).await?;
-    let watch = control_loop(
-        line.connection.clone(),
-        peer.node,
-        line.lanes.clone(),
-        dialled.control,
-    );
-    shared.tasks.spawn(watch);
-    Ok(line)
+    let own = shared.trust.watch().current();
+    let to = Whom::Peer(peer, &own);
+    let dialled = dial(shared, &addr, to, purpose, attempt).await?;
+    let lanes = open_lanes(shared, peer.node, &dialled.connection, purpose)
+        .await
+        .map_err(|error| DialError::Unreachable(explain(&error).to_string()))?;
+    let line = Line::new(dialled.connection, lanes, dialled.claim, own);
+    peer.offer(purpose, &line, true);
+    let met = Met {
+        shared: Arc::clone(shared),
+        purpose,
+        peer: Some(Arc::clone(peer)),
+        identity: dialled.identity,
+        subject: dialled.subject,
+        expired: false,
+        dialled: true,
+        control: dialled.control,
+        _room: None,
+    };
+    shared.tasks.spawn(end::run(met, line));
+    Ok(())
+}
+
+/// Who is dialled.
+#[derive(Clone, Copy)]
+pub(super) enum Whom<'a> {
+    /// Whoever answers, to learn who it is.
+    Anybody,
+    /// This peer, by this node as it is at this moment.
+    Peer(&'a Peer, &'a NodeIdentity),
 }
 
 /// A connection that has passed both hellos.
 pub(super) struct Dialled {
     pub(super) connection: Connection,
     pub(super) identity: PeerIdentity,
-    pub(super) control: control::Streams,
+    subject: Subject,
+    claim: Claim,
+    control: control::Streams,
 }
 
-/// One attempt to reach `addr`, and `expected` there if it is known who should answer.
+/// One attempt to reach `whom` at `addr`.
 ///
 /// Of several addresses of a host name, `attempt` picks one, so that repeated attempts try them all.
 pub(super) async fn dial(
     shared: &Arc<Shared>,
     addr: &PeerAddr,
-    expected: Option<NodeId>,
+    whom: Whom<'_>,
     purpose: Purpose,
     attempt: u32,
 ) -> Result<Dialled, DialError> {
@@ -115,15 +149,10 @@ pub(super) async fn dial(
         let connecting = shared
             .connect(remote, SERVER_NAME)
             .map_err(DialError::Unreachable)?;
-        let connection = connecting.await.map_err(|error| failed(remote, &error))?;
-        match greet(shared, &connection, expected, purpose).await {
-            Ok((identity, control)) => Ok(Dialled {
-                connection,
-                identity,
-                control,
-            }),
-            Err(error) => Err(close_after(&connection, remote, error)),
-        }
+        let connection = connecting.await.map_err(|error| failed(shared, remote, &error))?;
+        greet(shared, &connection, whom, purpose)
+            .await
+            .map_err(|error| close_after(shared, &connection, remote, error))
     };
     timeout(DIAL_TIMEOUT, attempt)
         .await
@@ -158,31 +187,38 @@ enum GreetError {
     Refused(Refusal),
     Lost(ConnectionError),
     Unreadable(String),
+    Needless,
 }
 
 /// Says who this node is, and learns and checks who answers.
 async fn greet(
     shared: &Arc<Shared>,
     connection: &Connection,
-    expected: Option<NodeId>,
+    whom: Whom<'_>,
     purpose: Purpose,
-) -> Result<(PeerIdentity, control::Streams), GreetError> {
+) -> Result<Dialled, GreetError> {
     let name = shared
         .certify(connection, Side::Answered)
         .map_err(GreetError::Refused)?
         .name;
-    if let Some(expected) = expected.filter(|expected| *expected != name.subject.node()) {
-        let found = name.subject.node();
-        return Err(GreetError::Refused(Refusal::Unexpected { found, expected }));
+    let mut hello = shared.hello(purpose, connection.remote_address());
+    if let Whom::Peer(peer, own) = whom {
+        let (found, expected) = (name.subject.node(), peer.node);
+        if found != expected {
+            return Err(GreetError::Refused(Refusal::Unexpected { found, expected }));
+        }
+        let local = (shared.local.node, shared.local.boot_epoch);
+        let claim = peer.claim(purpose, local, own).ok_or(GreetError::Needless)?;
+        (hello.number, hello.seen) = (claim.turn.number, claim.seen);
     }
+    let claim = hello.claim(name.subject.node());
     let (mut send, mut recv) = connection.open_bi().await.map_err(GreetError::Lost)?;
     let answer = async {
-        let hello = shared.hello(purpose, connection.remote_address());
         write_hello(&mut send, &hello).await?;
         read_hello(&mut recv).await
     };
-    let hello: Hello = match answer.await {
-        Ok(bytes) => Hello::decode(&bytes).map_err(GreetError::Refused)?,
+    let hello = match answer.await {
+        Ok(bytes) => Hello::decode(&bytes, shared.versions).map_err(GreetError::Refused)?,
         // The close frame of a refusal explains more than the broken stream.
         Err(error) => {
             return Err(match connection.close_reason() {
@@ -199,22 +235,32 @@ async fn greet(
         peer.admit(&hello.identity).map_err(GreetError::Refused)?;
     }
     shared.observe(hello.observed.ip());
-    Ok((hello.identity, (send, recv)))
+    Ok(Dialled {
+        connection: connection.clone(),
+        identity: hello.identity,
+        subject: name.subject,
+        claim,
+        control: (send, recv),
+    })
 }
 
-fn close_after(connection: &Connection, remote: SocketAddr, error: GreetError) -> DialError {
+fn close_after(shared: &Shared, connection: &Connection, remote: SocketAddr, error: GreetError) -> DialError {
     match error {
         GreetError::Refused(refusal) => {
-            warn!(%remote, reason = %refusal, "refused connection");
+            shared.warn_refused(remote, &refusal);
             let text = refusal.to_string();
             connection.close(refusal.close_code(), text.as_bytes());
             match refusal {
-                Refusal::Version | Refusal::OtherCluster { .. } => DialError::Incompatible(text),
+                Refusal::Version { .. } | Refusal::OtherCluster { .. } => DialError::Incompatible(text),
                 Refusal::DuplicateNode(_) => DialError::Duplicate(text),
                 _ => DialError::Unreachable(text),
             }
         }
-        GreetError::Lost(error) => failed(remote, &error),
+        GreetError::Lost(error) => failed(shared, remote, &error),
+        GreetError::Needless => {
+            connection.close(VarInt::from_u32(close::DONE), b"connected already");
+            DialError::Needless
+        }
         GreetError::Unreadable(cause) => {
             connection.close(VarInt::from_u32(close::MALFORMED), b"malformed hello");
             DialError::Unreachable(format!("the hello of {remote} cannot be read: {cause}"))
@@ -223,10 +269,10 @@ fn close_after(connection: &Connection, remote: SocketAddr, error: GreetError) -
 }
 
 /// What a failed connection means, said aloud when one side refused the other.
-fn failed(remote: SocketAddr, error: &ConnectionError) -> DialError {
+fn failed(shared: &Shared, remote: SocketAddr, error: &ConnectionError) -> DialError {
     let reason = explain(error);
     if reason.is_refusal() {
-        warn!(%remote, %reason, "connection refused");
+        shared.warn_explained(remote, &reason);
     }
     let text = format!("{remote}: {reason}");
     let code = match error {
@@ -235,27 +281,29 @@ fn failed(remote: SocketAddr, error: &ConnectionError) -> DialError {
     };
     match code {
         Some(close::DUPLICATE_NODE) => DialError::Duplicate(text),
+        Some(close::SUPERSEDED) => DialError::Needless,
         Some(code) if Refusal::is_incompatible(code) => DialError::Incompatible(text),
         Some(_) | None => DialError::Unreachable(text),
     }
 }
 
 /// Opens one stream for each class of `purpose`.
-async fn open_lanes(
+pub(super) async fn open_lanes(
     shared: &Shared,
     node: NodeId,
-    connection: Connection,
+    connection: &Connection,
     purpose: Purpose,
-) -> Result<Arc<Line>, DialError> {
-    let lost = |error: ConnectionError| DialError::Unreachable(explain(&error).to_string());
+) -> Result<Lanes, ConnectionError> {
     let mut lanes = Vec::new();
     for class in classes(purpose) {
-        let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
+        let (mut send, recv) = connection.open_bi().await?;
         // The stream is new, so neither call can find it closed; the write tells if the connection is.
         let _ = send.set_priority(priority(*class));
-        send.write_all(&[class_byte(*class)])
-            .await
-            .map_err(|error| DialError::Unreachable(error.to_string()))?;
+        if send.write_all(&[class_byte(*class)]).await.is_err() {
+            // Nobody stops a stream of a class, so the connection is gone.
+            let ended = connection.close_reason();
+            return Err(ended.unwrap_or(ConnectionError::LocallyClosed));
+        }
         let (queue, queued) = mpsc::channel(lane::QUEUE);
         let lane = Arc::new(Lane::new(*class, node, queue));
         lanes.push((*class, Arc::clone(&lane)));
@@ -275,7 +323,7 @@ async fn open_lanes(
             }
         });
     }
-    Ok(Arc::new(Line { connection, lanes }))
+    Ok(lanes)
 }
 
 /// First byte of a class's stream.

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use quinn::ConnectionError;
 
-use super::hello::close;
+use super::{hello::close, refusals::Cause};
 
 /// Longest text of a peer that is repeated in a message.
 const MAX_QUOTE: usize = 200;
@@ -17,12 +17,18 @@ const CRYPTO_ERROR: u64 = 0x100;
 pub(super) struct Explained {
     text: Cow<'static, str>,
     refusal: bool,
+    cause: Cause,
 }
 
 impl Explained {
     /// Whether one side refused the other, rather than the network failing them.
     pub(super) const fn is_refusal(&self) -> bool {
         self.refusal
+    }
+
+    /// What tells one refusal from another, beside the words.
+    pub(super) const fn cause(&self) -> Cause {
+        self.cause
     }
 }
 
@@ -33,9 +39,20 @@ impl fmt::Display for Explained {
 }
 
 pub(super) fn explain(error: &ConnectionError) -> Explained {
+    let cause = match error {
+        ConnectionError::TransportError(error) => Cause::Transport(error.code.into()),
+        ConnectionError::ConnectionClosed(frame) => Cause::Transport(frame.error_code.into()),
+        ConnectionError::ApplicationClosed(frame) => Cause::Theirs(frame.error_code.into_inner()),
+        ConnectionError::Reset
+        | ConnectionError::TimedOut
+        | ConnectionError::LocallyClosed
+        | ConnectionError::VersionMismatch
+        | ConnectionError::CidsExhausted => Cause::Ours(close::DONE.into()),
+    };
     let plain = |text: &'static str| Explained {
         text: text.into(),
         refusal: false,
+        cause,
     };
     match error {
         ConnectionError::TransportError(error) => match alert(u64::from(error.code)) {
@@ -47,20 +64,24 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
                 )
                 .into(),
                 refusal: true,
+                cause,
             },
             None => Explained {
                 text: format!("this node gave up: {}", quote(&error.reason)).into(),
                 refusal: false,
+                cause,
             },
         },
         ConnectionError::ConnectionClosed(frame) => match alert(u64::from(frame.error_code)) {
             Some(alert) => Explained {
                 text: format!("the peer refused this node: {}", describe(alert)).into(),
                 refusal: true,
+                cause,
             },
             None => Explained {
                 text: format!("the peer gave up: {}", quote_bytes(&frame.reason)).into(),
                 refusal: false,
+                cause,
             },
         },
         ConnectionError::ApplicationClosed(frame) => match u32::try_from(frame.error_code.into_inner()) {
@@ -71,6 +92,7 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
             Ok(_) | Err(_) => Explained {
                 text: format!("the peer refused this node: {}", quote_bytes(&frame.reason)).into(),
                 refusal: true,
+                cause,
             },
         },
         ConnectionError::Reset => plain("the peer has restarted"),

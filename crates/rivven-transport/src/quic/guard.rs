@@ -6,12 +6,15 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use quinn::{Connection, VarInt};
 use rivven_types::NodeId;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tracing::warn;
 
 use super::{
     hello::{Refusal, close},
-    limits::RENEWAL_TIME,
+    limits::{HANDOVER_TIME, RENEWAL_TIME},
     shared::Shared,
     trust::{Side, end_of},
 };
@@ -46,6 +49,8 @@ pub(super) struct Certified {
 pub(super) enum Verdict {
     /// It stays, and is to be checked again after this long at the latest.
     Keep(Duration),
+    /// Its calls have [`HANDOVER_TIME`] to move to a new connection, then it is closed.
+    HandOver(Refusal),
     /// It is closed.
     Close(Refusal),
 }
@@ -64,7 +69,7 @@ pub(super) fn verdict(
     } else if left.is_zero() {
         Verdict::Close(Refusal::Expired(subject.clone()))
     } else if !trusted {
-        Verdict::Close(Refusal::Untrusted(subject.clone()))
+        Verdict::HandOver(Refusal::Untrusted(subject.clone()))
     } else {
         Verdict::Keep(left.min(RECHECK))
     }
@@ -97,6 +102,11 @@ impl Certified {
         })
     }
 
+    /// Whether this node has calls for the peer, and its own on the same connection.
+    fn is_peer(&self) -> bool {
+        self.name.subject.is_member() && !self.expired
+    }
+
     fn verdict(&self, shared: &Shared, denied: &BTreeSet<NodeId>) -> Verdict {
         let now = WallClock::now();
         let trusted = shared.trust.verify(self.side, &self.chain, now).is_ok();
@@ -108,6 +118,7 @@ impl Certified {
 pub(super) async fn guard(shared: Arc<Shared>, connection: Connection, certified: Certified) {
     let mut denied = shared.denied.subscribe();
     let mut identity = shared.trust.watch().subscribe();
+    let mut handover = None;
     loop {
         let verdict = {
             let denied = denied.borrow_and_update().clone();
@@ -119,9 +130,19 @@ pub(super) async fn guard(shared: Arc<Shared>, connection: Connection, certified
             }
             certified.verdict(&shared, &denied)
         };
+        // A member that has a certificate of a believed authority is dialled anew at this moment.
+        let allowed = if certified.is_peer() {
+            HANDOVER_TIME
+        } else {
+            Duration::ZERO
+        };
         let pause = match verdict {
-            Verdict::Keep(pause) => pause,
-            Verdict::Close(refusal) => {
+            Verdict::Keep(pause) => {
+                handover = None;
+                pause
+            }
+            Verdict::HandOver(_) if handover.get_or_insert_with(Instant::now).elapsed() < allowed => allowed,
+            Verdict::HandOver(refusal) | Verdict::Close(refusal) => {
                 let remote = connection.remote_address();
                 warn!(%remote, peer = %certified.name.subject, reason = %refusal, "refused connection");
                 connection.close(refusal.close_code(), refusal.to_string().as_bytes());
@@ -172,7 +193,7 @@ mod tests {
             &none,
             false,
             0,
-            Verdict::Close(Refusal::Untrusted(Subject::Node(7))),
+            Verdict::HandOver(Refusal::Untrusted(Subject::Node(7))),
         );
         // The most telling reason wins.
         check(

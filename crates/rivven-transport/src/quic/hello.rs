@@ -4,18 +4,25 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf, BufMut};
 use quinn::VarInt;
-use rivven_types::{BootEpoch, ClusterId, InstanceId};
+use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId};
 
+use super::rank::{Claim, Turn};
 use crate::{PeerIdentity, identity::Subject};
 
 /// First bytes of a hello.
 const MAGIC: &[u8; 4] = b"RVVN";
 
 /// Oldest and newest protocol version of this release. 0 is unstable and will be refused later.
-pub(super) const VERSIONS: (u16, u16) = (0, 0);
+pub(super) const VERSIONS: Versions = (0, 0);
 
 /// Bytes of a hello of version 0. A later version may append, up to [`MAX_LEN`].
-const LEN: usize = 4 + 2 + 2 + 1 + 16 + 8 + 16 + 8 + 1 + 16 + 2;
+const LEN: usize = 4 + 2 + 2 + 1 + 16 + 8 + 16 + 8 + 1 + 16 + 2 + 8 + 8 + 8;
+
+/// Protocol versions, oldest and newest.
+pub(super) type Versions = (u16, u16);
+
+/// Bytes of magic and versions, which no version moves.
+const HEAD_LEN: usize = 4 + 2 + 2;
 
 /// Longest hello that is read.
 pub(super) const MAX_LEN: usize = 512;
@@ -34,12 +41,16 @@ pub(super) enum Purpose {
 /// What each side says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
-    pub(super) versions: (u16, u16),
+    pub(super) versions: Versions,
     pub(super) purpose: Purpose,
     pub(super) cluster: ClusterId,
     pub(super) identity: PeerIdentity,
     /// Where the sender sees the receiver.
     pub(super) observed: SocketAddr,
+    /// Which of the dialler's connections this is; see [`Claim`]. An answer repeats it.
+    pub(super) number: u64,
+    /// The newest connection that the other one dialled and the dialler knew. An answer repeats it.
+    pub(super) seen: Turn,
 }
 
 /// Why a connection is not accepted. The number travels in the QUIC close frame, the text beside it.
@@ -47,8 +58,11 @@ pub(super) struct Hello {
 pub(super) enum Refusal {
     #[error("malformed hello")]
     Malformed,
-    #[error("no common protocol version; run the same release on all nodes")]
-    Version,
+    #[error(
+        "no common protocol version: this node speaks {} to {}, the peer {} to {}; run releases that overlap",
+        ours.0, ours.1, theirs.0, theirs.1
+    )]
+    Version { ours: Versions, theirs: Versions },
     #[error("the peer is of another cluster ({theirs}); this is cluster {ours}")]
     OtherCluster { ours: ClusterId, theirs: ClusterId },
     #[error("the peer's certificate names nobody by this cluster's template")]
@@ -77,6 +91,10 @@ pub(super) enum Refusal {
     TooManyStrangers,
     #[error("too many attempts to join from this address were refused; wait a minute")]
     Throttled,
+    #[error("another connection of the two nodes is in use")]
+    Superseded,
+    #[error("this node is shutting down")]
+    ShuttingDown,
 }
 
 impl Refusal {
@@ -84,7 +102,7 @@ impl Refusal {
     pub(super) const fn close_code(&self) -> VarInt {
         VarInt::from_u32(match self {
             Self::Malformed => close::MALFORMED,
-            Self::Version => close::VERSION,
+            Self::Version { .. } => close::VERSION,
             Self::OtherCluster { .. } => close::OTHER_CLUSTER,
             Self::Nameless | Self::WrongNode { .. } | Self::Unexpected { .. } | Self::NotANode(_) => {
                 close::WRONG_NODE
@@ -96,7 +114,14 @@ impl Refusal {
             Self::Expired(_) => close::EXPIRED,
             Self::Untrusted(_) => close::UNTRUSTED,
             Self::Throttled => close::THROTTLED,
+            Self::Superseded => close::SUPERSEDED,
+            Self::ShuttingDown => close::SHUTDOWN,
         })
+    }
+
+    /// Whether this is in the nature of nodes that come, go and meet, and nothing to warn of.
+    pub(super) const fn is_ordinary(&self) -> bool {
+        matches!(self, Self::Superseded | Self::ShuttingDown)
     }
 
     /// Whether no retry can help while both sides are what they are.
@@ -142,6 +167,18 @@ pub(super) mod close {
 }
 
 impl Hello {
+    /// The claim of the connection on which its dialler said this to `other`.
+    pub(super) const fn claim(&self, other: NodeId) -> Claim {
+        Claim {
+            by_lower: self.identity.node < other,
+            turn: Turn {
+                epoch: self.identity.boot_epoch,
+                number: self.number,
+            },
+            seen: self.seen,
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(LEN);
         out.put_slice(MAGIC);
@@ -168,22 +205,30 @@ impl Hello {
             }
         }
         out.put_u16(self.observed.port());
+        out.put_u64(self.number);
+        out.put_u64(self.seen.epoch.0);
+        out.put_u64(self.seen.number);
         out
     }
 
-    /// Reads a hello and settles the version; bytes that a later version appended are ignored.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
-        let mut fixed = bytes.get(..LEN).ok_or(Refusal::Malformed)?;
-        if fixed.copy_to_bytes(MAGIC.len()) != MAGIC[..] {
+    /// Reads a hello for a node that speaks `ours`; bytes that a later version appended are ignored.
+    ///
+    /// Magic and versions are the same in every version, so a peer that says the rest in another way is told
+    /// that the versions differ.
+    pub(super) fn decode(bytes: &[u8], ours: Versions) -> Result<Self, Refusal> {
+        let mut head = bytes.get(..HEAD_LEN).ok_or(Refusal::Malformed)?;
+        if head.copy_to_bytes(MAGIC.len()) != MAGIC[..] {
             return Err(Refusal::Malformed);
         }
-        let versions = (fixed.get_u16(), fixed.get_u16());
+        let versions = (head.get_u16(), head.get_u16());
         if versions.0 > versions.1 {
             return Err(Refusal::Malformed);
         }
-        if versions.0 > VERSIONS.1 || versions.1 < VERSIONS.0 {
-            return Err(Refusal::Version);
+        if versions.0 > ours.1 || versions.1 < ours.0 {
+            let theirs = versions;
+            return Err(Refusal::Version { ours, theirs });
         }
+        let mut fixed = bytes.get(HEAD_LEN..LEN).ok_or(Refusal::Malformed)?;
         let purpose = match fixed.get_u8() {
             0 => Purpose::Main,
             1 => Purpose::Bulk,
@@ -211,6 +256,11 @@ impl Hello {
             cluster,
             identity,
             observed: SocketAddr::new(ip, fixed.get_u16()),
+            number: fixed.get_u64(),
+            seen: Turn {
+                epoch: BootEpoch(fixed.get_u64()),
+                number: fixed.get_u64(),
+            },
         })
     }
 }
@@ -232,6 +282,11 @@ mod tests {
                 boot_epoch: BootEpoch(4),
             },
             observed: "10.0.0.5:9093".parse().unwrap(),
+            number: 6,
+            seen: Turn {
+                epoch: BootEpoch(7),
+                number: 8,
+            },
         }
     }
 
@@ -255,6 +310,9 @@ mod tests {
             "04",
             "0a000005000000000000000000000000",
             "2385",
+            "0000000000000006",
+            "0000000000000007",
+            "0000000000000008",
         ];
         assert_eq!(hex, expected.concat());
     }
@@ -268,9 +326,9 @@ mod tests {
         for sent in [hello(), v6] {
             let mut bytes = sent.encode();
             assert_eq!(bytes.len(), LEN);
-            assert_eq!(Hello::decode(&bytes), Ok(sent.clone()));
+            assert_eq!(Hello::decode(&bytes, VERSIONS), Ok(sent.clone()));
             bytes.extend(b"later");
-            assert_eq!(Hello::decode(&bytes), Ok(sent));
+            assert_eq!(Hello::decode(&bytes, VERSIONS), Ok(sent));
         }
     }
 
@@ -279,24 +337,32 @@ mod tests {
         let check = |at: usize, byte, expected| {
             let mut bytes = hello().encode();
             bytes[at] = byte;
-            assert_eq!(Hello::decode(&bytes), Err(expected));
+            assert_eq!(Hello::decode(&bytes, VERSIONS), Err(expected));
         };
         check(0, b'X', Refusal::Malformed);
         check(5, 1, Refusal::Malformed);
         check(8, 3, Refusal::Malformed);
-        check(LEN - 19, 5, Refusal::Malformed);
+        check(LEN - 43, 5, Refusal::Malformed);
         let future = Hello {
             versions: (1, 2),
             ..hello()
         };
-        assert_eq!(Hello::decode(&future.encode()), Err(Refusal::Version));
+        let refused = Refusal::Version {
+            ours: VERSIONS,
+            theirs: (1, 2),
+        };
+        // However short or long it is.
+        for len in [HEAD_LEN, LEN] {
+            let bytes = &future.encode()[..len];
+            assert_eq!(Hello::decode(bytes, VERSIONS), Err(refused.clone()));
+        }
         let range = Hello {
             versions: (0, 2),
             ..hello()
         };
-        assert!(Hello::decode(&range.encode()).is_ok());
+        assert!(Hello::decode(&range.encode(), VERSIONS).is_ok());
         assert_eq!(
-            Hello::decode(&hello().encode()[..LEN - 1]),
+            Hello::decode(&hello().encode()[..LEN - 1], VERSIONS),
             Err(Refusal::Malformed)
         );
     }
@@ -304,11 +370,11 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Hello::decode(&bytes);
+            let _ = Hello::decode(&bytes, VERSIONS);
             if let Some(start) = bytes.get_mut(..8) {
                 start.copy_from_slice(b"RVVN\0\0\0\0");
             }
-            let _ = Hello::decode(&bytes);
+            let _ = Hello::decode(&bytes, VERSIONS);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rivven_types::NodeId;
 use tokio::{
     io::AsyncRead,
-    sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
 
@@ -40,6 +40,12 @@ pub(super) struct Lane {
     calls: Semaphore,
     bytes: Semaphore,
     waiting: AtomicUsize,
+    /// Takes no further call. Written under the lock of `pending`.
+    retired: AtomicBool,
+    /// Calls begun and not ended.
+    active: AtomicUsize,
+    /// A retired lane has ended its last call.
+    emptied: Notify,
 }
 
 enum Pending {
@@ -77,6 +83,9 @@ impl Lane {
             calls: Semaphore::new(MAX_IN_FLIGHT),
             bytes: Semaphore::new(MAX_IN_FLIGHT_BYTES),
             waiting: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+            emptied: Notify::new(),
         }
     }
 
@@ -136,9 +145,11 @@ impl Lane {
         let (answer, answered) = oneshot::channel();
         match &mut *lock(&self.pending) {
             Pending::Closed(_) => Err(LaneError::Gone),
+            Pending::Open(_) if self.retired.load(Ordering::SeqCst) => Err(LaneError::Gone),
             Pending::Open(waiters) => {
                 let max_response = method.max_response;
                 waiters.insert(call, Waiter { max_response, answer });
+                self.active.fetch_add(1, Ordering::SeqCst);
                 Ok(answered)
             }
         }
@@ -160,6 +171,25 @@ impl Lane {
                     Pending::Open(_) => "the connection is closing".into(),
                 },
             }),
+        }
+    }
+
+    /// Takes no further call; those in flight go on, those that wait for their turn go elsewhere.
+    pub(super) fn retire(&self) {
+        let pending = lock(&self.pending);
+        self.retired.store(true, Ordering::SeqCst);
+        drop(pending);
+        self.calls.close();
+        self.bytes.close();
+    }
+
+    /// Waits until a retired lane has ended its last call. One task at a time waits.
+    ///
+    /// Cancel safety: can be dropped and called again.
+    pub(super) async fn drained(&self) {
+        // No call begins once the lane is retired, so the number only falls.
+        while self.active.load(Ordering::SeqCst) > 0 {
+            self.emptied.notified().await;
         }
     }
 
@@ -206,10 +236,15 @@ impl Lane {
                 Kind::Response => waiter.max_response,
                 Kind::Rejection => MAX_REJECTION,
                 Kind::Lost => 0,
-                Kind::Request | Kind::Cancel => return Err(FrameError::Direction.into()),
+                Kind::Request | Kind::Cancel => {
+                    self.retire();
+                    return Err(FrameError::Direction.into());
+                }
             };
             if prefix.rest > limit {
                 let len = prefix.rest;
+                // Before its caller learns of it, who may call again at once.
+                self.retire();
                 return Err(FrameError::TooLong { len, limit }.into());
             }
             let body = frame::read_body(&mut stream, prefix.rest).await?;
@@ -261,6 +296,10 @@ impl Drop for Cancel<'_> {
             let cancel = Outgoing::other(Kind::Cancel, self.method, self.call, Bytes::new());
             // A full queue means a stalled peer, whose handler ends at the deadline anyway.
             let _ = cancel.map(|cancel| self.lane.queue.try_send(cancel));
+        }
+        // In one order with `retire` and `drained`: either this sees the lane retired, or they see it empty.
+        if self.lane.active.fetch_sub(1, Ordering::SeqCst) == 1 && self.lane.retired.load(Ordering::SeqCst) {
+            self.lane.emptied.notify_one();
         }
     }
 }

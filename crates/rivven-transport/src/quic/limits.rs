@@ -33,6 +33,21 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// quick retransmissions, and a peer that has just come back should not have to wait for a slow one.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
+/// Longest time for which a connection that was left is kept for the calls in flight.
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+/// Connections with one peer that are being left at a time; beyond it the oldest is closed.
+pub(super) const MAX_DRAINING: usize = 8;
+
+/// Time for calls to move to a new connection when the authority behind the old one is no longer believed.
+pub(super) const HANDOVER_TIME: Duration = Duration::from_secs(1);
+
+/// Pause between two lines of the log about the same cause of refusal at the same address.
+pub(super) const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Addresses and causes of refusal told apart in the log; further ones share one line.
+pub(super) const MAX_REFUSAL_KEYS: usize = 256;
+
 /// Time for close frames to leave after a shutdown.
 pub(super) const CLOSE_TIME: Duration = Duration::from_millis(300);
 

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    dial::{dial, supervise},
+    dial::{Whom, dial, supervise},
     frame::{DEADLINE_LEN, PREFIX_LEN},
     hello::{Purpose, Refusal, close},
     lane::LaneError,
@@ -28,8 +28,8 @@ use crate::{
     TransferSpec, identity::Subject,
 };
 
-/// Time for the last answers to leave before connections are closed.
-const LINGER: Duration = Duration::from_millis(30);
+/// Longest time for the last answers to arrive, and for peers to say that they wait for no more.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// One end, shut down with its last handle.
 pub(super) struct QuicNetwork {
@@ -39,14 +39,14 @@ pub(super) struct QuicNetwork {
 
 impl Drop for QuicNetwork {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Relaxed);
+        self.shared.closing.cancel();
         let endpoint = lock(&self.shared.endpoint).take();
         if let Some(endpoint) = &endpoint {
             endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");
         }
         self.shared.upkeep.abort();
-        self.shared.tasks.abort();
         self.shared.forget_peers();
+        self.shared.tasks.abort();
         self.runtime.stop_behind(endpoint);
     }
 }
@@ -182,7 +182,7 @@ impl Network for QuicNetwork {
             let dialling = self
                 .shared
                 .tasks
-                .spawn(async move { dial(&shared, &target, None, Purpose::Discover, 0).await });
+                .spawn(async move { dial(&shared, &target, Whom::Anybody, Purpose::Discover, 0).await });
             let unreachable = |cause| CallError::Unreachable { node: 0, cause };
             let dialled = timeout_at(ctx.deadline, dialling)
                 .await
@@ -232,12 +232,14 @@ impl Network for QuicNetwork {
 
     fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()> {
         async move {
-            self.shared.closing.store(true, Ordering::Relaxed);
+            self.shared.closing.cancel();
             self.shared.in_flight.close();
             // Calls that outlast the grace end with their connection.
             let _ = timeout(grace, self.shared.in_flight.wait()).await;
-            // Closing drops what QUIC has not sent yet, and the last answers were only just written.
-            tokio::time::sleep(LINGER.min(grace)).await;
+            // Closing drops what QUIC has not sent yet, and the last answers were only just written. Each
+            // connection closes by itself once its peer has all of them.
+            self.shared.ends.close();
+            let _ = timeout(LINGER.min(grace), self.shared.ends.wait()).await;
             let endpoint = lock(&self.shared.endpoint).take();
             if let Some(endpoint) = endpoint {
                 endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");

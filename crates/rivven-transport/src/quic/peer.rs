@@ -1,12 +1,12 @@
-//! What is known of one peer: its address, its latest identity, and the connections in both directions.
+//! What is known of one peer: its address, its latest identity, and the connections with it.
 
 use std::sync::{
     Arc, Mutex, Weak,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use quinn::{Connection, VarInt};
-use rivven_types::{NodeId, PeerAddr};
+use quinn::VarInt;
+use rivven_types::{BootEpoch, NodeId, PeerAddr};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout_at},
@@ -14,10 +14,12 @@ use tokio::{
 
 use super::{
     hello::{Purpose, Refusal, close},
-    lane::{Lane, Lanes},
+    limits::MAX_DRAINING,
+    line::{Leave, Line},
     lock,
+    rank::{Claim, Ledger},
 };
-use crate::{CallError, Class, PeerIdentity, PeerStatus};
+use crate::{CallError, PeerIdentity, PeerStatus, identity::NodeIdentity};
 
 /// A peer.
 pub(super) struct Peer {
@@ -31,14 +33,28 @@ pub(super) struct Peer {
 struct Known {
     addr: Option<PeerAddr>,
     identity: Option<PeerIdentity>,
-    /// Connections that the peer made: main and bulk.
-    inbound: [Option<Connection>; 2],
+    /// Every connection that has not ended: those in use, and those that are being left, oldest first.
+    lines: Vec<Arc<Line>>,
+    /// Accounts of main and bulk.
+    ledgers: [Ledger; 2],
 }
 
-/// The way to a peer for one purpose: at most one connection, made when somebody wants it.
+impl Known {
+    const fn ledger(&mut self, purpose: Purpose) -> &mut Ledger {
+        let [main, bulk] = &mut self.ledgers;
+        match purpose {
+            Purpose::Bulk => bulk,
+            Purpose::Main | Purpose::Discover => main,
+        }
+    }
+}
+
+/// The way to a peer for one purpose: at most one connection in use, whoever dialled it.
 pub(super) struct Way {
-    pub(super) link: watch::Sender<Link>,
-    /// A call waits for a connection.
+    link: watch::Sender<Link>,
+    /// Calls that wait for a connection.
+    waiting: AtomicUsize,
+    /// One more waits.
     pub(super) wanted: Notify,
     /// Something changed that makes an attempt promising before the pause is over.
     pub(super) poked: Notify,
@@ -48,25 +64,13 @@ pub(super) struct Way {
 /// State of a [`Way`].
 #[derive(Clone)]
 pub(super) enum Link {
+    /// There is no connection, and nobody asked for one.
     Idle,
     Dialing,
     Up(Arc<Line>),
+    /// The peer shuts down: it answers what is in flight and takes no further call.
+    Leaving(Arc<Line>),
     Failed(DialError),
-}
-
-/// A connection that has passed both hellos, ready for calls.
-pub(super) struct Line {
-    pub(super) connection: Connection,
-    pub(super) lanes: Lanes,
-}
-
-impl Line {
-    pub(super) fn lane(&self, class: Class) -> Option<&Arc<Lane>> {
-        self.lanes
-            .iter()
-            .find(|(of, _)| *of == class)
-            .map(|(_, lane)| lane)
-    }
 }
 
 /// Why an attempt to connect failed.
@@ -78,6 +82,10 @@ pub(super) enum DialError {
     Duplicate(String),
     /// The one who answered is of another cluster, or speaks no common version.
     Incompatible(String),
+    /// The peer is shutting down.
+    Leaving,
+    /// Another connection of the two makes this one needless.
+    Needless,
 }
 
 impl DialError {
@@ -86,6 +94,13 @@ impl DialError {
             Self::Unreachable(cause) => CallError::Unreachable { node, cause },
             Self::Duplicate(cause) => CallError::DuplicateNode { cause },
             Self::Incompatible(cause) => CallError::Incompatible { cause },
+            Self::Leaving => CallError::NotSent {
+                cause: format!("node {node} is shutting down"),
+            },
+            Self::Needless => CallError::Unreachable {
+                node,
+                cause: "the connection that the peer prefers is not up yet".into(),
+            },
         }
     }
 }
@@ -94,6 +109,7 @@ impl Way {
     fn new() -> Self {
         Self {
             link: watch::Sender::new(Link::Idle),
+            waiting: AtomicUsize::new(0),
             wanted: Notify::new(),
             poked: Notify::new(),
             started: AtomicBool::new(false),
@@ -113,23 +129,22 @@ impl Way {
     ) -> Result<Arc<Line>, DialError> {
         let mut link = self.link.subscribe();
         let mut last = DialError::Unreachable("no connection before the deadline".into());
+        let mut waiting = None;
         loop {
             let current = link.borrow_and_update().clone();
             match current {
-                // A line that has just been closed stays listed until its task takes note.
+                // A line that has just been closed or left stays listed until its task takes note.
                 Link::Up(line)
                     if gone.is_none_or(|gone| !Weak::ptr_eq(gone, &Arc::downgrade(&line)))
-                        && line.connection.close_reason().is_none() =>
+                        && line.is_open() =>
                 {
                     return Ok(line);
                 }
-                Link::Up(_) | Link::Dialing => {}
-                Link::Idle => self.wanted.notify_one(),
-                Link::Failed(error) => {
-                    last = error;
-                    self.wanted.notify_one();
-                }
+                Link::Leaving(line) if line.is_open() => return Err(DialError::Leaving),
+                Link::Up(_) | Link::Leaving(_) | Link::Dialing | Link::Idle => {}
+                Link::Failed(error) => last = error,
             }
+            waiting.get_or_insert_with(|| Waiting::enter(self));
             match timeout_at(deadline, link.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Err(last),
@@ -137,11 +152,70 @@ impl Way {
         }
     }
 
-    fn open_connection(&self) -> Option<Connection> {
+    /// Changes of the state, for the task that dials.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Whether to dial, for a node that is `identity` at this moment: a call waits and there is no
+    /// connection, or the one in use was made with an earlier identity.
+    pub(super) fn is_needed(&self, identity: &NodeIdentity) -> bool {
         match &*self.link.borrow() {
-            Link::Up(line) if line.connection.close_reason().is_none() => Some(line.connection.clone()),
-            Link::Up(_) | Link::Idle | Link::Dialing | Link::Failed(_) => None,
+            Link::Up(line) if line.is_open() => !line.is_of(identity),
+            // Its task tells when it has ended.
+            Link::Up(_) | Link::Leaving(_) => false,
+            Link::Idle | Link::Dialing | Link::Failed(_) => self.waiting.load(Ordering::SeqCst) > 0,
         }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(&*self.link.borrow(), Link::Failed(_))
+    }
+
+    /// Says what the task that dials is at, unless there is a connection.
+    pub(super) fn note(&self, state: Link) {
+        self.link.send_if_modified(|link| {
+            let free = matches!(link, Link::Idle | Link::Dialing | Link::Failed(_));
+            if free {
+                *link = state;
+            }
+            free
+        });
+    }
+
+    /// Takes `line` out of use, if it is; `then` is the state after it.
+    fn vacate(&self, line: &Arc<Line>, then: Link) {
+        self.link.send_if_modified(|link| {
+            let ours = matches!(link, Link::Up(used) | Link::Leaving(used) if Arc::ptr_eq(used, line));
+            if ours {
+                *link = then;
+            }
+            ours
+        });
+    }
+
+    fn in_use(&self) -> Option<Arc<Line>> {
+        match &*self.link.borrow() {
+            Link::Up(line) if line.is_open() => Some(Arc::clone(line)),
+            Link::Up(_) | Link::Leaving(_) | Link::Idle | Link::Dialing | Link::Failed(_) => None,
+        }
+    }
+}
+
+/// A call that waits for a connection.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(way: &'a Way) -> Self {
+        way.waiting.fetch_add(1, Ordering::SeqCst);
+        way.wanted.notify_one();
+        Self(&way.waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -182,7 +256,7 @@ impl Peer {
     /// Cuts short the pauses between attempts.
     pub(super) fn poke(&self) {
         for way in [&self.main, &self.bulk] {
-            if matches!(&*way.link.borrow(), Link::Failed(_)) {
+            if way.has_failed() {
                 way.poked.notify_one();
             }
         }
@@ -198,17 +272,14 @@ impl Peer {
     /// is another instance as long as one is connected.
     pub(super) fn admit(&self, identity: &PeerIdentity) -> Result<(), Refusal> {
         let mut known = lock(&self.known);
-        let outbound = [&self.main, &self.bulk].map(Way::open_connection);
-        let open = || {
-            let inbound = known.inbound.iter().flatten();
-            let inbound = inbound.filter(|connection| connection.close_reason().is_none());
-            inbound.chain(outbound.iter().flatten())
-        };
+        let mut open = known.lines.iter().filter(|line| line.is_open());
         match &known.identity {
             Some(latest) if latest.instance != identity.instance => {
-                if open().next().is_some() {
+                if open.next().is_some() {
                     return Err(Refusal::DuplicateNode(self.node));
                 }
+                // Another data directory counts its starts anew.
+                known.ledgers = Default::default();
             }
             Some(latest) if identity.boot_epoch < latest.boot_epoch => {
                 return Err(Refusal::StaleEpoch {
@@ -217,7 +288,7 @@ impl Peer {
                 });
             }
             Some(latest) if identity.boot_epoch > latest.boot_epoch => {
-                open().for_each(supersede);
+                open.for_each(|line| line.supersede());
             }
             Some(_) | None => {}
         }
@@ -225,58 +296,116 @@ impl Peer {
         Ok(())
     }
 
-    /// Keeps a connection that the peer made; an earlier one of the same purpose is dead and closed.
-    pub(super) fn keep_inbound(&self, purpose: Purpose, connection: &Connection) {
+    /// Claims the connection on which this node, which is `identity`, is about to greet the peer. `None` if
+    /// there is no need for it any more.
+    pub(super) fn claim(
+        &self,
+        purpose: Purpose,
+        (local, epoch): (NodeId, BootEpoch),
+        identity: &NodeIdentity,
+    ) -> Option<Claim> {
         let mut known = lock(&self.known);
-        let [main, bulk] = &mut known.inbound;
-        let slot = match purpose {
-            Purpose::Main => main,
-            Purpose::Bulk => bulk,
-            Purpose::Discover => return,
-        };
-        if let Some(earlier) = slot.replace(connection.clone()) {
-            supersede(&earlier);
+        let in_use = self.way(purpose).in_use();
+        if in_use.is_some_and(|line| line.is_of(identity)) {
+            return None;
         }
+        Some(known.ledger(purpose).dial(local < self.node, epoch))
     }
 
-    /// Forgets a connection that has ended.
-    pub(super) fn forget_inbound(&self, connection: &Connection) {
-        for slot in &mut lock(&self.known).inbound {
-            slot.take_if(|kept| kept.stable_id() == connection.stable_id());
-        }
+    /// Whether a connection that the peer dialled would not stay, so that it is better not taken at all.
+    pub(super) fn would_lose(&self, purpose: Purpose, claim: &Claim) -> bool {
+        let mut known = lock(&self.known);
+        let in_use = self.way(purpose).in_use();
+        known.ledger(purpose).is_late(claim) || in_use.is_some_and(|line| !claim.beats(&line.claim))
     }
 
-    /// Lets go of every connection for good; calls that wait for one end as their lane does.
-    pub(super) fn forget_connections(&self) {
-        lock(&self.known).inbound = [None, None];
-        for way in [&self.main, &self.bulk] {
-            let cause = "this node is shut down";
-            if let Link::Up(line) = way
-                .link
-                .send_replace(Link::Failed(DialError::Unreachable(cause.into())))
-            {
-                line.lanes.iter().for_each(|(_, lane)| lane.close(cause));
+    /// Uses `line` for the calls of this node unless the one in use has the better claim. The other of the two
+    /// is left.
+    pub(super) fn offer(&self, purpose: Purpose, line: &Arc<Line>, dialled: bool) {
+        let mut known = lock(&self.known);
+        let way = self.way(purpose);
+        if !dialled {
+            known.ledger(purpose).take(&line.claim);
+        }
+        let loser = match way.in_use() {
+            Some(used) if !line.claim.beats(&used.claim) => Some(Arc::clone(line)),
+            used => {
+                way.link.send_replace(Link::Up(Arc::clone(line)));
+                used
             }
+        };
+        known.lines.push(Arc::clone(line));
+        let draining = known.lines.iter().filter(|line| line.has_left());
+        if draining.clone().count() >= MAX_DRAINING
+            && let Some(oldest) = draining.into_iter().next()
+        {
+            oldest.supersede();
+        }
+        drop(known);
+        if let Some(loser) = loser {
+            loser.leave(Leave::Replaced);
+        }
+    }
+
+    /// The peer begins no further call on `line`, and this node neither.
+    pub(super) fn left_by_peer(&self, purpose: Purpose, line: &Arc<Line>, why: Leave) {
+        let then = match why {
+            Leave::Replaced => Link::Idle,
+            Leave::Shutdown => Link::Leaving(Arc::clone(line)),
+        };
+        self.way(purpose).vacate(line, then);
+    }
+
+    /// Forgets a connection that has ended; `then` is the state if it was in use.
+    pub(super) fn forget(&self, purpose: Purpose, line: &Arc<Line>, then: Link) {
+        lock(&self.known).lines.retain(|kept| !Arc::ptr_eq(kept, line));
+        self.way(purpose).vacate(line, then);
+    }
+
+    /// Closes every connection for good; calls that wait for one end as their lane does.
+    pub(super) fn forget_connections(&self) {
+        let cause = "this node is shut down";
+        for line in std::mem::take(&mut lock(&self.known).lines) {
+            line.fail(cause);
+            // Before its last handle goes, which would close it without a reason.
+            let code = VarInt::from_u32(close::SHUTDOWN);
+            line.connection.close(code, b"shutting down");
+        }
+        for way in [&self.main, &self.bulk] {
+            way.link
+                .send_replace(Link::Failed(DialError::Unreachable(cause.into())));
+        }
+    }
+
+    /// Connections that have not ended.
+    #[cfg(test)]
+    pub(super) fn open_connections(&self) -> usize {
+        let known = lock(&self.known);
+        known.lines.iter().filter(|line| line.is_open()).count()
+    }
+
+    /// Connections that this node began to dial and came to the hello.
+    #[cfg(test)]
+    pub(super) fn dialled(&self) -> u64 {
+        lock(&self.known).ledgers.iter().map(Ledger::dialled).sum()
+    }
+
+    /// Leaves the connection in use.
+    #[cfg(test)]
+    pub(super) fn leave(&self, purpose: Purpose) {
+        if let Some(line) = self.way(purpose).in_use() {
+            self.way(purpose).vacate(&line, Link::Idle);
+            line.leave(Leave::Replaced);
         }
     }
 
     pub(super) fn status(&self) -> PeerStatus {
-        let connected = [&self.main, &self.bulk].map(Way::open_connection);
-        let inbound = &lock(&self.known).inbound;
-        let mut inbound = inbound.iter().flatten();
-        if connected.iter().any(Option::is_some) || inbound.any(|link| link.close_reason().is_none()) {
+        if [&self.main, &self.bulk].iter().any(|way| way.in_use().is_some()) {
             return PeerStatus::Up;
         }
         match &*self.main.link.borrow() {
-            Link::Failed(_) => PeerStatus::Down,
+            Link::Failed(_) | Link::Leaving(_) => PeerStatus::Down,
             Link::Idle | Link::Dialing | Link::Up(_) => PeerStatus::Unknown,
         }
     }
-}
-
-fn supersede(connection: &Connection) {
-    connection.close(
-        VarInt::from_u32(close::SUPERSEDED),
-        b"superseded by a newer connection",
-    );
 }

@@ -4,24 +4,25 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use quinn::{Connection, Endpoint};
 use rivven_types::{ClusterId, NodeId};
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
 
 use super::{
     door::Door,
+    explain::Explained,
     guard::{self, Certified, Denied},
-    hello::{Hello, MAX_LEN, Purpose, Refusal, VERSIONS},
+    hello::{Hello, MAX_LEN, Purpose, Refusal, Versions},
     limits::MAX_PEERS,
     lock,
     peer::Peer,
+    rank::Turn,
+    refusals::{Cause, RefusalLog},
     trust::{Side, Trust},
 };
 use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::CertificateName};
@@ -42,7 +43,12 @@ pub(super) struct Shared {
     pub(super) client: quinn::ClientConfig,
     /// `None` once shut down, so that the socket is free.
     pub(super) endpoint: Mutex<Option<Endpoint>>,
-    pub(super) closing: AtomicBool,
+    /// Cancelled when this node shuts down.
+    pub(super) closing: CancellationToken,
+    /// Ends of connections that are up, which a shutdown waits for.
+    pub(super) ends: TaskTracker,
+    pub(super) versions: Versions,
+    pub(super) refusals: Mutex<RefusalLog>,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     pub(super) observed: Mutex<Option<IpAddr>>,
     /// Room for connections of operators and clients.
@@ -55,7 +61,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
+        self.closing.is_cancelled()
     }
 
     pub(super) fn connect(&self, remote: SocketAddr, name: &str) -> Result<quinn::Connecting, String> {
@@ -128,12 +134,38 @@ impl Shared {
     /// What this node says to the peer at `remote`.
     pub(super) fn hello(&self, purpose: Purpose, remote: SocketAddr) -> Hello {
         Hello {
-            versions: VERSIONS,
+            versions: self.versions,
             purpose,
             cluster: self.local.cluster,
             identity: self.identity(),
             observed: remote,
+            number: 0,
+            seen: Turn::default(),
         }
+    }
+
+    /// Says in the log that this node refused a connection, unless it has just said so.
+    pub(super) fn warn_refused(&self, remote: SocketAddr, refusal: &Refusal) {
+        if refusal.is_ordinary() {
+            debug!(%remote, reason = %refusal, "refused connection");
+            return;
+        }
+        let cause = Cause::Ours(refusal.close_code().into_inner());
+        if let Some(suppressed) = self.news(remote, cause) {
+            warn!(%remote, reason = %refusal, suppressed, "refused connection");
+        }
+    }
+
+    /// The same where TLS or the peer refused.
+    pub(super) fn warn_explained(&self, remote: SocketAddr, reason: &Explained) {
+        if let Some(suppressed) = self.news(remote, reason.cause()) {
+            warn!(%remote, %reason, suppressed, "connection refused");
+        }
+    }
+
+    fn news(&self, remote: SocketAddr, cause: Cause) -> Option<u64> {
+        let key = (remote.ip().to_canonical(), cause);
+        lock(&self.refusals).note(key, Instant::now())
     }
 
     pub(super) fn check_cluster(&self, theirs: ClusterId) -> Result<(), Refusal> {

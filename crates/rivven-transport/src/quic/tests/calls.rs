@@ -177,7 +177,9 @@ async fn a_shutdown_answers_what_is_in_flight_and_refuses_the_rest() {
     };
     let (in_flight, later, ()) = tokio::join!(in_flight, later, shutdown);
     in_flight.unwrap();
-    assert_eq!(later.unwrap_err().code(), "shutting-down");
+    let later = later.unwrap_err();
+    assert_eq!((later.code(), later.outcome()), ("not-sent", Outcome::NotDone));
+    assert!(later.to_string().contains("node 2 is shutting down"), "{later}");
     assert_eq!(echo(&two, 1, ctx(100)).await.unwrap_err().code(), "not-sent");
     two.shutdown(Duration::from_secs(5)).await;
 }

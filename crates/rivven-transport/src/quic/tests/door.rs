@@ -132,6 +132,8 @@ async fn without_a_certificate_the_protocol_of_members_is_closed() {
             boot_epoch: BootEpoch(1),
         },
         observed: "127.0.0.1:1".parse().unwrap(),
+        number: 1,
+        seen: rank::Turn::default(),
     };
     if let Ok((mut send, _recv)) = connection.open_bi().await {
         // The node may have closed already.

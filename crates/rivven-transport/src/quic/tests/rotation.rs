@@ -25,7 +25,7 @@ fn write(dir: &Path, anchors: &[&CertificateAuthority], issuer: &CertificateAuth
 }
 
 /// A node whose identity lies in files.
-struct OnDisk {
+pub(super) struct OnDisk {
     dir: tempfile::TempDir,
     watch: IdentityWatch,
     transport: Transport,
@@ -54,7 +54,7 @@ impl OnDisk {
 
 /// Calls made by [`under_load`]: answered, failed.
 #[derive(Default)]
-struct Load {
+pub(super) struct Load {
     answered: AtomicU64,
     failed: Mutex<Vec<String>>,
     stop: AtomicBool,
