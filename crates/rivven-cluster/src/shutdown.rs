@@ -1,13 +1,13 @@
 //! Leaving in order: nothing is handed out any more, then leaderships move, then the node goes.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use rivven_partition::{NodeStatus, PartitionCommand};
 use rivven_raft::{RaftNode, Role};
 use rivven_swim::MemberState;
 use rivven_types::NodeId;
 use serde::Serialize;
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     clock,
@@ -29,10 +29,6 @@ const TRANSPORT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long tasks may take to end.
 const TASK_GRACE: Duration = Duration::from_secs(5);
-
-/// How long the socket may take to close, and how often to look.
-const PORT_TIMEOUT: Duration = Duration::from_secs(3);
-const PORT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a shutdown achieved. Whatever it did not, the others make up for, as after a crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -194,24 +190,6 @@ impl Inner {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take();
-        if !port_is_free(self.bound).await {
-            report
-                .warnings
-                .push(format!("the port of {} is not free yet", self.bound));
-        }
         self.stage.send_replace(Stage::Stopped);
     }
-}
-
-/// Waits until the port can be bound again, so that a node restarted at once finds it free.
-///
-/// A closed QUIC endpoint keeps its socket until the close frames of its connections had time to be
-/// answered (RFC 9000, section 10.2), which depends on the round-trip time.
-async fn port_is_free(addr: SocketAddr) -> bool {
-    let free = async {
-        while UdpSocket::bind(addr).await.is_err() {
-            tokio::time::sleep(PORT_INTERVAL).await;
-        }
-    };
-    timeout(PORT_TIMEOUT, free).await.is_ok()
 }

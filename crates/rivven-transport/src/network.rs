@@ -49,7 +49,7 @@ pub enum PeerStatus {
     Unknown,
     /// A connection has passed the hello of both sides.
     Up,
-    /// The last attempt failed; the next one waits for its back-off.
+    /// The last attempt failed, and the next one waits for its back-off; or the peer is shutting down.
     Down,
 }
 
@@ -112,7 +112,9 @@ pub trait Network: Send + Sync + 'static {
         None
     }
 
-    /// Closes every connection, waiting at most `grace` for calls in flight. Idempotent.
+    /// Takes and begins no further call, tells the peers so, waits at most `grace` for calls in flight, and closes
+    /// every connection. Calls that have not begun at the peer are refused as [`CallError::NotSent`] by theirs,
+    /// or rejected with `shutting-down`. When it returns, the port is free. Idempotent.
     fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
 

@@ -28,6 +28,7 @@ mod runtime;
 mod serve;
 mod shared;
 mod silence;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -250,6 +251,7 @@ impl QuicTransportBuilder {
             endpoint: Mutex::new(Some(endpoint.clone())),
             closing: CancellationToken::new(),
             ends: TaskTracker::new(),
+            taps: Semaphore::new(limits::MAX_TAPS),
             versions: self.versions,
             refusals: Mutex::default(),
             peers: Mutex::new(BTreeMap::new()),

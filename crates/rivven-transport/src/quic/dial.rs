@@ -18,11 +18,12 @@ use super::{
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
     lane::{self, Lane, Lanes},
-    limits::{DIAL_TIMEOUT, MAX_ADDRESSES, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER},
+    limits::{DIAL_TIMEOUT, MAX_ADDRESSES, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER, TAPPED_ATTEMPTS},
     line::Line,
     peer::{DialError, Link, Peer},
     rank::Claim,
     shared::{Shared, classes, read_hello, write_hello},
+    tap::begins_to_listen,
     trust::Side,
     write::write_loop,
 };
@@ -41,6 +42,9 @@ pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Pur
     let mut made: Option<Instant> = None;
     loop {
         while !way.is_needed(&watch.current()) {
+            if way.is_up() {
+                made.get_or_insert_with(Instant::now);
+            }
             tokio::select! {
                 biased;
                 () = way.wanted.notified() => {}
@@ -48,6 +52,8 @@ pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Pur
                 Ok(()) = changes.1.changed() => {}
             }
         }
+        // A connection that did not last counts as a failed attempt, so that two nodes that disagree do not dial
+        // each other without a pause.
         if let Some(made) = made.take() {
             let failed = made.elapsed() < STABLE_AFTER && way.has_failed();
             failures = if failed { failures.saturating_add(1) } else { 0 };
@@ -65,6 +71,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Pur
         way.note(Link::Dialing);
         match connect(&shared, &peer, purpose, failures).await {
             Ok(()) => made = Some(Instant::now()),
+            Err(DialError::Needless) if !way.is_needed(&watch.current()) => {}
             Err(error) => {
                 debug!(peer = peer.node, ?purpose, ?error, failures, "no connection");
                 failures = failures.saturating_add(1);
@@ -146,10 +153,8 @@ pub(super) async fn dial(
 ) -> Result<Dialled, DialError> {
     let attempt = async {
         let remote = resolve(shared, addr, attempt).await?;
-        let connecting = shared
-            .connect(remote, SERVER_NAME)
-            .map_err(DialError::Unreachable)?;
-        let connection = connecting.await.map_err(|error| failed(shared, remote, &error))?;
+        let taps = matches!(whom, Whom::Peer(..)) && attempt < TAPPED_ATTEMPTS;
+        let connection = reach(shared, remote, taps).await?;
         greet(shared, &connection, whom, purpose)
             .await
             .map_err(|error| close_after(shared, &connection, remote, error))
@@ -157,6 +162,37 @@ pub(super) async fn dial(
     timeout(DIAL_TIMEOUT, attempt)
         .await
         .unwrap_or_else(|_| Err(DialError::Unreachable(format!("nobody answered at {addr}"))))
+}
+
+/// Shakes hands with whoever listens at `remote`. With `taps` it is noticed when that begins only later, and a
+/// fresh handshake joins the first one; the first of both to be answered is used.
+async fn reach(shared: &Shared, remote: SocketAddr, taps: bool) -> Result<Connection, DialError> {
+    let begin = || {
+        shared
+            .connect(remote, SERVER_NAME)
+            .map_err(DialError::Unreachable)
+    };
+    let mut first = begin()?;
+    // Beyond the limit a peer is met when QUIC repeats itself.
+    let turn = if taps {
+        shared.taps.try_acquire().ok()
+    } else {
+        None
+    };
+    let answered = tokio::select! {
+        biased;
+        answered = &mut first => answered,
+        () = begins_to_listen(remote), if turn.is_some() => {
+            drop(turn);
+            let second = begin()?;
+            tokio::select! {
+                biased;
+                answered = second => answered,
+                answered = first => answered,
+            }
+        }
+    };
+    answered.map_err(|error| failed(shared, remote, &error))
 }
 
 async fn resolve(shared: &Shared, addr: &PeerAddr, attempt: u32) -> Result<SocketAddr, DialError> {
@@ -311,7 +347,10 @@ pub(super) async fn open_lanes(
         shared.tasks.spawn(async move {
             if let Err(error) = write_loop(send, queued).await {
                 debug!(%error, "stopped writing calls");
-                writing.close(VarInt::from_u32(close::PROTOCOL), b"a call stream ended");
+                // Closing twice would hide why the connection has ended.
+                if writing.close_reason().is_none() {
+                    writing.close(VarInt::from_u32(close::PROTOCOL), b"a call stream ended");
+                }
             }
         });
         let reading = connection.clone();

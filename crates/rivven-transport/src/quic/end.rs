@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use quinn::{ConnectionError, VarInt};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Duration, Instant},
-};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::info;
 
 use super::{
@@ -14,7 +11,6 @@ use super::{
     control::{self, control_loop},
     explain::explain,
     hello::{Purpose, close},
-    limits::STABLE_AFTER,
     line::{Leave, Line},
     peer::{DialError, Link, Peer},
     shared::Shared,
@@ -63,7 +59,6 @@ pub(super) async fn run(met: Met, line: Arc<Line>) {
     } = met;
     info!(peer = %subject, ?purpose, dialled, "connected");
     let _end = shared.ends.token();
-    let began = Instant::now();
     let lanes = AbortOnDrop(TaskGroup::current());
     let handlers = AbortOnDrop(shared.callers.sibling());
     let left_by_peer = {
@@ -94,14 +89,13 @@ pub(super) async fn run(met: Met, line: Arc<Line>) {
     line.fail(&cause);
     info!(peer = %subject, ?purpose, cause, "disconnected");
     if let Some(peer) = &peer {
-        peer.forget(purpose, &line, after(&error, &line, began.elapsed(), cause));
+        peer.forget(purpose, &line, after(&error, &line, cause));
     }
 }
 
-/// The state of the way to a peer whose connection has ended. One that was not left and did not last counts as a
-/// failed attempt, so that two nodes that disagree do not dial each other without a pause.
-fn after(error: &ConnectionError, line: &Line, lasted: Duration, cause: String) -> Link {
-    let parted = match error {
+/// The state of the way to a peer whose connection has ended: failed, unless the two parted in peace.
+fn after(error: &ConnectionError, line: &Line, cause: String) -> Link {
+    let peaceful = match error {
         ConnectionError::ApplicationClosed(frame) => [close::DONE, close::SHUTDOWN, close::SUPERSEDED]
             .map(VarInt::from_u32)
             .contains(&frame.error_code),
@@ -114,7 +108,7 @@ fn after(error: &ConnectionError, line: &Line, lasted: Duration, cause: String) 
         | ConnectionError::TimedOut
         | ConnectionError::CidsExhausted => false,
     };
-    if parted || lasted >= STABLE_AFTER {
+    if peaceful {
         Link::Idle
     } else {
         Link::Failed(DialError::Unreachable(cause))

@@ -33,6 +33,16 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// quick retransmissions, and a peer that has just come back should not have to wait for a slow one.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
+/// Pause between two packets that ask whether a peer listens by now, while a call waits for it.
+pub(super) const TAP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Attempts in a row during which a peer is tapped at: 3 s, a quick restart. One that takes longer dials by
+/// itself when it is back, or is met within [`MAX_BACKOFF`].
+pub(super) const TAPPED_ATTEMPTS: u32 = 2;
+
+/// Peers tapped at by one node at a time; at one packet of 1,200 bytes each per interval.
+pub(super) const MAX_TAPS: usize = 16;
+
 /// Longest time for which a connection that was left is kept for the calls in flight.
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(30);
 

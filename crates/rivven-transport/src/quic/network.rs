@@ -70,7 +70,11 @@ impl QuicNetwork {
         }
         let mut gone = None;
         loop {
-            let line = way.line(gone.as_ref(), ctx.deadline).await;
+            let line = tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => return Err(shut_down()),
+                line = way.line(gone.as_ref(), ctx.deadline) => line,
+            };
             let line = line.map_err(|error| error.into_call_error(to))?;
             let Some(lane) = line.lane(method.class).cloned() else {
                 return Err(no_address(to));
@@ -117,6 +121,12 @@ fn no_address(node: NodeId) -> CallError {
     }
 }
 
+fn shut_down() -> CallError {
+    CallError::NotSent {
+        cause: "this node is shut down".into(),
+    }
+}
+
 impl Network for QuicNetwork {
     fn local(&self) -> &LocalIdentity {
         &self.shared.local
@@ -132,8 +142,7 @@ impl Network for QuicNetwork {
         async move {
             let _in_flight = self.shared.in_flight.token();
             if self.shared.is_closing() {
-                let cause = "this node is shut down".into();
-                return Err(CallError::NotSent { cause });
+                return Err(shut_down());
             }
             if body.len() + PREFIX_LEN + DEADLINE_LEN > max_frame(method.class) {
                 let cause = format!("{}: {} bytes are too many for its class", method.name, body.len());

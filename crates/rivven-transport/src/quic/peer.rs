@@ -64,7 +64,7 @@ pub(super) struct Way {
 /// State of a [`Way`].
 #[derive(Clone)]
 pub(super) enum Link {
-    /// There is no connection, and nobody asked for one.
+    /// There is no connection, and no reason to think that there could not be one.
     Idle,
     Dialing,
     Up(Arc<Line>),
@@ -166,6 +166,10 @@ impl Way {
             Link::Up(_) | Link::Leaving(_) => false,
             Link::Idle | Link::Dialing | Link::Failed(_) => self.waiting.load(Ordering::SeqCst) > 0,
         }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.in_use().is_some()
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -335,9 +339,12 @@ impl Peer {
             }
         };
         known.lines.push(Arc::clone(line));
-        let draining = known.lines.iter().filter(|line| line.has_left());
+        let mut draining = known
+            .lines
+            .iter()
+            .filter(|line| line.has_left() && line.is_open());
         if draining.clone().count() >= MAX_DRAINING
-            && let Some(oldest) = draining.into_iter().next()
+            && let Some(oldest) = draining.next()
         {
             oldest.supersede();
         }

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
     /// Ends of connections that are up, which a shutdown waits for.
     pub(super) ends: TaskTracker,
+    /// Room for peers that are asked whether they listen by now.
+    pub(super) taps: Semaphore,
     pub(super) versions: Versions,
     pub(super) refusals: Mutex<RefusalLog>,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,

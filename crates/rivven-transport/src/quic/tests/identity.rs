@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use rivven_types::PeerAddr;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -113,6 +114,57 @@ async fn a_node_of_another_cluster_is_refused_even_under_the_same_authority() {
     let stranger = forged(&ca, 9, 2, valid());
     let reasons = ["another cluster (01010101-", "refused"];
     check_refused(identity(&ca, 1), stranger, "incompatible", &reasons).await;
+}
+
+#[tokio::test]
+async fn nodes_without_a_common_version_refuse_each_other_and_name_both_ranges() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let later = identity(&ca, 2);
+    let later_local = local(&later, 1);
+    let mut later = QuicTransport::builder(later, later_local).router(router(&Slept::default()));
+    later.versions = (3, 7);
+    let later = later.start().unwrap();
+    introduce(&one, &later);
+    introduce(&later, &one);
+    let (ours, theirs) = (hello::VERSIONS, (3, 7));
+    // Whoever dials, the one who answers refuses; its words travel in the close frame.
+    for (from, to, ours, theirs) in [(&one, 2, theirs, ours), (&later, 1, ours, theirs)] {
+        let error = echo(from, to, ctx(1_500)).await.unwrap_err();
+        assert_eq!(
+            (error.code(), error.outcome()),
+            ("incompatible", crate::Outcome::NotDone)
+        );
+        let ranges = format!(
+            "this node speaks {} to {}, the peer {} to {}",
+            ours.0, ours.1, theirs.0, theirs.1
+        );
+        assert!(error.to_string().contains(&ranges), "{error}");
+    }
+    assert_eq!((one.peer(2), later.peer(1)), (None, None));
+}
+
+#[tokio::test]
+async fn a_stranger_that_dials_in_a_loop_fills_no_log() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let warnings = Warnings::default();
+    let (host, addr) = {
+        let _guard = tracing::subscriber::set_default(warnings.clone());
+        let host = start(identity(&ca, 2));
+        let addr: PeerAddr = host.local_addr().unwrap().into();
+        (host, addr)
+    };
+    let stranger = start(forged(&ca, 9, 3, valid()));
+    for _ in 0..30 {
+        let refused = stranger.discover(addr.clone(), ctx(5_000)).await.unwrap_err();
+        assert_eq!(refused.code(), "incompatible");
+    }
+    let text = warnings.text();
+    assert_eq!(text.matches("refused").count(), 1, "{text}");
+    // Another cause is said, and who belongs here is let in.
+    introduce(&host, &one);
+    echo(&host, 1, ctx(5_000)).await.unwrap();
 }
 
 #[tokio::test]

@@ -160,3 +160,70 @@ async fn a_thousand_simultaneous_dials_leave_one_connection_each_and_no_call_los
     let expected = 2 * CALLS * (NODES * (ROUNDS + bulk_rounds)) as u64;
     assert_eq!(executed, expected);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_under_load_leaves_no_call_in_doubt() {
+    let ca = authority();
+    let one = Counted::start(identity(&ca, 1), 1);
+    let mut next = 0..;
+    for boot_epoch in 1..=5 {
+        let two = Counted::start(identity(&ca, 2), boot_epoch);
+        introduce(&one.transport, &two.transport);
+        one.mark(2, next.next().unwrap(), false).await;
+        let numbers: Vec<_> = next.by_ref().take(16).collect();
+        let load = numbers.into_iter().map(|first| {
+            let one = &one;
+            async move {
+                // The last number is that of the call that was refused.
+                let mut number = first * 1_000_000;
+                loop {
+                    number += 1;
+                    match one.transport.call::<Mark<false>>(2, &number, ctx(10_000)).await {
+                        Ok(_) => {}
+                        Err(error) => return (number, error),
+                    }
+                }
+            }
+        });
+        let shutdown = async {
+            sleep(Duration::from_millis(50)).await;
+            two.transport.shutdown(Duration::from_secs(10)).await;
+        };
+        let (refused, ()) = tokio::join!(join_all(load), shutdown);
+        let executed: BTreeSet<_> = lock(&two.executed).iter().map(|(_, number)| *number).collect();
+        assert_eq!(executed.len(), lock(&two.executed).len());
+        for (refused, error) in refused {
+            assert_eq!(error.outcome(), crate::Outcome::NotDone, "{error}");
+            assert!(!executed.contains(&refused), "{error}");
+            let began = refused - refused % 1_000_000;
+            assert!((began + 1..refused).all(|number| executed.contains(&number)));
+            assert!(refused > began + 1, "there was no load: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_left_connection_answers_what_is_in_flight_while_new_calls_take_another() {
+    let (ca, slept) = (authority(), Slept::default());
+    let one = Counted::start(identity(&ca, 1), 1);
+    let two = identity(&ca, 2);
+    let two_local = local(&two, 1);
+    let two = start_with(two, two_local, &slept);
+    introduce(&one.transport, &two);
+    let slow = one.transport.call::<Sleep>(2, &300, ctx(10_000));
+    let leaving = async {
+        slept.wait_for(&["began"]).await;
+        one.leave(2);
+        echo(&one.transport, 2, ctx(5_000)).await.unwrap();
+        // The handler still sleeps.
+        assert_eq!(*lock(&slept.0), ["began"]);
+        assert_eq!(one.connections(2), 2);
+    };
+    let (slow, ()) = tokio::join!(slow, leaving);
+    slow.unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while one.connections(2) > 1 {
+        assert!(Instant::now() < end);
+        sleep(Duration::from_millis(5)).await;
+    }
+}

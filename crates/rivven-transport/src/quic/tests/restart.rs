@@ -1,6 +1,9 @@
 //! Peers that come, go, and come back.
 
+use tokio::time::timeout;
+
 use super::*;
+use crate::quic::tap::begins_to_listen;
 
 /// Node 2, to be started again and again on one port.
 struct Restarting {
@@ -317,6 +320,22 @@ async fn a_port_is_free_as_soon_as_its_transport_is_shut_down() {
         };
         let (_, _, ()) = tokio::join!(held, holding, shutdown);
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_begins_to_listen_is_noticed_and_one_that_always_did_is_not() {
+    let ca = authority();
+    let two = Restarting::new(&ca);
+    let waits = begins_to_listen(two.addr);
+    let coming = async {
+        sleep(3 * limits::TAP_INTERVAL).await;
+        two.start(1, two.keys.clone()).await
+    };
+    let ((), running) = timeout(Duration::from_secs(10), async { tokio::join!(waits, coming) })
+        .await
+        .unwrap();
+    let again = begins_to_listen(running.local_addr().unwrap());
+    assert!(timeout(20 * limits::TAP_INTERVAL, again).await.is_err());
 }
 
 #[tokio::test]

@@ -12,9 +12,19 @@ use crate::{
     identity::{CA_FILE, CERT_FILE, KEY_FILE, Validity},
 };
 
-/// Writes an identity whose bundle holds `anchors` and whose certificate `issuer` signed.
-fn write(dir: &Path, anchors: &[&CertificateAuthority], issuer: &CertificateAuthority, node: NodeId) {
-    let issued = issuer.issue(node).unwrap();
+/// Writes an identity whose bundle holds `anchors` and whose certificate `issuer` signed for so many seconds.
+fn write_for(
+    secs: u64,
+    dir: &Path,
+    anchors: &[&CertificateAuthority],
+    issuer: &CertificateAuthority,
+    node: NodeId,
+) {
+    let cluster = issuer.cluster();
+    let name = NodeName { cluster, node };
+    let mut validity = Validity::from_now(Duration::from_secs(secs));
+    validity.not_before = Duration::from_secs(WallClock::now().as_secs() - 10);
+    let issued = issuer.issue_as(name, validity).unwrap();
     let bundle: String = anchors.iter().map(|ca| ca.cert_pem()).collect();
     fs::write(dir.join(CA_FILE), bundle).unwrap();
     fs::write(dir.join(CERT_FILE), issued.cert_pem()).unwrap();
@@ -24,8 +34,12 @@ fn write(dir: &Path, anchors: &[&CertificateAuthority], issuer: &CertificateAuth
     fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
+fn write(dir: &Path, anchors: &[&CertificateAuthority], issuer: &CertificateAuthority, node: NodeId) {
+    write_for(3_600, dir, anchors, issuer, node);
+}
+
 /// A node whose identity lies in files.
-pub(super) struct OnDisk {
+struct OnDisk {
     dir: tempfile::TempDir,
     watch: IdentityWatch,
     transport: Transport,
@@ -33,8 +47,12 @@ pub(super) struct OnDisk {
 
 impl OnDisk {
     fn start(ca: &CertificateAuthority, node: NodeId) -> Self {
+        Self::start_for(3_600, ca, node)
+    }
+
+    fn start_for(secs: u64, ca: &CertificateAuthority, node: NodeId) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &[ca], ca, node);
+        write_for(secs, dir.path(), &[ca], ca, node);
         let watch = IdentityWatch::load(dir.path()).unwrap();
         let local = local(&watch.current(), 1);
         let transport = start_with(watch.clone(), local, &Slept::default());
@@ -54,7 +72,7 @@ impl OnDisk {
 
 /// Calls made by [`under_load`]: answered, failed.
 #[derive(Default)]
-pub(super) struct Load {
+struct Load {
     answered: AtomicU64,
     failed: Mutex<Vec<String>>,
     stop: AtomicBool,
@@ -85,14 +103,28 @@ impl Load {
     }
 }
 
+/// Seconds for which the first certificates of the next test are valid.
+const SHORT: u64 = 6;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_and_authority_rotate_under_load_without_a_failed_call() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
     let (old, new) = (authority(), authority());
-    let (one, two) = (OnDisk::start(&old, 1), OnDisk::start(&old, 2));
+    let expiry = WallClock::now().as_secs() + SHORT + 1;
+    let (one, two) = (
+        OnDisk::start_for(SHORT, &old, 1),
+        OnDisk::start_for(SHORT, &old, 2),
+    );
     introduce(&one.transport, &two.transport);
     introduce(&two.transport, &one.transport);
     let load = Load::default();
     let rotate = async {
+        load.more(200).await;
+        // One after the other and both at once.
+        one.rewrite(&[&old], &old);
+        load.more(200).await;
+        two.rewrite(&[&old], &old);
         load.more(200).await;
         one.rewrite(&[&old], &old);
         two.rewrite(&[&old], &old);
@@ -114,6 +146,14 @@ async fn certificates_and_authority_rotate_under_load_without_a_failed_call() {
             assert_eq!(echo(&two.transport, 3, ctx(5_000)).await.unwrap().0, 2);
             three.transport.shutdown(Duration::ZERO).await;
         }
+        // Then nobody believes the old one any more.
+        one.rewrite(&[&new], &new);
+        load.more(200).await;
+        two.rewrite(&[&new], &new);
+        load.more(200).await;
+        while WallClock::now().as_secs() <= expiry {
+            load.more(50).await;
+        }
         load.more(200).await;
         load.stop.store(true, Ordering::Relaxed);
     };
@@ -122,9 +162,15 @@ async fn certificates_and_authority_rotate_under_load_without_a_failed_call() {
         load.run(&one.transport, 2),
         load.run(&two.transport, 1),
         load.run(&one.transport, 2),
+        load.run(&two.transport, 1),
     );
     assert_eq!(*lock(&load.failed), Vec::<String>::new());
-    assert!(load.answered.load(Ordering::Relaxed) >= 1_000);
+    assert!(load.answered.load(Ordering::Relaxed) >= 2_000);
+    let text = warnings.text();
+    assert!(
+        !text.contains("expired"),
+        "the old connections were kept:\n{text}"
+    );
 }
 
 #[tokio::test]
