@@ -17,6 +17,7 @@ mod network;
 mod node;
 mod propose;
 mod read;
+mod reception;
 mod records;
 mod repair;
 mod runtime;

@@ -12,7 +12,7 @@ use openraft::{
         TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
-use rivven_transport::{CallCtx, CallError, Method, PeerStatus, Transport};
+use rivven_transport::{CallCtx, CallError, Method, PeerStatus, TransferCtx, Transport};
 use rivven_types::{NodeId, PeerAddr};
 
 use openraft_rt::AsyncRuntime;
@@ -22,10 +22,9 @@ use crate::{
     snapshot::SnapshotData,
     types::{LogEntry, LogId, Snapshot, TypeConfig, Vote},
     wire::{
-        AppendEntries, ENTRY_OVERHEAD_BYTES, Heartbeat, MAX_APPEND_BYTES, RequestPreVote, RequestVote,
-        SNAPSHOT_CHUNK_BYTES, SnapshotChunk, SnapshotInstall, SnapshotOffer, TransferLeader,
-        WireSnapshotChunk, WireSnapshotInstalled, WireSnapshotOffer, WireSnapshotProgress, WireTransfer,
-        WireTransferResponse,
+        AppendEntries, ENTRY_OVERHEAD_BYTES, Heartbeat, InstallSnapshot, MAX_APPEND_BYTES, RequestPreVote,
+        RequestVote, SNAPSHOT_PIECE_BYTES, TransferLeader, WireSnapshotOffer, WireSnapshotReceipt,
+        WireTransfer, WireTransferResponse,
     },
 };
 
@@ -33,8 +32,8 @@ use crate::{
 /// request would only queue behind the first. Liveness does not depend on it, heartbeats have their own lane.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long one snapshot chunk may take to be written at the peer.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the transfer of a snapshot may stand still, for instance because the peer's disk is slow.
+const SNAPSHOT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a peer may take to restore a snapshot that it has received.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -247,7 +246,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 }
 
 impl Peer {
-    /// Offers the snapshot, sends what the peer lacks, and has it installed.
+    /// Sends what the peer lacks of a snapshot, and waits until it is installed.
     ///
     /// After an interruption the core calls again and the peer names the offset to go on from.
     async fn send_snapshot(
@@ -255,9 +254,6 @@ impl Peer {
         vote: Vote,
         snapshot: &Snapshot<SnapshotData>,
     ) -> StreamingResult<SnapshotResponse<TypeConfig>> {
-        let local = |error: std::io::Error| {
-            StreamingError::Network(NetworkError::from_string(format!("read snapshot: {error}")))
-        };
         let data = &snapshot.snapshot;
         let transfer = data.transfer();
         let offer = WireSnapshotOffer {
@@ -266,40 +262,36 @@ impl Peer {
             len: transfer.len,
             checksum: transfer.checksum,
         };
-        let action = RPCTypes::InstallSnapshot;
-        let mut progress = self.call::<SnapshotOffer>(&offer, CHUNK_TIMEOUT, action).await?;
-        loop {
-            let offset = match progress {
-                WireSnapshotProgress::HigherVote(vote) => return Ok(SnapshotResponse::new(vote.into())),
-                WireSnapshotProgress::Unknown => return Err(interrupted("the peer dropped the transfer")),
-                WireSnapshotProgress::Next(offset) if offset >= data.transfer_len() => break,
-                WireSnapshotProgress::Next(offset) => offset,
-            };
+        let piece_at = |offset| {
             let part = data.clone();
-            let read =
-                NodeRuntime::spawn_blocking(move || part.read_transfer(offset, SNAPSHOT_CHUNK_BYTES)).await;
-            let chunk = WireSnapshotChunk {
-                checksum: offer.checksum,
-                offset,
-                data: read.and_then(|data| data).map_err(local)?,
-            };
-            progress = self.call::<SnapshotChunk>(&chunk, CHUNK_TIMEOUT, action).await?;
-            if progress == WireSnapshotProgress::Next(offset) {
-                return Err(interrupted("the peer took nothing of a chunk"));
+            async move {
+                NodeRuntime::spawn_blocking(move || part.read_transfer(offset, SNAPSHOT_PIECE_BYTES))
+                    .await
+                    .and_then(|piece| piece)
             }
-        }
-        let installed = self
-            .call::<SnapshotInstall>(&offer, INSTALL_TIMEOUT, action)
-            .await?;
-        match installed {
-            WireSnapshotInstalled::Done(vote) => Ok(SnapshotResponse::new(vote.into())),
-            WireSnapshotInstalled::Incomplete => Err(interrupted("the peer received other bytes")),
+        };
+        let ctx = TransferCtx::new()
+            .idle_timeout(SNAPSHOT_IDLE_TIMEOUT)
+            .finish_timeout(INSTALL_TIMEOUT);
+        let sent = self
+            .transport
+            .send_stream::<InstallSnapshot, _, _>(self.to, &offer, piece_at, ctx)
+            .await;
+        match sent {
+            Ok(WireSnapshotReceipt::Installed(vote) | WireSnapshotReceipt::HigherVote(vote)) => {
+                Ok(SnapshotResponse::new(vote.into()))
+            }
+            Ok(WireSnapshotReceipt::Damaged) => Err(interrupted("the peer received other bytes")),
+            Err(error) => {
+                tracing::info!(peer = self.to, %error, "a snapshot was not delivered; it is sent again");
+                Err(interrupted(error))
+            }
         }
     }
 }
 
 /// Back off and offer again.
-fn interrupted(cause: &str) -> StreamingError<TypeConfig> {
+fn interrupted(cause: impl ToString) -> StreamingError<TypeConfig> {
     StreamingError::Unreachable(Unreachable::from_string(cause))
 }
 

@@ -1,47 +1,32 @@
 //! What a node answers its peers.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     future::Future,
-    io,
     sync::{Arc, Weak},
 };
 
 use openraft::raft::{AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest};
-use rivven_raft_store::SnapshotTransfer;
 use rivven_transport::{Caller, Method, Rejection, Router};
 use rivven_types::NodeId;
-use tokio::sync::Mutex;
 
 use crate::{
     Refusal, StateMachine,
     node::Inner,
     propose::{LocalFailure, Proposal},
     read::ReadIndexFailure,
-    repair,
-    snapshot::Incoming,
+    reception, repair,
     system::{SessionTag, SystemCommand},
-    types::{NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM, Snapshot, SnapshotMeta},
+    types::{NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM},
     wire::{
-        AppendEntries, Heartbeat, Ping, Propose, ReadIndex, RequestPreVote, RequestVote, SnapshotChunk,
-        SnapshotInstall, SnapshotOffer, SupportedLevels, TransferLeader, TransferTo, WireAppend,
-        WireAppendResponse, WireProposal, WireProposeResponse, WireReadIndexResponse, WireSnapshotChunk,
-        WireSnapshotInstalled, WireSnapshotOffer, WireSnapshotProgress, WireTransfer, WireTransferResponse,
-        WireTransferToResponse, WireVote, WireVoteRequest, WireVoteResponse,
+        AppendEntries, Heartbeat, Ping, Propose, ReadIndex, RequestPreVote, RequestVote, SupportedLevels,
+        TransferLeader, TransferTo, WireAppend, WireAppendResponse, WireProposal, WireProposeResponse,
+        WireReadIndexResponse, WireTransfer, WireTransferResponse, WireTransferToResponse, WireVote,
+        WireVoteRequest, WireVoteResponse,
     },
 };
-
-/// The snapshot on its way in. One at a time: there is one leader.
-pub(crate) type Reception = Arc<Mutex<Option<Transfer>>>;
-
-/// A snapshot transfer that has begun.
-pub(crate) struct Transfer {
-    from: NodeId,
-    offer: WireSnapshotOffer,
-    incoming: Incoming,
-}
 
 /// Registers every method. The table holds the node weakly: dropping its last handle stops it.
 pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
@@ -49,9 +34,6 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
     route::<RequestPreVote, S, _, _>(router, node, request_pre_vote);
     route::<AppendEntries, S, _, _>(router, node, append_entries);
     route::<Heartbeat, S, _, _>(router, node, append_entries);
-    route::<SnapshotOffer, S, _, _>(router, node, snapshot_offer);
-    route::<SnapshotChunk, S, _, _>(router, node, snapshot_chunk);
-    route::<SnapshotInstall, S, _, _>(router, node, snapshot_install);
     route::<TransferLeader, S, _, _>(router, node, transfer_leader);
     route::<Propose, S, _, _>(router, node, propose);
     route::<ReadIndex, S, _, _>(router, node, read_index);
@@ -62,6 +44,7 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
         |node, _, ()| async move { Ok(node.supported.clone()) },
     );
     route::<Ping, S, _, _>(router, node, |_, _, ()| async { Ok(()) });
+    reception::register(router, node);
     repair::register(router, node);
 }
 
@@ -74,21 +57,19 @@ where
 {
     let node: Weak<Inner<S>> = Arc::downgrade(node);
     router.register::<M, _, _>(move |caller, request| {
-        let node = node.upgrade();
-        async move {
-            match node {
-                Some(node) if node.stop_reason().is_none() => handler(node, caller, request).await,
-                _ => Err(Rejection::new(
-                    "not-running",
-                    "the Raft node of this process has stopped",
-                )),
-            }
-        }
+        let node = running(&node);
+        async move { handler(node?, caller, request).await }
     });
 }
 
+/// The node, if it has not stopped.
+pub(crate) fn running<S: StateMachine>(node: &Weak<Inner<S>>) -> Result<Arc<Inner<S>>, Rejection> {
+    let node = node.upgrade().filter(|node| node.stop_reason().is_none());
+    node.ok_or_else(|| Rejection::new("not-running", "the Raft node of this process has stopped"))
+}
+
 /// A leader or candidate speaks only for itself: the vote must be the caller's own.
-fn own_vote(caller: &Caller, vote: WireVote) -> Result<(), Rejection> {
+pub(crate) fn own_vote(caller: &Caller, vote: WireVote) -> Result<(), Rejection> {
     if caller.peer.node == vote.node {
         return Ok(());
     }
@@ -103,11 +84,11 @@ fn own_vote(caller: &Caller, vote: WireVote) -> Result<(), Rejection> {
     ))
 }
 
-fn stopped(fatal: impl std::fmt::Display) -> Rejection {
+pub(crate) fn stopped(fatal: impl std::fmt::Display) -> Rejection {
     Rejection::new("not-running", format!("the Raft node has stopped: {fatal}"))
 }
 
-fn malformed(error: impl std::fmt::Display) -> Rejection {
+pub(crate) fn malformed(error: impl std::fmt::Display) -> Rejection {
     Rejection::new("malformed-request", error.to_string())
 }
 
@@ -140,121 +121,6 @@ async fn append_entries<S: StateMachine>(
     let request = AppendEntriesRequest::try_from(request).map_err(malformed)?;
     let response = node.raft.append_entries(request).await.map_err(stopped)?;
     Ok(response.into())
-}
-
-/// Names the offset to send from: that of an interrupted transfer of the same snapshot, or 0.
-async fn snapshot_offer<S: StateMachine>(
-    node: Arc<Inner<S>>,
-    caller: Caller,
-    offer: WireSnapshotOffer,
-) -> Result<WireSnapshotProgress, Rejection> {
-    own_vote(&caller, offer.vote)?;
-    // Disk and memory are taken only for a leader that is not already superseded.
-    let current = node.current_vote();
-    if current > crate::types::Vote::from(offer.vote) {
-        return Ok(WireSnapshotProgress::HigherVote(current.into()));
-    }
-    let mut reception = node.reception.lock().await;
-    if let Some(transfer) = reception.as_ref()
-        && transfer.from == caller.peer.node
-        && transfer.offer == offer
-    {
-        return Ok(WireSnapshotProgress::Next(transfer.incoming.offset()));
-    }
-    *reception = None;
-    let snapshots = node.snapshots.clone();
-    let transfer = SnapshotTransfer {
-        len: offer.len,
-        checksum: offer.checksum,
-    };
-    let receive = move || snapshots.receive(transfer);
-    let incoming = node.scope.group().blocking(receive).await;
-    let incoming = incoming.map_err(io::Error::other).and_then(|opened| opened);
-    let incoming = incoming.map_err(|error| Rejection::new("snapshot-not-received", error.to_string()))?;
-    let next = incoming.offset();
-    *reception = Some(Transfer {
-        from: caller.peer.node,
-        offer,
-        incoming,
-    });
-    Ok(WireSnapshotProgress::Next(next))
-}
-
-async fn snapshot_chunk<S: StateMachine>(
-    node: Arc<Inner<S>>,
-    caller: Caller,
-    chunk: WireSnapshotChunk,
-) -> Result<WireSnapshotProgress, Rejection> {
-    let mut reception = Arc::clone(&node.reception).lock_owned().await;
-    let Some(transfer) = reception
-        .as_mut()
-        .filter(|transfer| transfer.from == caller.peer.node && transfer.offer.checksum == chunk.checksum)
-    else {
-        return Ok(WireSnapshotProgress::Unknown);
-    };
-    let end = chunk.offset.saturating_add(chunk.data.len() as u64);
-    let next = transfer.incoming.offset();
-    if chunk.offset != next || end > transfer.offer.len {
-        return Ok(WireSnapshotProgress::Next(next));
-    }
-    // The lock goes along: a cancelled call must not leave a half-written chunk to be written over.
-    let write = node.scope.group().blocking(move || {
-        let transfer = reception.as_mut()?;
-        if let Err(error) = transfer.incoming.write(&chunk.data) {
-            *reception = None;
-            return Some(Err(error));
-        }
-        Some(Ok(end))
-    });
-    match write.await {
-        Ok(Some(Ok(next))) => Ok(WireSnapshotProgress::Next(next)),
-        Ok(Some(Err(error))) => Err(Rejection::new("snapshot-not-received", error.to_string())),
-        Ok(None) | Err(_) => Ok(WireSnapshotProgress::Unknown),
-    }
-}
-
-async fn snapshot_install<S: StateMachine>(
-    node: Arc<Inner<S>>,
-    caller: Caller,
-    offer: WireSnapshotOffer,
-) -> Result<WireSnapshotInstalled, Rejection> {
-    own_vote(&caller, offer.vote)?;
-    let transfer = {
-        let mut reception = node.reception.lock().await;
-        reception.take_if(|transfer| transfer.from == caller.peer.node && transfer.offer == offer)
-    };
-    let Some(transfer) = transfer else {
-        return Ok(WireSnapshotInstalled::Incomplete);
-    };
-    if transfer.incoming.offset() != offer.len {
-        tracing::warn!(
-            received = transfer.incoming.offset(),
-            expected = offer.len,
-            "a snapshot is to be installed before it is complete"
-        );
-        return Ok(WireSnapshotInstalled::Incomplete);
-    }
-    let meta = SnapshotMeta::try_from(offer.meta).map_err(malformed)?;
-    let finish = node.scope.group().blocking(move || transfer.incoming.finish());
-    let snapshot = match finish.await.map_err(io::Error::other).and_then(|done| done) {
-        Ok(snapshot) => snapshot,
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            tracing::warn!(%error, "a received snapshot is not what was offered");
-            return Ok(WireSnapshotInstalled::Incomplete);
-        }
-        Err(error) => return Err(Rejection::new("snapshot-not-received", error.to_string())),
-    };
-    if !snapshot.is_of(&meta) {
-        tracing::warn!("a received snapshot is not of the place in the log that was offered");
-        return Ok(WireSnapshotInstalled::Incomplete);
-    }
-    let snapshot = Snapshot { meta, snapshot };
-    let installed = node
-        .raft
-        .install_full_snapshot(offer.vote.into(), snapshot)
-        .await
-        .map_err(stopped)?;
-    Ok(WireSnapshotInstalled::Done(installed.vote.into()))
 }
 
 async fn transfer_leader<S: StateMachine>(

@@ -13,7 +13,7 @@ use openraft::{
     EntryPayload,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse},
 };
-use rivven_transport::{Class, Method};
+use rivven_transport::{Class, Method, Transfer};
 use rivven_types::{NodeId, PeerAddr};
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +31,8 @@ pub(crate) const MAX_APPEND_BYTES: usize = (8 << 20) - (64 << 10);
 /// Counted for each entry beside its body: ids, kind, lengths.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64;
 
-/// Data in one snapshot chunk.
-pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of a snapshot that are read from the disk at a time.
+pub(crate) const SNAPSHOT_PIECE_BYTES: usize = 256 << 10;
 
 /// Most bytes of a message without bulk data. A membership of a hundred nodes takes about 10 KiB.
 const MAX_SMALL_BYTES: usize = 64 << 10;
@@ -67,12 +67,6 @@ methods! {
     AppendEntries = 0x0102, "raft.append", Raft, MAX_APPEND_BYTES => MAX_SMALL_BYTES, WireAppend => WireAppendResponse;
     /// AppendEntries without entries, which must not wait behind those with.
     Heartbeat = 0x0103, "raft.heartbeat", Control, MAX_SMALL_BYTES => MAX_SMALL_BYTES, WireAppend => WireAppendResponse;
-    /// Opens or resumes the transfer of a snapshot.
-    SnapshotOffer = 0x0104, "raft.snapshot-offer", Bulk, MAX_SMALL_BYTES => MAX_SMALL_BYTES, WireSnapshotOffer => WireSnapshotProgress;
-    /// The next bytes of an offered snapshot.
-    SnapshotChunk = 0x0105, "raft.snapshot-chunk", Bulk, SNAPSHOT_CHUNK_BYTES + 1024 => MAX_SMALL_BYTES, WireSnapshotChunk => WireSnapshotProgress;
-    /// Installs a snapshot that has arrived whole.
-    SnapshotInstall = 0x0106, "raft.snapshot-install", Bulk, MAX_SMALL_BYTES => MAX_SMALL_BYTES, WireSnapshotOffer => WireSnapshotInstalled;
     /// TimeoutNow (Raft dissertation, section 3.10).
     TransferLeader = 0x0107, "raft.transfer-leader", Control, MAX_SMALL_BYTES => MAX_SMALL_BYTES, WireTransfer => WireTransferResponse;
     /// A proposal forwarded to the leader.
@@ -359,7 +353,7 @@ impl TryFrom<WireSnapshotMeta> for SnapshotMeta {
     }
 }
 
-/// Names one snapshot of one sender: its bytes are the same in every message that repeats this.
+/// Names one snapshot: its bytes are the same in every transfer that repeats length and checksum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WireSnapshotOffer {
     pub(crate) vote: WireVote,
@@ -369,30 +363,28 @@ pub(crate) struct WireSnapshotOffer {
     pub(crate) checksum: u32,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct WireSnapshotChunk {
-    /// Checksum of the offer that the bytes belong to.
-    pub(crate) checksum: u32,
-    pub(crate) offset: u64,
-    pub(crate) data: Bytes,
-}
-
-/// How far the receiver is; the sender goes on from there.
+/// What the receiver of a snapshot says last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum WireSnapshotProgress {
-    Next(u64),
+pub(crate) enum WireSnapshotReceipt {
+    /// Installed; the receiver's vote after that.
+    Installed(WireVote),
     /// The receiver knows a higher vote: the sender no longer leads.
     HigherVote(WireVote),
-    /// No such transfer is open; offer again.
-    Unknown,
+    /// What arrived is not what was offered, and was thrown away. Send it again.
+    Damaged,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum WireSnapshotInstalled {
-    /// The receiver's vote after the installation.
-    Done(WireVote),
-    /// The bytes are not all there, or not right; offer again.
-    Incomplete,
+/// InstallSnapshot (Raft, section 7), as a bulk stream of the snapshot's bytes.
+#[derive(Debug)]
+pub(crate) struct InstallSnapshot;
+
+impl Transfer for InstallSnapshot {
+    const ID: u16 = 0x0100;
+    const NAME: &'static str = "raft.install-snapshot";
+    const MAX_HEADER: usize = MAX_SMALL_BYTES;
+    const MAX_RECEIPT: usize = MAX_SMALL_BYTES;
+    type Header = WireSnapshotOffer;
+    type Receipt = WireSnapshotReceipt;
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
