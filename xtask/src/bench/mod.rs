@@ -8,6 +8,7 @@ mod rpc;
 mod store;
 mod stream_per_request;
 mod tcp;
+mod transfer;
 mod usage;
 mod wire;
 

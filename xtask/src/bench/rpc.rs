@@ -16,7 +16,7 @@ use super::{
     child::Peer,
     load::{self, Shown},
     report::Report,
-    stream_per_request, tcp, usage,
+    stream_per_request, tcp, transfer, usage,
     wire::{self, Blob, Call, Chunk, PEER, Ping},
 };
 
@@ -30,6 +30,8 @@ struct Effort {
     handshakes: u32,
     restarts: u64,
     seals: u32,
+    /// Bytes of one transfer.
+    transfer: u64,
 }
 
 const QUICK: Effort = Effort {
@@ -38,6 +40,7 @@ const QUICK: Effort = Effort {
     handshakes: 50,
     restarts: 3,
     seals: 50_000,
+    transfer: 128 << 20,
 };
 
 const FULL: Effort = Effort {
@@ -46,6 +49,7 @@ const FULL: Effort = Effort {
     handshakes: 300,
     restarts: 20,
     seals: 500_000,
+    transfer: 1 << 30,
 };
 
 /// Everything the measurements share.
@@ -82,6 +86,7 @@ pub(super) async fn main(args: &Args) -> Result<()> {
     bench.calls(&peer).await?;
     bench.bulk(&peer).await?;
     bench.control_beside_bulk().await?;
+    bench.streams(&peer).await?;
     bench.handshakes(&peer).await?;
     bench.datagrams()?;
     bench.restarts(peer).await?;
@@ -195,6 +200,33 @@ impl Bench {
             let value = (beside.percentile_us(percent), "us");
             self.report.add("control beside bulk", metric, value, &reference);
         }
+        Ok(())
+    }
+
+    /// One stream that takes all it gets, alone and beside heartbeats.
+    async fn streams(&mut self, peer: &Peer) -> Result<()> {
+        let duration = self.effort.load * 2;
+        let raw = tcp::run(peer.tcp, 1 << 20, 8, duration).await?;
+        let raw = [("raw tcp", raw.per_second() * 1.048_576)];
+        let bytes = self.effort.transfer;
+        let alone = transfer::rate(&self.transport, bytes, 3).await?;
+        self.report.add("bulk, one stream", "rate", (alone, "MB/s"), &raw);
+        let idle = self.pings().await?;
+        let endless = transfer::Endless::start(&self.transport, bytes);
+        sleep(Duration::from_millis(200)).await;
+        let from = endless.sent();
+        let beside = self.pings().await;
+        let rate = endless.rate_since(from);
+        endless.stop().await?;
+        let beside = beside?;
+        let case = "control beside a stream";
+        for (metric, percent) in [("p50", 50), ("p99", 99)] {
+            let reference = [("idle", idle.percentile_us(percent))];
+            let value = (beside.percentile_us(percent), "us");
+            self.report.add(case, metric, value, &reference);
+        }
+        self.report
+            .add("stream beside control", "rate", (rate, "MB/s"), &raw);
         Ok(())
     }
 

@@ -88,6 +88,7 @@ pub(super) fn router() -> Router {
     router.register::<Call, _, _>(answer);
     router.register::<Ping, _, _>(answer);
     router.register::<Chunk, _, _>(answer);
+    super::transfer::register(&router);
     router.register::<Usage, _, _>(|_, ()| async {
         Ok((
             super::usage::cpu_ns().unwrap_or(0),
