@@ -1,6 +1,8 @@
 //! What a request that could not be served is answered with.
 
-use http_body_util::Full;
+use std::convert::Infallible;
+
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Response, StatusCode,
     body::Bytes,
@@ -8,8 +10,8 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The body every answer of the API has.
-pub(crate) type Body = Full<Bytes>;
+/// The body every answer of the API has: whole, or made as it is read.
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The JSON body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +114,7 @@ pub(crate) fn plain(
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<Body> {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
     *response.status_mut() = status;
     response
         .headers_mut()

@@ -5,6 +5,7 @@
 //! Bodies are JSON, described in [`StatusBody`] and its neighbours; errors are an [`ErrorBody`].
 
 mod api;
+mod base64;
 mod error;
 mod guard;
 mod health;
@@ -15,8 +16,9 @@ mod server;
 mod service;
 
 pub use api::{
-    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, MemberBody, MembersBody,
-    PartitionBody, ProblemBody, REVISION_HEADER, StatusBody, TopicBody, TopicsBody, TransferBody,
+    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, ChangesBody, CreateTopicBody, KeyBody, KeyChangeBody,
+    ListingBody, MemberBody, MembersBody, PartitionBody, ProblemBody, REVISION_HEADER, SessionBody,
+    StatusBody, TopicBody, TopicsBody, TransferBody,
 };
 pub use error::ErrorBody;
 pub use guard::{AdminToken, TOKEN_BYTES};
@@ -26,4 +28,4 @@ pub use server::{
     BODY_TIMEOUT, BindError, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS, STOP_GRACE,
     bind_admin, bind_health,
 };
-pub use service::{AdminOptions, AdminService, MAX_BODY_BYTES};
+pub use service::{AdminOptions, AdminService, MAX_BODY_BYTES, MAX_WATCHES};

@@ -13,6 +13,13 @@ const DEFAULT_TIMEOUT_MS: u64 = 10_000;
 /// Longest time a request may ask for.
 const MAX_TIMEOUT_MS: u64 = 60_000;
 
+/// Keys listed when the request does not say.
+const DEFAULT_LIST: usize = 100;
+/// Most keys in one list.
+const MAX_LIST: usize = 1_000;
+/// How long a session lasts unused when the request does not say.
+const DEFAULT_SESSION_TTL_MS: u64 = 60_000;
+
 /// How current a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadLevel {
@@ -32,11 +39,48 @@ pub(crate) enum Route {
     CreateTopic,
     DeleteTopic { name: String },
     Assignments,
-    KvGet { key: String, level: ReadLevel },
+    KvGet { key: String, read: KvRead },
+    KvList(KvList),
     KvPut(KvWrite),
     KvDelete(KvWrite),
+    Watch(WatchQuery),
+    Session(SessionRoute),
     TransferLeader { to: NodeId },
     Health(HealthRoute),
+}
+
+/// How a read is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KvRead {
+    pub(crate) level: ReadLevel,
+    /// Revision to read; `None` for what is.
+    pub(crate) revision: Option<u64>,
+}
+
+/// A list of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KvList {
+    pub(crate) prefix: String,
+    /// The last key of the list before.
+    pub(crate) start_after: Option<String>,
+    pub(crate) limit: usize,
+    pub(crate) read: KvRead,
+}
+
+/// What is to be watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WatchQuery {
+    pub(crate) prefix: String,
+    /// First revision to deliver; `None`: the keys as they are, then what changes.
+    pub(crate) from_revision: Option<u64>,
+}
+
+/// A request about sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionRoute {
+    Open { ttl_ms: u64 },
+    Renew(u64),
+    Close(u64),
 }
 
 /// A change of one key.
@@ -45,6 +89,10 @@ pub(crate) struct KvWrite {
     pub(crate) key: String,
     /// Revision the key must be at; 0 for a key that must not exist.
     pub(crate) if_revision: Option<u64>,
+    /// How long the key lasts.
+    pub(crate) ttl_ms: Option<u64>,
+    /// Session and number, to be applied once.
+    pub(crate) session: Option<(u64, u64)>,
     /// How long to try.
     pub(crate) timeout_ms: u64,
 }
@@ -69,11 +117,14 @@ impl Route {
             | Self::Topic { .. }
             | Self::Assignments
             | Self::KvGet { .. }
+            | Self::KvList(_)
+            | Self::Watch(_)
             | Self::Health(_) => false,
             Self::CreateTopic
             | Self::DeleteTopic { .. }
             | Self::KvPut(_)
             | Self::KvDelete(_)
+            | Self::Session(_)
             | Self::TransferLeader { .. } => true,
         }
     }
@@ -88,6 +139,9 @@ impl Route {
     fn parse_path(method: &Method, path: &str, query: &mut Query) -> Result<Self, ApiError> {
         if let Some(rest) = path.strip_prefix("/v1/kv/").filter(|rest| !rest.is_empty()) {
             return kv(method, decode_text(rest)?, query);
+        }
+        if let Some(id) = path.strip_prefix("/v1/sessions/") {
+            return session(method, id);
         }
         if let Some(name) = path.strip_prefix("/v1/topics/").filter(|rest| !rest.is_empty()) {
             let name = decode_text(name)?;
@@ -106,6 +160,13 @@ impl Route {
                 Method::POST => Ok(Self::CreateTopic),
                 _ => Err(ApiError::method_not_allowed("GET, POST")),
             },
+            "/v1/kv" => kv_list(query).and_then(|list| get(method, Self::KvList(list))),
+            "/v1/watch" => watch(query).and_then(|query| get(method, Self::Watch(query))),
+            "/v1/sessions" if *method == Method::POST => {
+                let ttl_ms = query.take_number("ttl_ms")?.unwrap_or(DEFAULT_SESSION_TTL_MS);
+                Ok(Self::Session(SessionRoute::Open { ttl_ms }))
+            }
+            "/v1/sessions" => Err(ApiError::method_not_allowed("POST")),
             "/v1/leader/transfer" => transfer(method, query),
             _ => HealthRoute::parse(method, path).map(Self::Health),
         }
@@ -145,10 +206,14 @@ fn get<T>(method: &Method, route: T) -> Result<T, ApiError> {
 fn kv(method: &Method, key: String, query: &mut Query) -> Result<Route, ApiError> {
     match *method {
         Method::GET => {
-            let level = read_level(query.take("consistency").as_deref())?;
-            Ok(Route::KvGet { key, level })
+            let read = read(query)?;
+            Ok(Route::KvGet { key, read })
         }
-        Method::PUT => kv_write(key, query).map(Route::KvPut),
+        Method::PUT => {
+            let ttl_ms = query.take_number("ttl_ms")?;
+            let write = kv_write(key, query)?;
+            Ok(Route::KvPut(KvWrite { ttl_ms, ..write }))
+        }
         Method::DELETE => kv_write(key, query).map(Route::KvDelete),
         _ => Err(ApiError::method_not_allowed("GET, PUT, DELETE")),
     }
@@ -157,10 +222,62 @@ fn kv(method: &Method, key: String, query: &mut Query) -> Result<Route, ApiError
 fn kv_write(key: String, query: &mut Query) -> Result<KvWrite, ApiError> {
     let if_revision = query.take_number("if_revision")?;
     let timeout_ms = query.take_number("timeout_ms")?.unwrap_or(DEFAULT_TIMEOUT_MS);
+    let session = match (query.take_number("session")?, query.take_number("seq")?) {
+        (Some(session), Some(seq)) => Some((session, seq)),
+        (None, None) => None,
+        _ => {
+            return Err(ApiError::bad_request(
+                "bad-parameter",
+                "`session` and `seq` are given one without the other",
+                "give both, with a new `seq` for each write, or neither",
+            ));
+        }
+    };
     Ok(KvWrite {
         key,
         if_revision,
+        ttl_ms: None,
+        session,
         timeout_ms: timeout_ms.min(MAX_TIMEOUT_MS),
+    })
+}
+
+fn kv_list(query: &mut Query) -> Result<KvList, ApiError> {
+    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LIST);
+    Ok(KvList {
+        prefix: query.take("prefix").unwrap_or_default(),
+        start_after: query.take("start_after"),
+        limit: limit.min(MAX_LIST),
+        read: read(query)?,
+    })
+}
+
+fn watch(query: &mut Query) -> Result<WatchQuery, ApiError> {
+    Ok(WatchQuery {
+        prefix: query.take("prefix").unwrap_or_default(),
+        from_revision: query.take_number("from_revision")?,
+    })
+}
+
+fn session(method: &Method, id: &str) -> Result<Route, ApiError> {
+    let id = id.parse().map_err(|_| {
+        ApiError::not_found(
+            "unknown-path",
+            "a session is named by a number",
+            "open one: POST /v1/sessions",
+        )
+    })?;
+    match *method {
+        Method::POST => Ok(Route::Session(SessionRoute::Renew(id))),
+        Method::DELETE => Ok(Route::Session(SessionRoute::Close(id))),
+        _ => Err(ApiError::method_not_allowed("POST, DELETE")),
+    }
+}
+
+fn read(query: &mut Query) -> Result<KvRead, ApiError> {
+    Ok(KvRead {
+        level: read_level(query.take("consistency").as_deref())?,
+        revision: query.take_number("revision")?,
     })
 }
 
@@ -223,18 +340,47 @@ mod tests {
             "/readyz/raft_leader",
             Route::Health(HealthRoute::Readyz(Some("raft_leader".into()))),
         );
-        let (key, level) = ("a/b".to_owned(), ReadLevel::Stale);
+        let read = |level, revision| KvRead { level, revision };
+        let (key, now) = ("a/b".to_owned(), read(ReadLevel::Stale, None));
         check(
             Method::GET,
             "/v1/kv/a/b?consistency=stale",
-            Route::KvGet { key, level },
+            Route::KvGet { key, read: now },
         );
+        let list = KvList {
+            prefix: "a/".into(),
+            start_after: Some("a/b".into()),
+            limit: MAX_LIST,
+            read: read(ReadLevel::Linearizable, Some(3)),
+        };
+        let target = "/v1/kv?prefix=a/&start_after=a/b&limit=99999&revision=3";
+        check(Method::GET, target, Route::KvList(list));
+        let (prefix, from_revision) = ("a".to_owned(), Some(7));
+        let query = WatchQuery {
+            prefix,
+            from_revision,
+        };
+        check(
+            Method::GET,
+            "/v1/watch?prefix=a&from_revision=7",
+            Route::Watch(query),
+        );
+        let ttl_ms = DEFAULT_SESSION_TTL_MS;
+        for (method, target, session) in [
+            (Method::POST, "/v1/sessions", SessionRoute::Open { ttl_ms }),
+            (Method::POST, "/v1/sessions/9", SessionRoute::Renew(9)),
+            (Method::DELETE, "/v1/sessions/9", SessionRoute::Close(9)),
+        ] {
+            check(method, target, Route::Session(session));
+        }
         let write = KvWrite {
             key: "a/b".into(),
             if_revision: Some(7),
+            ttl_ms: Some(5_000),
+            session: Some((3, 4)),
             timeout_ms: MAX_TIMEOUT_MS,
         };
-        let target = "/v1/kv/a%2Fb?if_revision=7&timeout_ms=999999";
+        let target = "/v1/kv/a%2Fb?if_revision=7&timeout_ms=999999&ttl_ms=5000&session=3&seq=4";
         check(Method::PUT, target, Route::KvPut(write));
     }
 
@@ -252,6 +398,11 @@ mod tests {
         check(Method::POST, "/v1/leader/transfer?to=-1", 400, "bad-parameter");
         check(Method::GET, "/v1/kv/a?consistency=strong", 400, "bad-parameter");
         check(Method::GET, "/v1/status?verbose=1", 400, "bad-parameter");
+        check(Method::PUT, "/v1/kv/a?session=3", 400, "bad-parameter");
+        check(Method::DELETE, "/v1/kv/a?ttl_ms=5000", 400, "bad-parameter");
+        check(Method::POST, "/v1/kv", 405, "method-not-allowed");
+        check(Method::GET, "/v1/sessions", 405, "method-not-allowed");
+        check(Method::POST, "/v1/sessions/x", 404, "unknown-path");
         check(Method::GET, "/v1/kv/%zz", 400, "bad-encoding");
     }
 }

@@ -3,25 +3,28 @@
 mod kv;
 mod refuse;
 mod view;
+mod watch;
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{Request, Response, StatusCode, body::Body as HttpBody, service::Service};
-use rivven_cluster::{Cluster, NodeId, TopicSpec};
+use rivven_cluster::{Cluster, NodeId, SessionId, TopicSpec};
 use serde::de::DeserializeOwned;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     MetricsRecorder,
-    api::{ChangedBody, CreateTopicBody, TransferBody},
+    api::{ChangedBody, CreateTopicBody, SessionBody, TransferBody},
     error::{ApiError, Body, json},
     guard::{AdminToken, check_host, check_token},
     health,
-    route::Route,
+    route::{Route, SessionRoute},
     server::{self, BODY_TIMEOUT},
 };
+
+pub use self::watch::MAX_WATCHES;
 
 /// Most bytes of a request body: the largest value of the key-value map.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -50,13 +53,19 @@ pub struct AdminService(Arc<Inner>);
 struct Inner {
     cluster: Cluster,
     options: AdminOptions,
+    /// For watches that are served.
+    watches: Arc<Semaphore>,
 }
 
 impl AdminService {
     /// The API of `cluster`'s node.
     #[must_use]
     pub fn new(cluster: Cluster, options: AdminOptions) -> Self {
-        Self(Arc::new(Inner { cluster, options }))
+        Self(Arc::new(Inner {
+            cluster,
+            options,
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+        }))
     }
 
     /// Serves on `listener` until `stop` resolves, then answers what was asked.
@@ -122,9 +131,12 @@ impl Inner {
                 changed(deleted.map_err(|error| refuse::write(&error))?)
             }
             Route::Assignments => Ok(json(StatusCode::OK, &view::assignments(cluster))),
-            Route::KvGet { key, level } => kv::get(cluster, &key, level).await,
+            Route::KvGet { key, read } => kv::get(cluster, key, read).await,
+            Route::KvList(list) => kv::list(cluster, list).await,
             Route::KvPut(write) => kv::put(cluster, write, read_body(request).await?).await,
             Route::KvDelete(write) => kv::delete(cluster, write).await,
+            Route::Watch(query) => watch::serve(cluster, &self.watches, query),
+            Route::Session(session) => self.session(session).await,
             Route::TransferLeader { to } => self.transfer_leader(to).await,
             Route::Health(route) => Ok(health::answer(cluster, self.options.metrics.as_ref(), &route)),
         }
@@ -139,6 +151,17 @@ impl Inner {
         changed(created.map_err(|error| refuse::write(&error))?.0)
     }
 
+    async fn session(&self, route: SessionRoute) -> Result<Response<Body>, ApiError> {
+        let kv = self.cluster.kv();
+        let session = match route {
+            SessionRoute::Open { ttl_ms } => kv.open_session(Duration::from_millis(ttl_ms)).await,
+            SessionRoute::Renew(id) => kv.renew_session(SessionId(id)).await.map(|()| SessionId(id)),
+            SessionRoute::Close(id) => kv.close_session(SessionId(id)).await.map(|()| SessionId(id)),
+        };
+        let session = session.map_err(|error| refuse::session(&error))?.0;
+        Ok(json(StatusCode::OK, &SessionBody { session }))
+    }
+
     async fn transfer_leader(&self, to: NodeId) -> Result<Response<Body>, ApiError> {
         let transferred = self.cluster.transfer_leader(to).await;
         transferred.map_err(|error| refuse::transfer(&error))?;
@@ -147,7 +170,8 @@ impl Inner {
 }
 
 fn changed(revision: u64) -> Result<Response<Body>, ApiError> {
-    Ok(json(StatusCode::OK, &ChangedBody { revision }))
+    let lease = None;
+    Ok(json(StatusCode::OK, &ChangedBody { revision, lease }))
 }
 
 /// The whole body, if it is short enough and comes in time.

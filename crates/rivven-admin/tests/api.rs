@@ -2,18 +2,19 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     reason = "helpers of tests fail by panicking"
 )]
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, header};
 use rivven_admin::{
-    APPLIED_INDEX_HEADER, AdminOptions, AdminService, AdminToken, ErrorBody, HealthService, MAX_BODY_BYTES,
-    MetricsRecorder, TOKEN_BYTES,
+    APPLIED_INDEX_HEADER, AdminOptions, AdminService, AdminToken, ErrorBody, HealthService, ListingBody,
+    MAX_BODY_BYTES, MAX_WATCHES, MetricsRecorder, SessionBody, TOKEN_BYTES,
 };
 use rivven_cluster::{Cluster, ClusterConfig, identity};
 use tempfile::TempDir;
@@ -102,6 +103,9 @@ fn revision(answer: &Answer) -> u64 {
 async fn keys_topics_and_views_work_and_mistakes_are_named() {
     let api = Api::start().await;
     keys(&api).await;
+    past_and_prefix(&api).await;
+    lifetimes(&api).await;
+    sessions(&api).await;
     topics(&api).await;
     views(&api).await;
     guards(&api).await;
@@ -157,6 +161,156 @@ async fn keys(api: &Api) {
     let long = format!("/v1/kv/{}", "k".repeat(5000));
     let answer = api.ask(Method::PUT, &long, "v").await;
     assert!(answer.status.is_client_error(), "{:?}", answer.body);
+}
+
+async fn past_and_prefix(api: &Api) {
+    let first = revision(&api.ask(Method::PUT, "/v1/kv/p/1", "old").await);
+    revision(&api.ask(Method::PUT, "/v1/kv/p/2", vec![0xfb, 0xff]).await);
+    let last = revision(&api.ask(Method::PUT, "/v1/kv/p/1", "new").await);
+    let past = api
+        .ask(Method::GET, &format!("/v1/kv/p/1?revision={first}"), "")
+        .await;
+    assert_eq!((past.status, &past.body[..]), (StatusCode::OK, &b"old"[..]));
+    api.check_error(
+        Method::GET,
+        "/v1/kv/p/1?revision=999999",
+        "",
+        404,
+        "future-revision",
+    )
+    .await;
+
+    let list = async |query: &str| {
+        let answer = api.ask(Method::GET, &format!("/v1/kv?{query}"), "").await;
+        serde_json::from_slice::<ListingBody>(&answer.body).unwrap()
+    };
+    let now = list("prefix=p/").await;
+    let keys: Vec<_> = now
+        .entries
+        .iter()
+        .map(|entry| (entry.key.as_str(), entry.version))
+        .collect();
+    assert_eq!(
+        (now.revision, keys, now.more),
+        (last, vec![("p/1", 2), ("p/2", 1)], false)
+    );
+    assert_eq!(now.entries[1].value_base64, "+/8=");
+    let then = list(&format!("prefix=p/&revision={first}")).await;
+    assert_eq!(
+        (then.entries.len(), then.entries[0].value_base64.as_str()),
+        (1, "b2xk")
+    );
+    let page = list("prefix=p/&limit=1").await;
+    assert_eq!((page.entries.len(), page.more), (1, true));
+    let rest = list("prefix=p/&start_after=p/1").await;
+    assert_eq!((rest.entries[0].key.as_str(), rest.more), ("p/2", false));
+}
+
+async fn lifetimes(api: &Api) {
+    let put = api.ask(Method::PUT, "/v1/kv/lasts?ttl_ms=1000", "v").await;
+    let body: serde_json::Value = serde_json::from_slice(&put.body).unwrap();
+    assert!(body["lease"].as_u64().is_some(), "{body}");
+    assert_eq!(
+        api.ask(Method::GET, "/v1/kv/lasts", "").await.status,
+        StatusCode::OK
+    );
+    let ended = async {
+        while api.ask(Method::GET, "/v1/kv/lasts", "").await.status == StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended)
+        .await
+        .unwrap();
+    api.check_error(Method::PUT, "/v1/kv/lasts?ttl_ms=1", "v", 400, "ttl-out-of-range")
+        .await;
+}
+
+async fn sessions(api: &Api) {
+    let opened = api.ask(Method::POST, "/v1/sessions?ttl_ms=60000", "").await;
+    let SessionBody { session } = serde_json::from_slice(&opened.body).unwrap();
+    let put = |seq: u64| format!("/v1/kv/once?session={session}&seq={seq}");
+    let first = revision(&api.ask(Method::PUT, &put(1), "v").await);
+    let again = revision(&api.ask(Method::PUT, &put(1), "v").await);
+    assert_eq!(first, again, "answered as the first time");
+    assert!(revision(&api.ask(Method::PUT, &put(2), "v").await) > first);
+    api.check_error(Method::PUT, &put(1), "other", 409, "session-number-reused")
+        .await;
+
+    let path = format!("/v1/sessions/{session}");
+    for method in [Method::POST, Method::DELETE] {
+        assert_eq!(api.ask(method, &path, "").await.status, StatusCode::OK);
+    }
+    api.check_error(Method::POST, &path, "", 404, "session-lost")
+        .await;
+    api.check_error(Method::PUT, &put(3), "v", 504, "session-lost")
+        .await;
+}
+
+/// What a watch sends next.
+async fn frame(body: &mut (impl hyper::body::Body<Data = Bytes, Error = Infallible> + Unpin)) -> String {
+    let frame = tokio::time::timeout(Duration::from_secs(30), body.frame()).await;
+    let data = frame
+        .expect("in time")
+        .expect("an event")
+        .unwrap()
+        .into_data()
+        .unwrap();
+    String::from_utf8(data.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_watch_sends_the_state_then_changes_and_says_how_it_ends() {
+    let api = Api::start().await;
+    let first = revision(&api.ask(Method::PUT, "/v1/kv/w/1", "v").await);
+    let watch = async |path: String| {
+        let request = Request::get(path).header(header::HOST, "localhost");
+        let response = api
+            .service
+            .handle(request.body(Full::new(Bytes::new())).unwrap())
+            .await;
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+        response.into_body()
+    };
+    let mut body = watch("/v1/watch?prefix=w/".into()).await;
+    let entry = format!(
+        r#"{{"key":"w/1","value_base64":"dg==","create_revision":{first},"mod_revision":{first},"version":1}}"#
+    );
+    assert_eq!(
+        frame(&mut body).await,
+        format!(
+            "event: snapshot\nid: {first}\ndata: {{\"revision\":{first},\"entries\":[{entry}],\"more\":false}}\n\n"
+        )
+    );
+    revision(&api.ask(Method::PUT, "/v1/kv/other", "v").await);
+    let removed = revision(&api.ask(Method::DELETE, "/v1/kv/w/1", "").await);
+    let change = format!(
+        "event: changes\nid: {removed}\ndata: {{\"revision\":{removed},\"changes\":[{{\"key\":\"w/1\",\"entry\":null}}]}}\n\n"
+    );
+    assert_eq!(frame(&mut body).await, change);
+    let mut resumed = watch(format!("/v1/watch?prefix=w/&from_revision={removed}")).await;
+    assert_eq!(frame(&mut resumed).await, change);
+
+    let mut held = Vec::new();
+    for _ in 2..MAX_WATCHES {
+        held.push(watch("/v1/watch".into()).await);
+    }
+    api.check_error(Method::GET, "/v1/watch", "", 503, "too-many-watches")
+        .await;
+    drop(held);
+    let mut forgotten = watch("/v1/watch?from_revision=0".into()).await;
+    let end = frame(&mut forgotten).await;
+    assert!(
+        end.starts_with("event: end\ndata: {\"code\":\"compacted\""),
+        "{end}"
+    );
+    assert!(forgotten.frame().await.is_none());
+
+    let (end, _) = tokio::join!(frame(&mut body), api.cluster.shutdown());
+    assert!(
+        end.starts_with("event: end\ndata: {\"code\":\"stopped\""),
+        "{end}"
+    );
 }
 
 async fn topics(api: &Api) {

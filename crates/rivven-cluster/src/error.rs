@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use rivven_partition::PartitionError;
-use rivven_raft::{Outcome, ProposeError, Refusal};
+use rivven_raft::{KvReadError, Outcome, ProposeError, Refusal};
 use rivven_transport::{
     EntropyError, datagram::GossipKeyError, gossip_keys::KeyFileError, identity::IdentityError,
 };
@@ -147,6 +147,13 @@ pub enum WriteError {
         /// What the last attempt ran into.
         cause: String,
     },
+    /// The session has ended or is past the number. This attempt did nothing, an earlier one with the same
+    /// number may have happened. Read, and open a new session.
+    #[error("{cause}")]
+    SessionLost {
+        /// Which session, and what became of it.
+        cause: String,
+    },
     /// The write may or may not have happened, or may yet. Read before repeating what is not idempotent.
     #[error("the outcome of the write is unknown: {cause}; read before repeating it")]
     Unknown {
@@ -165,7 +172,7 @@ impl WriteError {
             | Self::Partition(_)
             | Self::Overloaded
             | Self::NoLeader { .. } => Outcome::NotDone,
-            Self::Unknown { .. } => Outcome::Unknown,
+            Self::SessionLost { .. } | Self::Unknown { .. } => Outcome::Unknown,
         }
     }
 
@@ -178,6 +185,7 @@ impl WriteError {
             Self::Partition(error) => error.code(),
             Self::Overloaded => "overloaded",
             Self::NoLeader { .. } => "no-leader",
+            Self::SessionLost { .. } => "session-lost",
             Self::Unknown { .. } => "unknown-outcome",
         }
     }
@@ -189,6 +197,9 @@ impl From<ProposeError> for WriteError {
             ProposeError::Refused(refusal) => Self::Refused(refusal),
             ProposeError::Overloaded => Self::Overloaded,
             ProposeError::Unknown { cause } => Self::Unknown { cause },
+            ProposeError::SessionLost { .. } => Self::SessionLost {
+                cause: error.to_string(),
+            },
             ProposeError::TooLarge { .. } => Self::Refused(Refusal::new(error.code(), error.to_string())),
             // What rivven-raft may add later is not known to be harmless, unless it says so itself.
             error if error.outcome() == Outcome::NotDone => Self::NoLeader {
@@ -214,6 +225,9 @@ pub enum ReadError {
     /// The read could not be confirmed in time.
     #[error(transparent)]
     Raft(#[from] rivven_raft::ReadError),
+    /// The revision asked for is forgotten, or still to come.
+    #[error(transparent)]
+    Revision(KvReadError),
 }
 
 impl ReadError {
@@ -223,6 +237,7 @@ impl ReadError {
         match self {
             Self::NotReady { .. } => "not-ready",
             Self::Raft(error) => error.code(),
+            Self::Revision(error) => error.code(),
         }
     }
 }

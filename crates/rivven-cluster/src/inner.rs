@@ -68,15 +68,28 @@ pub(crate) struct Inner {
 impl Inner {
     /// Has one operation committed.
     pub(crate) async fn propose(&self, op: Op, timeout: Duration) -> Result<OpResponse, WriteError> {
-        let command = ClusterCommand { ops: vec![op] };
         let options = ProposeOptions {
             deadline: timeout,
             ..ProposeOptions::default()
         };
-        let raft = self.raft().ok_or_else(|| WriteError::NotReady {
+        self.propose_with(op, options).await
+    }
+
+    /// The Raft node, or what a write has to wait for.
+    pub(crate) fn raft_or_wait(&self) -> Result<&RaftNode<ClusterState>, WriteError> {
+        self.raft().ok_or_else(|| WriteError::NotReady {
             cause: self.waiting_for(),
-        })?;
-        let mut response = raft.propose_with(command, options).await?;
+        })
+    }
+
+    /// As [`Self::propose`], in a session too.
+    pub(crate) async fn propose_with(
+        &self,
+        op: Op,
+        options: ProposeOptions,
+    ) -> Result<OpResponse, WriteError> {
+        let command = ClusterCommand { ops: vec![op] };
+        let mut response = self.raft_or_wait()?.propose_with(command, options).await?;
         match (response.results.pop(), response.results.is_empty()) {
             (Some(result), true) => Ok(result),
             (result, _) => Err(unexpected(&result)),

@@ -3,12 +3,15 @@
 use std::{sync::Weak, time::Duration};
 
 use bytes::Bytes;
-use rivven_raft::{Consistency, KvCommand, KvEntry, KvResponse, Read};
+use rivven_raft::{
+    Consistency, KeyRange, KvCommand, KvEntry, KvOpResult, KvReadError, KvResponse, KvTxn, KvUpdate,
+    KvWatchError, LeaseId, Lifetime, ProposalId, ProposeOptions, Read, SessionId, WatchFrom,
+};
 
 use crate::{
     ReadError, WriteError,
     inner::Inner,
-    state::{Op, OpResponse},
+    state::{ClusterState, Op, OpResponse},
 };
 
 /// The replicated key-value map: linearizable, durable on a quorum. From [`Cluster::kv`](crate::Cluster::kv).
@@ -20,6 +23,17 @@ use crate::{
 pub struct Kv {
     inner: Weak<Inner>,
     timeout: Duration,
+    id: Option<ProposalId>,
+}
+
+/// A key that was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KvWritten {
+    /// Revision of the change.
+    pub revision: u64,
+    /// The lease the key hangs on, if any.
+    pub lease: Option<LeaseId>,
 }
 
 /// How a conditional write ended. Both answers are certain.
@@ -29,6 +43,8 @@ pub enum Swap {
     Done {
         /// Revision of the change.
         revision: u64,
+        /// The lease the key hangs on, if any.
+        lease: Option<LeaseId>,
     },
     /// The key was not at the expected revision. Nothing was changed.
     Conflict {
@@ -37,9 +53,34 @@ pub enum Swap {
     },
 }
 
+/// A transaction that took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KvCommitted {
+    /// The revision of its changes, or the current one if it changed nothing.
+    pub revision: u64,
+    /// Whether every comparison held.
+    pub succeeded: bool,
+    /// One for each operation carried out.
+    pub results: Vec<KvOpResult>,
+}
+
+/// Keys of a range at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KvListing {
+    /// The revision; watch from the next one to follow what changes.
+    pub revision: u64,
+    /// Keys and values, in order.
+    pub entries: Vec<(String, KvEntry)>,
+    /// Whether there are more than was asked for.
+    pub more: bool,
+}
+
 impl Kv {
     pub(crate) const fn new(inner: Weak<Inner>, timeout: Duration) -> Self {
-        Self { inner, timeout }
+        let id = None;
+        Self { inner, timeout, id }
     }
 
     /// The same map, with every call limited to `timeout`. The default is ten seconds.
@@ -49,12 +90,38 @@ impl Kv {
         self
     }
 
+    /// The same map for one write, which is applied once however often it is made with this id.
+    ///
+    /// The session comes from [`Self::open_session`]; each write gets a number of its own.
+    #[must_use]
+    pub const fn with_id(mut self, session: SessionId, seq: u64) -> Self {
+        self.id = Some(ProposalId { session, seq });
+        self
+    }
+
     /// Sets `key` to `value`. Returns once it is durable on a quorum, with the revision of the change.
     ///
     /// # Errors
     /// [`WriteError`]; its [`outcome`](WriteError::outcome) says whether the write may have happened.
     pub async fn put(&self, key: impl Into<String>, value: impl Into<Bytes>) -> Result<u64, WriteError> {
-        self.revision(KvCommand::put(key, value)).await
+        let written = self.put_for(key, value, Lifetime::Unlimited).await?;
+        Ok(written.revision)
+    }
+
+    /// As [`Self::put`], for a key that lasts as long as `lifetime`.
+    ///
+    /// # Errors
+    /// As for [`Self::put`].
+    pub async fn put_for(
+        &self,
+        key: impl Into<String>,
+        value: impl Into<Bytes>,
+        lifetime: Lifetime,
+    ) -> Result<KvWritten, WriteError> {
+        match self.propose(KvCommand::put_for(key, value, lifetime)).await? {
+            KvResponse::Written { revision, lease, .. } => Ok(KvWritten { revision, lease }),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Removes `key`. Returns the revision of the change, or the current one if there was no such key.
@@ -62,7 +129,10 @@ impl Kv {
     /// # Errors
     /// As for [`Self::put`].
     pub async fn delete(&self, key: impl Into<String>) -> Result<u64, WriteError> {
-        self.revision(KvCommand::delete(key)).await
+        match self.propose(KvCommand::delete(key)).await? {
+            KvResponse::Deleted { revision, .. } => Ok(revision),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Sets `key` to `value`, or removes it for `None`, if its last change was at revision `expected`;
@@ -76,13 +146,121 @@ impl Kv {
         expected: Option<u64>,
         value: Option<Bytes>,
     ) -> Result<Swap, WriteError> {
-        match self.propose(KvCommand::cas(key, expected, value)).await? {
-            KvResponse::Written { revision, .. } | KvResponse::Deleted { revision, .. } => {
-                Ok(Swap::Done { revision })
-            }
+        self.swap_for(key, expected, value, Lifetime::Unlimited).await
+    }
+
+    /// As [`Self::swap`], for a key that lasts as long as `lifetime`.
+    ///
+    /// # Errors
+    /// As for [`Self::swap`].
+    pub async fn swap_for(
+        &self,
+        key: impl Into<String>,
+        expected: Option<u64>,
+        value: Option<Bytes>,
+        lifetime: Lifetime,
+    ) -> Result<Swap, WriteError> {
+        let key = key.into();
+        let command = KvCommand::Cas {
+            key,
+            expected,
+            value,
+            lifetime,
+        };
+        match self.propose(command).await? {
+            KvResponse::Written { revision, lease, .. } => Ok(Swap::Done { revision, lease }),
+            KvResponse::Deleted { revision, .. } => Ok(Swap::Done {
+                revision,
+                lease: None,
+            }),
             KvResponse::Conflict { current } => Ok(Swap::Conflict { current }),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Carries out several operations together.
+    ///
+    /// # Errors
+    /// As for [`Self::put`]. A comparison that does not hold is no error.
+    pub async fn txn(&self, txn: KvTxn) -> Result<KvCommitted, WriteError> {
+        match self.propose(KvCommand::Txn(txn)).await? {
+            KvResponse::Txn {
+                revision,
+                succeeded,
+                results,
+            } => Ok(KvCommitted {
+                revision,
+                succeeded,
+                results,
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a lease that ends when it is not renewed for `ttl` of log time.
+    ///
+    /// # Errors
+    /// As for [`Self::put`].
+    pub async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, WriteError> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.leased(KvCommand::GrantLease { ttl_ms }).await
+    }
+
+    /// Gives a lease its whole time again.
+    ///
+    /// # Errors
+    /// As for [`Self::put`]; refused with `lease-not-found` when the lease has ended.
+    pub async fn renew_lease(&self, lease: LeaseId) -> Result<(), WriteError> {
+        self.leased(KvCommand::RenewLease { lease }).await.map(|_| ())
+    }
+
+    /// Ends a lease and removes its keys.
+    ///
+    /// # Errors
+    /// As for [`Self::renew_lease`].
+    pub async fn revoke_lease(&self, lease: LeaseId) -> Result<(), WriteError> {
+        match self.propose(KvCommand::RevokeLease { lease }).await? {
+            KvResponse::DeletedRange { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Forgets what was before `revision`. Returns the oldest revision that can be read.
+    ///
+    /// # Errors
+    /// As for [`Self::put`]; refused with `future-revision` when there is no such revision yet.
+    pub async fn compact(&self, revision: u64) -> Result<u64, WriteError> {
+        match self.propose(KvCommand::Compact { revision }).await? {
+            KvResponse::Compacted { oldest } => Ok(oldest),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Opens a session, for [`Self::with_id`], that ends when it is not used for `ttl` of log time.
+    ///
+    /// # Errors
+    /// As for [`Self::put`].
+    pub async fn open_session(&self, ttl: Duration) -> Result<SessionId, WriteError> {
+        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
+        Ok(inner.raft_or_wait()?.open_session(ttl).await?.id())
+    }
+
+    /// Gives a session its whole time again, as every write in it does.
+    ///
+    /// # Errors
+    /// [`WriteError::SessionLost`] when it has ended.
+    pub async fn renew_session(&self, session: SessionId) -> Result<(), WriteError> {
+        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
+        Ok(inner.raft_or_wait()?.renew_session(session).await?)
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// As for [`Self::renew_session`].
+    pub async fn close_session(&self, session: SessionId) -> Result<(), WriteError> {
+        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
+        Ok(inner.raft_or_wait()?.close_session(session).await?)
     }
 
     /// The value of `key` with its revisions.
@@ -118,29 +296,87 @@ impl Kv {
         limit: usize,
         consistency: Consistency,
     ) -> Result<Vec<(String, KvEntry)>, ReadError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
-        let read = inner.read(consistency, self.timeout, |state| {
-            let entries = state.kv.prefix(prefix).take(limit);
-            entries
-                .map(|(key, entry)| (key.to_owned(), entry.clone()))
-                .collect()
-        });
-        Ok(read.await?.value)
+        let range = KeyRange::prefix(prefix);
+        Ok(self.range(&range, None, limit, consistency).await?.entries)
     }
 
-    async fn revision(&self, command: KvCommand) -> Result<u64, WriteError> {
+    /// At most `limit` keys of `range`, as they are or as they were at `revision`.
+    ///
+    /// # Errors
+    /// As for [`Self::get`]; [`ReadError::Revision`] for a revision that is forgotten or still to come.
+    pub async fn range(
+        &self,
+        range: &KeyRange,
+        revision: Option<u64>,
+        limit: usize,
+        consistency: Consistency,
+    ) -> Result<KvListing, ReadError> {
+        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
+        // The state is locked for as long as it takes to clone the map, which shares its parts.
+        let read = inner.read(consistency, self.timeout, |state| state.kv.clone());
+        let kv = read.await?.value;
+        let revision = revision.unwrap_or(kv.revision());
+        let mut left = kv.range_at(range, revision)?;
+        let owned = |(key, entry): (&str, &KvEntry)| (key.to_owned(), entry.clone());
+        let entries = left.by_ref().take(limit).map(owned).collect();
+        let more = left.next().is_some();
+        drop(left);
+        Ok(KvListing {
+            revision,
+            entries,
+            more,
+        })
+    }
+
+    /// Follows the keys of `range`, as this node applies changes of them.
+    ///
+    /// # Errors
+    /// The cluster is not founded yet, or this node is stopping.
+    pub fn watch(&self, range: KeyRange, from: WatchFrom) -> Result<KvWatch, ReadError> {
+        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
+        let raft = inner.raft().ok_or_else(|| ReadError::NotReady {
+            cause: inner.waiting_for(),
+        })?;
+        Ok(KvWatch(raft.watch_kv(range, from)))
+    }
+
+    async fn leased(&self, command: KvCommand) -> Result<LeaseId, WriteError> {
         match self.propose(command).await? {
-            KvResponse::Written { revision, .. } | KvResponse::Deleted { revision, .. } => Ok(revision),
+            KvResponse::Leased { lease, .. } => Ok(lease),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn propose(&self, command: KvCommand) -> Result<KvResponse, WriteError> {
         let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
-        match inner.propose(Op::Kv(command), self.timeout).await? {
+        let options = ProposeOptions {
+            deadline: self.timeout,
+            id: self.id,
+        };
+        match inner.propose_with(Op::Kv(command), options).await? {
+            OpResponse::Kv(KvResponse::Refused(refusal)) => Err(WriteError::Refused(refusal)),
             OpResponse::Kv(response) => Ok(response),
             other @ OpResponse::Partitions(_) => Err(unexpected(&other)),
         }
+    }
+}
+
+/// Follows keys of the map. From [`Kv::watch`].
+///
+/// Nothing is buffered for it and it holds no lock between calls; one that falls behind the history ends
+/// with [`KvWatchError::Compacted`].
+#[derive(Debug)]
+pub struct KvWatch(rivven_raft::KvWatch<ClusterState>);
+
+impl KvWatch {
+    /// Waits for the next update.
+    ///
+    /// Cancel safety: a dropped future loses nothing.
+    ///
+    /// # Errors
+    /// The watch has ended. Asked again, it says so again.
+    pub async fn next(&mut self) -> Result<KvUpdate, KvWatchError> {
+        self.0.next().await
     }
 }
 
@@ -161,5 +397,11 @@ fn dropped_read() -> ReadError {
 pub(crate) fn dropped_write() -> WriteError {
     WriteError::NotReady {
         cause: "the cluster handle was dropped".into(),
+    }
+}
+
+impl From<KvReadError> for ReadError {
+    fn from(error: KvReadError) -> Self {
+        Self::Revision(error)
     }
 }

@@ -58,7 +58,7 @@ pub use config::{
     PartitioningSection, Profile, RaftSection,
 };
 pub use error::{ReadError, RotateError, StartError, TransferError, WriteError};
-pub use kv::{Kv, Swap};
+pub use kv::{Kv, KvCommitted, KvListing, KvWatch, KvWritten, Swap};
 pub use members::{Member, MemberEvent, MemberEvents, Members};
 pub use partitions::{AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};
 pub use shutdown::ShutdownReport;
@@ -70,8 +70,10 @@ pub use rivven_partition::{
     TopicName, TopicSpec,
 };
 pub use rivven_raft::{
-    Consistency, Fabric, KvCommand, KvEntry, KvResponse, KvStore, MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome,
-    RaftConfig, RaftNode, RaftStatus, Read, Refusal, Role, StateMachine,
+    CompareTarget, Comparison, Consistency, Fabric, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvOp,
+    KvOpResult, KvReadError, KvResponse, KvStore, KvTxn, KvUpdate, KvWatchError, LeaseId, Lifetime,
+    MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome, RaftConfig, RaftNode, RaftStatus, Read, Refusal, Role,
+    SessionId, StateMachine, WatchFrom,
 };
 pub use rivven_swim::{SwimConfig, SwimNode};
 pub use rivven_transport::identity;

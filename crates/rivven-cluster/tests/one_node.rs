@@ -43,7 +43,8 @@ async fn a_cluster_of_one_works_and_keeps_its_data() {
     assert_eq!(
         done,
         Swap::Done {
-            revision: revision + 1
+            revision: revision + 1,
+            lease: None,
         }
     );
     assert_eq!(node.kv().put("", "v").await.unwrap_err().code(), "empty-key");

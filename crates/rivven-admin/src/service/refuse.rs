@@ -1,7 +1,7 @@
 //! Errors of the cluster as answers: which status, and what to do.
 
 use hyper::StatusCode;
-use rivven_cluster::{Outcome, PartitionError, ReadError, TransferError, WriteError};
+use rivven_cluster::{KvReadError, Outcome, PartitionError, ReadError, TransferError, WriteError};
 
 use crate::error::ApiError;
 
@@ -12,6 +12,19 @@ const READ_FIRST: &str = "read what is there before repeating the change";
 pub(super) fn write(error: &WriteError) -> ApiError {
     let status = match error {
         WriteError::Refused(refusal) if refusal.code.ends_with("too-large") => StatusCode::PAYLOAD_TOO_LARGE,
+        // What the state does not allow, as opposed to what can never be.
+        WriteError::Refused(refusal) if refusal.code == "lease-not-found" => StatusCode::NOT_FOUND,
+        WriteError::Refused(refusal)
+            if [
+                "too-many-leases",
+                "lease-full",
+                "too-many-sessions",
+                "session-number-reused",
+            ]
+            .contains(&refusal.code.as_str()) =>
+        {
+            StatusCode::CONFLICT
+        }
         WriteError::Refused(_) => StatusCode::BAD_REQUEST,
         WriteError::Partition(PartitionError::UnknownTopic) => StatusCode::NOT_FOUND,
         WriteError::Partition(PartitionError::TopicExists { .. } | PartitionError::NotEnoughNodes { .. }) => {
@@ -35,13 +48,25 @@ pub(super) fn write(error: &WriteError) -> ApiError {
     answer(status, error.code(), &message, remedy)
 }
 
+/// Opening, renewing and closing a session is harmless to repeat, so a session that is gone is just that.
+pub(super) fn session(error: &WriteError) -> ApiError {
+    match error {
+        WriteError::SessionLost { .. } => ApiError::not_found(
+            error.code(),
+            "there is no such session: it has ended",
+            "open a new one: POST /v1/sessions",
+        ),
+        error => write(error),
+    }
+}
+
 pub(super) fn read(error: &ReadError) -> ApiError {
-    answer(
-        StatusCode::SERVICE_UNAVAILABLE,
-        error.code(),
-        &error.to_string(),
-        WAIT,
-    )
+    let status = match error {
+        ReadError::Revision(KvReadError::Compacted { .. }) => StatusCode::GONE,
+        ReadError::Revision(_) => StatusCode::NOT_FOUND,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer(status, error.code(), &error.to_string(), WAIT)
 }
 
 pub(super) fn transfer(error: &TransferError) -> ApiError {

@@ -1,0 +1,135 @@
+//! Watches over HTTP: server-sent events (WHATWG HTML, section 9.2).
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{
+    Response, StatusCode,
+    body::Frame,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+};
+use rivven_cluster::{Cluster, KeyRange, KvEvent, KvUpdate, KvWatch, KvWatchError, WatchFrom};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{kv::entry_body, refuse};
+use crate::{
+    api::{ChangesBody, KeyChangeBody, ListingBody},
+    error::{ApiError, Body, ErrorBody},
+    route::WatchQuery,
+};
+
+/// Watches served at a time, so that connections are left for everything else.
+pub const MAX_WATCHES: usize = 64;
+
+/// Pause after which a line without meaning is sent, which tells a dead connection from a quiet one.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A watch that is served, and its place among them.
+struct Served {
+    watch: KvWatch,
+    _place: OwnedSemaphorePermit,
+}
+
+pub(super) fn serve(
+    cluster: &Cluster,
+    places: &Arc<Semaphore>,
+    query: WatchQuery,
+) -> Result<Response<Body>, ApiError> {
+    let place = Arc::clone(places).try_acquire_owned().map_err(|_| {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-watches",
+            format!("this node serves {MAX_WATCHES} watches already"),
+            "ask another node, or end a watch",
+        )
+    })?;
+    let from = query
+        .from_revision
+        .map_or(WatchFrom::Current, WatchFrom::Revision);
+    let watch = cluster.kv().watch(KeyRange::prefix(query.prefix), from);
+    let served = Served {
+        watch: watch.map_err(|error| refuse::read(&error))?,
+        _place: place,
+    };
+    // Nothing is read ahead: the next event is made when the connection has taken the last.
+    let events = stream::unfold(Some(served), |served| async {
+        let (text, rest) = next(served?).await;
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), rest))
+    });
+    let mut response = Response::new(StreamBody::new(events).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The next text, and the watch unless it has ended.
+async fn next(mut served: Served) -> (String, Option<Served>) {
+    let Ok(update) = tokio::time::timeout(KEEP_ALIVE, served.watch.next()).await else {
+        return (":\n\n".into(), Some(served));
+    };
+    match update {
+        Ok(KvUpdate::Snapshot {
+            revision,
+            entries,
+            last,
+        }) => {
+            let body = ListingBody {
+                revision,
+                entries: entries
+                    .iter()
+                    .map(|(key, entry)| entry_body(key, entry))
+                    .collect(),
+                more: !last,
+            };
+            // Only with the last part does the revision become one to go on from.
+            let text = event("snapshot", last.then_some(revision), &body);
+            (text, Some(served))
+        }
+        Ok(KvUpdate::Changes { events }) => (changed(&events), Some(served)),
+        // An update of a kind that is not known here has nothing to say to a client either.
+        Ok(_) => (":\n\n".into(), Some(served)),
+        Err(error) => (event("end", None, &ended(&error)), None),
+    }
+}
+
+/// One event per revision: what took effect together arrives together.
+fn changed(events: &[KvEvent]) -> String {
+    let mut text = String::new();
+    for revision in events.chunk_by(|one, next| one.revision == next.revision) {
+        let Some(first) = revision.first() else { continue };
+        let changes = revision.iter().map(|event| KeyChangeBody {
+            key: event.key.clone(),
+            entry: event.entry.as_ref().map(|entry| entry_body(&event.key, entry)),
+        });
+        let body = ChangesBody {
+            revision: first.revision,
+            changes: changes.collect(),
+        };
+        text.push_str(&event("changes", Some(body.revision), &body));
+    }
+    text
+}
+
+fn ended(error: &KvWatchError) -> ErrorBody {
+    let message = error.to_string();
+    let (cause, remedy) = message
+        .split_once("; ")
+        .unwrap_or((&message, "begin a new watch"));
+    ErrorBody {
+        code: error.code().to_owned(),
+        message: cause.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+/// JSON has no line breaks of its own, so one data line holds it.
+fn event<T: Serialize>(name: &str, id: Option<u64>, body: &T) -> String {
+    let id = id.map_or(String::new(), |id| format!("id: {id}\n"));
+    // Only a map with keys that are not text fails to serialize, and no body here has one.
+    let data = serde_json::to_string(body).unwrap_or_default();
+    format!("event: {name}\n{id}data: {data}\n\n")
+}
