@@ -33,8 +33,8 @@ struct Answer {
 }
 
 impl Api {
-    async fn start() -> Self {
-        let metrics = MetricsRecorder::install().unwrap();
+    /// The recorder of metrics is one per process, so one test gives it.
+    async fn start(metrics: Option<MetricsRecorder>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         identity::write_cluster(&dir.path().join("certs"), &[1]).unwrap();
         let mut config = ClusterConfig::dev(dir.path().join("data"));
@@ -45,7 +45,7 @@ impl Api {
         let options = AdminOptions {
             token: token.clone(),
             host_names: vec!["node1.example".into()],
-            metrics: Some(metrics),
+            metrics,
         };
         Self {
             service: AdminService::new(cluster.clone(), options),
@@ -101,7 +101,7 @@ fn revision(answer: &Answer) -> u64 {
 
 #[tokio::test]
 async fn keys_topics_and_views_work_and_mistakes_are_named() {
-    let api = Api::start().await;
+    let api = Api::start(Some(MetricsRecorder::install().unwrap())).await;
     keys(&api).await;
     past_and_prefix(&api).await;
     lifetimes(&api).await;
@@ -261,7 +261,7 @@ async fn frame(body: &mut (impl hyper::body::Body<Data = Bytes, Error = Infallib
 
 #[tokio::test]
 async fn a_watch_sends_the_state_then_changes_and_says_how_it_ends() {
-    let api = Api::start().await;
+    let api = Api::start(None).await;
     let first = revision(&api.ask(Method::PUT, "/v1/kv/w/1", "v").await);
     let watch = async |path: String| {
         let request = Request::get(path).header(header::HOST, "localhost");
