@@ -163,10 +163,11 @@ where
     fn encode(&mut self, entries: &[C::Entry]) -> Result<Records, StoreError> {
         // Entries tend to be as large as the ones before: guessing right saves most copies.
         let guess = self.entry_bytes.saturating_mul(entries.len());
-        let mut records = Records {
-            bytes: Vec::with_capacity(guess.min(self.options.batch_bytes)),
-            entries: Vec::with_capacity(entries.len()),
-        };
+        let mut records = self.shared.state().spare.pop().unwrap_or_default();
+        records.bytes.clear();
+        records.entries.clear();
+        records.bytes.reserve(guess.min(self.options.batch_bytes));
+        records.entries.reserve(entries.len());
         for entry in entries {
             let index = entry.index();
             let start = records.bytes.len();

@@ -173,6 +173,7 @@ where
         committed,
         owner,
         appends: 0,
+        spare: Vec::new(),
     };
     Ok(Shared::new(path, db, state))
 }

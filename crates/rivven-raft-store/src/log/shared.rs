@@ -36,6 +36,8 @@ pub(super) struct State<C: RaftTypeConfig> {
     pub(super) owner: Option<LogOwner>,
     /// Number of the newest append.
     pub(super) appends: u64,
+    /// Buffers for the next appends.
+    pub(super) spare: Vec<Records>,
 }
 
 impl<C: RaftTypeConfig> State<C> {

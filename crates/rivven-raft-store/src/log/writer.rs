@@ -91,7 +91,7 @@ impl<C: RaftTypeConfig> Writer<C> {
         let taken = batch.taken;
         match outcome {
             Ok(()) => {
-                self.limits.expected = taken.answers.len();
+                self.limits.expected = taken.appends;
                 let took = begin.elapsed();
                 shared.metrics.committed(taken.entries, taken.bytes, took);
                 self.acknowledge(taken);
@@ -135,8 +135,12 @@ impl<C: RaftTypeConfig> Writer<C> {
             Answer::Vote { vote, .. } => Some(vote),
             Answer::Append { .. } | Answer::Nobody => None,
         });
-        if let Some(vote) = votes.last() {
-            self.shared.state().vote = Some(vote.clone());
+        {
+            let mut state = self.shared.state();
+            if let Some(vote) = votes.last() {
+                state.vote = Some(vote.clone());
+            }
+            Records::reuse(taken.spent, &mut state.spare);
         }
         // Whoever is answered comes back with the next operation, and finds room for it.
         drop(taken.room);
@@ -211,11 +215,16 @@ fn apply<C: RaftTypeConfig>(txn: &WriteTransaction, batch: &mut Batch<'_, C>) ->
                 // refused: the file would hold entries that the window does not know of.
                 let mut end = log.upper_bound_mut(Bound::<u64>::Unbounded)?;
                 insert(&mut end, &records)?;
-                next = batch.next();
-                while let Some(Change::Append(records)) = &next {
-                    insert(&mut end, records)?;
-                    next = batch.next();
-                }
+                batch.taken.spent.push(records);
+                next = loop {
+                    match batch.next() {
+                        Some(Change::Append(records)) => {
+                            insert(&mut end, &records)?;
+                            batch.taken.spent.push(records);
+                        }
+                        other => break other,
+                    }
+                };
                 end.close()?;
                 continue;
             }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::{
     CACHE_BYTES, COMMAND_BYTES, PRELOAD,
     reference::{Counted, Counts},
-    round::Round,
+    round::{Cpu, Round},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ pub(super) async fn in_batches(path: &Path, batch: u64, commits: u64) -> Result<
     let counts = Arc::<Counts>::default();
     let mut store = preloaded(path, &counts).await?;
     let mut round = Round::default();
-    let before = counts.get();
+    let (before, cpu) = (counts.get(), Cpu::start());
     for number in 0..commits {
         let start = PRELOAD + number * batch;
         let entries = entries(start..start + batch);
@@ -109,6 +109,7 @@ pub(super) async fn in_batches(path: &Path, batch: u64, commits: u64) -> Result<
     round.elapsed = round.latencies.iter().sum();
     round.entries = commits * batch;
     counts.since(before, &mut round);
+    round.cpu_ns = cpu.ns();
     Ok(round)
 }
 
@@ -117,7 +118,7 @@ pub(super) async fn with_appenders(path: &Path, appenders: u64, turns: u64) -> R
     let counts = Arc::<Counts>::default();
     let mut store = preloaded(path, &counts).await?;
     let mut round = Round::default();
-    let before = counts.get();
+    let (before, cpu) = (counts.get(), Cpu::start());
     let total = appenders * turns;
     // Made beforehand, as for the other loads: making them is no work of the log's.
     let mut entries = entries(PRELOAD..PRELOAD + total).into_iter();
@@ -138,5 +139,6 @@ pub(super) async fn with_appenders(path: &Path, appenders: u64, turns: u64) -> R
     round.elapsed = begin.elapsed();
     round.entries = total;
     counts.since(before, &mut round);
+    round.cpu_ns = cpu.ns();
     Ok(round)
 }

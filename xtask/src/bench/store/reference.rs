@@ -14,7 +14,10 @@ use anyhow::Result;
 use redb::{Database, StorageBackend, TableDefinition, backends::FileBackend};
 use tokio::time::Instant;
 
-use super::{CACHE_BYTES, COMMAND_BYTES, PRELOAD, round::Round};
+use super::{
+    CACHE_BYTES, COMMAND_BYTES, PRELOAD,
+    round::{Cpu, Round},
+};
 
 const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
 
@@ -27,7 +30,7 @@ pub(super) fn bare_redb(path: &Path, batch: u64, commits: u64) -> Result<Round> 
         .create_with_backend(backend)?;
     commit(&db, 0..PRELOAD)?;
     let mut round = Round::default();
-    let before = counts.get();
+    let (before, cpu) = (counts.get(), Cpu::start());
     for number in 0..commits {
         let start = PRELOAD + number * batch;
         let begin = Instant::now();
@@ -37,6 +40,7 @@ pub(super) fn bare_redb(path: &Path, batch: u64, commits: u64) -> Result<Round> 
     round.elapsed = round.latencies.iter().sum();
     round.entries = commits * batch;
     counts.since(before, &mut round);
+    round.cpu_ns = cpu.ns();
     Ok(round)
 }
 
@@ -60,6 +64,7 @@ pub(super) fn plain_file(path: &Path, batch: u64, commits: u64) -> Result<Round>
     let mut file = File::create_new(path)?;
     let bytes = vec![7; COMMAND_BYTES * usize::try_from(batch)?];
     let mut round = Round::default();
+    let cpu = Cpu::start();
     for _ in 0..commits {
         let begin = Instant::now();
         file.write_all(&bytes)?;
@@ -70,6 +75,7 @@ pub(super) fn plain_file(path: &Path, batch: u64, commits: u64) -> Result<Round>
     round.entries = commits * batch;
     round.syncs = commits;
     round.bytes = commits * bytes.len() as u64;
+    round.cpu_ns = cpu.ns();
     Ok(round)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bench::report::Report;
+use crate::bench::{report::Report, usage};
 
 /// What one round of one contender did.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +12,21 @@ pub(super) struct Round {
     pub(super) latencies: Vec<Duration>,
     pub(super) syncs: u64,
     pub(super) bytes: u64,
+    /// CPU time of all threads, where the system tells; it says more than the clock on a busy machine.
+    pub(super) cpu_ns: u64,
+}
+
+/// Counts CPU time from the moment it is made.
+pub(super) struct Cpu(u64);
+
+impl Cpu {
+    pub(super) fn start() -> Self {
+        Self(usage::cpu_ns().unwrap_or_default())
+    }
+
+    pub(super) fn ns(&self) -> u64 {
+        usage::cpu_ns().unwrap_or_default().saturating_sub(self.0)
+    }
 }
 
 /// The rounds of the log and of its two references, in the order in which they were run.
@@ -42,6 +57,9 @@ impl Rounds {
         });
         add("bytes/entry", "B", &|rounds| {
             per_entry(rounds, |round| round.bytes)
+        });
+        add("cpu/entry", "ns", &|rounds| {
+            per_entry(rounds, |round| round.cpu_ns)
         });
     }
 }
@@ -82,6 +100,7 @@ mod tests {
             latencies: (1..=100).map(Duration::from_micros).collect(),
             syncs,
             bytes: 1000,
+            cpu_ns: 0,
         };
         let rounds = [round(10, 1), round(1000, 2), round(20, 3)];
         assert!((rate(&rounds) - 500.0).abs() < 1e-9);
