@@ -302,7 +302,7 @@ impl<S: StateMachine> Inner<S> {
         }
         let response = self
             .transport
-            .call::<TransferTo>(leader, &to, CallCtx { deadline })
+            .call::<TransferTo>(leader, &to, CallCtx::until(deadline))
             .await;
         match response {
             Ok(WireTransferToResponse::Started) | Err(CallError::Deadline) => Ok(()),

@@ -271,7 +271,7 @@ impl<S: StateMachine> Inner<S> {
         }
         let call = self
             .transport
-            .call::<Propose>(leader, &proposal, CallCtx { deadline });
+            .call::<Propose>(leader, &proposal, CallCtx::until(deadline));
         // A leader that was replaced may still answer: it lost leadership, not necessarily its connection.
         let replaced = async {
             self.source.superseded(leader).await;

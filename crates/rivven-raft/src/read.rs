@@ -155,7 +155,7 @@ impl<S: StateMachine> Inner<S> {
         self.reach(leader).await.map_err(ReadIndexFailure::Unconfirmed)?;
         let call = self
             .transport
-            .call::<ReadIndex>(leader, &(), CallCtx { deadline });
+            .call::<ReadIndex>(leader, &(), CallCtx::until(deadline));
         let response = match select(pin!(call), pin!(self.source.superseded(leader))).await {
             Either::Left((response, _)) => response,
             Either::Right(_) => return Err(ReadIndexFailure::NotLeader(None)),

@@ -5,20 +5,38 @@ use std::time::Duration;
 use rivven_types::NodeId;
 use tokio::time::Instant;
 
+use crate::TraceContext;
+
 /// What accompanies a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallCtx {
     /// When the caller stops waiting. Sent to the peer as remaining time, so clocks need not agree.
     pub deadline: Instant,
+    /// Where the call belongs in a trace; `None` costs nothing.
+    pub trace: Option<TraceContext>,
 }
 
 impl CallCtx {
     /// A call that may take `timeout` from this moment.
     #[must_use]
     pub fn timeout(timeout: Duration) -> Self {
+        Self::until(Instant::now() + timeout)
+    }
+
+    /// A call whose answer is of use until `deadline`.
+    #[must_use]
+    pub const fn until(deadline: Instant) -> Self {
         Self {
-            deadline: Instant::now() + timeout,
+            deadline,
+            trace: None,
         }
+    }
+
+    /// The same call as part of a trace.
+    #[must_use]
+    pub const fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
+        self
     }
 
     /// What is left until the deadline; zero once it has passed.

@@ -7,6 +7,8 @@ mod call;
 mod clock;
 pub mod datagram;
 mod fault;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gossip_keys;
 pub mod identity;
 pub mod issuer;
@@ -22,6 +24,7 @@ mod secret_file;
 mod seeded;
 mod stream;
 mod task;
+mod trace;
 
 pub use call::{CallCtx, CallError, Outcome, Rejection};
 pub use fault::{FaultLayer, FaultProfile, FaultStats};
@@ -35,6 +38,7 @@ pub use stream::{
     TransferError, TransferPipe, TransferSpec,
 };
 pub use task::TaskGroup;
+pub use trace::TraceContext;
 
 /// The choice of cryptography, and randomness of the operating system for ids that must never repeat.
 pub use rivven_crypto::{EntropyError, Provider, ProviderError, random_bytes};

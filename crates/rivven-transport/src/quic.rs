@@ -22,8 +22,11 @@ mod limits;
 mod line;
 mod network;
 mod peer;
+mod pending;
 mod rank;
+mod read;
 mod refusals;
+mod room;
 mod runtime;
 mod serve;
 mod shared;
@@ -50,7 +53,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    LocalIdentity, Router, TaskGroup, Transport,
+    Class, LocalIdentity, Router, TaskGroup, Transport,
     identity::{IdentityWatch, RELOAD_INTERVAL},
     issuer::remind,
 };
@@ -245,6 +248,7 @@ impl QuicTransportBuilder {
             router: self.router,
             tasks: TaskGroup::new(io),
             upkeep: TaskGroup::new(callers.clone()),
+            lanes: TaskGroup::new(callers.clone()),
             callers: TaskGroup::new(callers),
             in_flight: TaskTracker::new(),
             client,
@@ -332,6 +336,11 @@ fn enlarge_buffers(socket: &Socket) {
             "socket buffers are smaller than asked for; raise net.core.rmem_max and net.core.wmem_max"
         );
     }
+}
+
+/// See [`crate::fuzzing::frames`].
+pub(crate) fn count_frames(bytes: &[u8]) -> usize {
+    frame::count(bytes, limits::max_frame(Class::Client))
 }
 
 /// Locks a mutex whose content is consistent after every statement, and so even when poisoned.

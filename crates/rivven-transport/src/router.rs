@@ -1,6 +1,13 @@
 //! Which handler answers which method.
 
-use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    task::{self, Context, Poll},
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -8,10 +15,10 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
-    Method, MethodSpec, PeerIdentity, Rejection,
+    Method, MethodSpec, PeerIdentity, Rejection, TraceContext,
     call::{MALFORMED_RESPONSE, RESPONSE_TOO_LARGE},
     identity::Role,
-    metrics::{CallMetrics, End},
+    metrics::{Begun, CallMetrics, End},
     stream::Handlers,
 };
 
@@ -25,6 +32,8 @@ pub struct Caller {
     pub role: Option<Role>,
     /// When the caller stops waiting.
     pub deadline: Instant,
+    /// Where the call belongs in the caller's trace, if the caller traces it.
+    pub trace: Option<TraceContext>,
 }
 
 type Handler = Arc<dyn Fn(Caller, Bytes) -> BoxFuture<'static, Result<Bytes, Rejection>> + Send + Sync>;
@@ -80,6 +89,8 @@ impl Router {
                 let request = postcard::from_bytes(&body).map_err(|error| {
                     Rejection::new("malformed-request", format!("{}: {error}", spec.name))
                 })?;
+                // It may be a part of what was read at once, which it keeps in memory.
+                drop(body);
                 let response = handler(caller, request).await?;
                 encode_response(spec, &response)
             })
@@ -123,20 +134,45 @@ impl Router {
     /// # Errors
     /// What the handler refused, `unknown-method`, or `malformed-request`.
     pub async fn dispatch(&self, caller: Caller, id: u16, body: Bytes) -> Result<Bytes, Rejection> {
-        let found = self.table.load().get(&id).cloned();
-        let Some((spec, handler)) = found else {
-            return Err(Rejection::new(
-                "unknown-method",
-                format!("method {id:#06x} is not served here"),
-            ));
-        };
-        let begun = self.served.begin(caller.peer.node, spec.class, body.len());
-        let answer = handler(caller, body).await;
-        match &answer {
-            Ok(response) => begun.answered(response.len()),
-            Err(_) => begun.rejected(),
+        self.begin(caller, id, body).await
+    }
+
+    /// The same as a value. Nothing of the handler runs until it is polled.
+    pub(crate) fn begin(&self, caller: Caller, id: u16, body: Bytes) -> Handling {
+        match self.table.load().get(&id) {
+            Some((spec, handler)) => Handling {
+                begun: Some(self.served.begin(caller.peer.node, spec.class, body.len())),
+                handler: handler(caller, body),
+            },
+            None => {
+                let text = format!("method {id:#06x} is not served here");
+                Handling {
+                    begun: None,
+                    handler: Box::pin(ready(Err(Rejection::new("unknown-method", text)))),
+                }
+            }
         }
-        answer
+    }
+}
+
+/// A handler at work, which is counted.
+pub(crate) struct Handling {
+    begun: Option<Begun>,
+    handler: BoxFuture<'static, Result<Bytes, Rejection>>,
+}
+
+impl Future for Handling {
+    type Output = Result<Bytes, Rejection>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = task::ready!(self.handler.as_mut().poll(cx));
+        if let Some(begun) = self.begun.take() {
+            match &answer {
+                Ok(response) => begun.answered(response.len()),
+                Err(_) => begun.rejected(),
+            }
+        }
+        Poll::Ready(answer)
     }
 }
 

@@ -220,6 +220,7 @@ impl Target for RaftBody {
             },
             role: Some(rivven_transport::identity::Role::Node),
             deadline: CallCtx::timeout(Duration::from_secs(1)).deadline,
+            trace: None,
         };
         let method = 0x0100 | u16::from(*method & 0x1f);
         let body = Bytes::copy_from_slice(body);

@@ -61,8 +61,9 @@ impl MemoryEnd {
         to: NodeId,
         method: MethodSpec,
         body: Bytes,
-        deadline: Instant,
+        ctx: CallCtx,
     ) -> Result<Bytes, CallError> {
+        let deadline = ctx.deadline;
         self.way(to, deadline).await?;
         let lane = self.lane(to, method.class);
         let _turn = lane.turn(body.len(), deadline).await?;
@@ -71,7 +72,7 @@ impl MemoryEnd {
         if deadline <= Instant::now() {
             return Err(CallError::Overloaded { node: to });
         }
-        let mut call = Call::start(self, &peer, method, body, deadline);
+        let mut call = Call::start(self, &peer, method, body, ctx);
         let result = call.wait(self, &peer, deadline).await;
         // A call that ran out of time is cancelled at the peer when it is dropped.
         call.ended = !matches!(result, Err(CallError::Deadline));
@@ -83,6 +84,7 @@ impl MemoryEnd {
             peer: self.end.proven(),
             role: Some(self.end.role),
             deadline: ctx.deadline,
+            trace: ctx.trace,
         };
         timeout_at(ctx.deadline, self.end.router.dispatch(caller, method.id, body))
             .await
@@ -136,7 +138,7 @@ struct Call {
 }
 
 impl Call {
-    fn start(here: &MemoryEnd, peer: &Arc<End>, method: MethodSpec, body: Bytes, deadline: Instant) -> Self {
+    fn start(here: &MemoryEnd, peer: &Arc<End>, method: MethodSpec, body: Bytes, ctx: CallCtx) -> Self {
         // The handler runs on the peer's tasks, which need a runtime: this one, if there is none yet.
         peer.tasks();
         let (waiter, answered) = Waiter::new();
@@ -153,7 +155,8 @@ impl Call {
             caller: Caller {
                 peer: here.end.proven(),
                 role: Some(here.end.role),
-                deadline,
+                deadline: ctx.deadline,
+                trace: ctx.trace,
             },
             end: Arc::clone(&here.end),
             abandoned: abandoned.clone(),
@@ -250,7 +253,7 @@ impl Network for MemoryEnd {
             if to == self.node() {
                 self.call_self(method, body, ctx).await
             } else {
-                self.call_peer(to, method, body, ctx.deadline).await
+                self.call_peer(to, method, body, ctx).await
             }
         }
         .boxed()

@@ -222,6 +222,6 @@ pub(super) async fn serve(
             continue;
         };
         let lane = ServedLane::new(shared, (peer, role, expired), class, handlers);
-        lanes.spawn(lane.run(connection.clone(), send, recv, lanes.clone()));
+        shared.lanes.spawn(lane.run(connection.clone(), send, recv));
     }
 }

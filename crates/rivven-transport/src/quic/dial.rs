@@ -5,10 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use quinn::{Connection, ConnectionError, VarInt};
 use rivven_crypto::random_bytes;
 use rivven_types::{NodeId, PeerAddr};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
@@ -17,7 +14,7 @@ use super::{
     end::{self, Met},
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
-    lane::{self, Lane, Lanes},
+    lane::{Lane, Lanes},
     limits::{DIAL_TIMEOUT, MAX_ADDRESSES, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER, TAPPED_ATTEMPTS},
     line::Line,
     peer::{DialError, Link, Peer},
@@ -25,7 +22,6 @@ use super::{
     shared::{Shared, classes, read_hello, write_hello},
     tap::begins_to_listen,
     trust::Side,
-    write::write_loop,
 };
 use crate::{
     Class, PeerIdentity,
@@ -340,27 +336,8 @@ pub(super) async fn open_lanes(
             let ended = connection.close_reason();
             return Err(ended.unwrap_or(ConnectionError::LocallyClosed));
         }
-        let (queue, queued) = mpsc::channel(lane::QUEUE);
-        let lane = Arc::new(Lane::new(*class, node, queue));
-        lanes.push((*class, Arc::clone(&lane)));
-        let writing = connection.clone();
-        shared.tasks.spawn(async move {
-            if let Err(error) = write_loop(send, queued).await {
-                debug!(%error, "stopped writing calls");
-                // Closing twice would hide why the connection has ended.
-                if writing.close_reason().is_none() {
-                    writing.close(VarInt::from_u32(close::PROTOCOL), b"a call stream ended");
-                }
-            }
-        });
-        let reading = connection.clone();
-        shared.tasks.spawn(async move {
-            let ended = lane.read_loop(recv).await;
-            if reading.close_reason().is_none() {
-                warn!(peer = node, ?ended, "closing connection: its call stream ended");
-                reading.close(VarInt::from_u32(close::PROTOCOL), b"a call stream ended");
-            }
-        });
+        let lane = Lane::start(shared, (*class, node), connection, (send, recv));
+        lanes.push((*class, lane));
     }
     Ok(lanes)
 }

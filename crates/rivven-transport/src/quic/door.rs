@@ -10,12 +10,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::{Connection, SendStream, VarInt};
 use rivven_crypto::Negotiated;
 use rivven_types::{BootEpoch, InstanceId};
 use tokio::{
-    io::AsyncReadExt,
     sync::Semaphore,
     time::{Instant, timeout},
 };
@@ -23,10 +22,11 @@ use tracing::{debug, info, warn};
 
 use super::{
     config::JOIN_ALPN,
-    frame::{self, DEADLINE_LEN, FrameError, Kind, Prefix, StreamError, max_stranger_frame},
+    frame::{FrameError, Head, Kind, Part, max_stranger_frame},
     hello::{Refusal, close},
     limits::{ATTEMPT_COST, ATTEMPTS_IN_HAND, MAX_SOURCES, MAX_STRANGERS, STRANGER_TIME},
     lock,
+    read::{Frames, StreamError},
     serve::encode_rejection,
     shared::Shared,
 };
@@ -81,25 +81,21 @@ pub(super) async fn serve(shared: Arc<Shared>, connection: Connection) {
 
 async fn one_call(shared: &Arc<Shared>, connection: &Connection) -> Result<(), StreamError> {
     let remote = connection.remote_address();
-    let (mut send, mut recv) = connection.accept_bi().await.map_err(std::io::Error::other)?;
-    let prefix = frame::read_prefix(&mut recv, max_stranger_frame())
-        .await?
-        .ok_or(FrameError::TooShort)?;
-    if prefix.kind != Kind::Request {
+    let (mut send, recv) = connection.accept_bi().await.map_err(std::io::Error::other)?;
+    let mut frames = Frames::new(recv, max_stranger_frame());
+    let Some(Part::Head(head)) = frames.next().await? else {
+        return Err(FrameError::TooShort.into());
+    };
+    // A stranger's own idea of how long it waits does not count, nor does its trace.
+    if !matches!(head.kind, Kind::Request { .. }) {
         return Err(FrameError::Direction.into());
     }
-    let len = prefix
-        .rest
-        .checked_sub(DEADLINE_LEN)
-        .ok_or(FrameError::TooShort)?;
-    // A stranger's own idea of how long it waits does not count.
-    let _ = recv.read_u32().await?;
-    let answer = match refuse(shared, prefix.method, len) {
+    let answer = match refuse(shared, head.method, head.len) {
         Some(rejection) => Some(Err(rejection)),
-        None => {
-            let body = frame::read_body(&mut recv, len).await?;
-            call(shared, prefix.method, body).await
-        }
+        None => match frames.next().await? {
+            Some(Part::Body(_, body)) => call(shared, head.method, body).await,
+            Some(Part::Head(_)) | None => return Err(FrameError::TooShort.into()),
+        },
     };
     match &answer {
         Some(Ok(_)) => info!(%remote, "let a node join"),
@@ -111,7 +107,7 @@ async fn one_call(shared: &Arc<Shared>, connection: &Connection) -> Result<(), S
         }
         None => warn!(%remote, "the answer to a stranger is lost"),
     }
-    write_answer(&mut send, prefix, answer).await?;
+    write_answer(&mut send, head, answer).await?;
     // The peer closes once it has read the answer; closing before could outrun it.
     connection.closed().await;
     Ok(())
@@ -146,6 +142,7 @@ async fn call(shared: &Shared, method: u16, body: Bytes) -> Option<Result<Bytes,
         },
         role: None,
         deadline: Instant::now() + STRANGER_TIME,
+        trace: None,
     };
     let router = shared.router.clone();
     let in_flight = shared.in_flight.token();
@@ -159,7 +156,7 @@ async fn call(shared: &Shared, method: u16, body: Bytes) -> Option<Result<Bytes,
 
 async fn write_answer(
     send: &mut SendStream,
-    request: Prefix,
+    request: Head,
     answer: Option<Result<Bytes, Rejection>>,
 ) -> Result<(), StreamError> {
     let (kind, body) = match answer {
@@ -167,13 +164,11 @@ async fn write_answer(
         Some(Err(rejection)) => (Kind::Rejection, encode_rejection(rejection).unwrap_or_default()),
         None => (Kind::Lost, Bytes::new()),
     };
-    let prefix = Prefix {
-        kind,
-        rest: body.len(),
-        ..request
-    };
-    let prefix = prefix.encode().ok_or(FrameError::TooShort)?;
-    send.write_all(&prefix).await.map_err(std::io::Error::other)?;
+    let len = body.len();
+    let mut head = BytesMut::new();
+    // An answer fits its method's limit, so its length can be said.
+    Head { kind, len, ..request }.encode(&mut head);
+    send.write_all(&head).await.map_err(std::io::Error::other)?;
     send.write_all(&body).await.map_err(std::io::Error::other)?;
     // The stream is open, so this cannot fail.
     let _ = send.finish();

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, ConnectionError, Endpoint, VarInt};
 use rivven_crypto::{Provider, random_bytes, sha256};
 use rivven_types::PeerAddr;
@@ -25,9 +25,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     config::{JOIN_ALPN, SERVER_NAME, stranger_client},
     explain::explain,
-    frame::{self, DEADLINE_LEN, Kind, PREFIX_LEN, Prefix},
+    frame::{Head, Kind, PREFIX_LEN, Part},
     hello::close,
     limits::{CLOSE_TIME, MAX_REJECTION, STRANGER_TIME},
+    read::Frames,
     trust::no_tls12,
 };
 use crate::{MethodSpec, Rejection};
@@ -128,38 +129,42 @@ async fn exchange(connection: &Connection, method: MethodSpec, body: &[u8]) -> R
         Some(reason) => KnockError::Interrupted(describe(&reason)),
         None => KnockError::Interrupted(error.to_string()),
     };
-    let prefix = Prefix {
-        kind: Kind::Request,
+    let head = Head {
+        kind: Kind::Request {
+            deadline_ms: u32::try_from(STRANGER_TIME.as_millis()).unwrap_or(u32::MAX),
+            trace: None,
+        },
         method: method.id,
         call: CALL,
-        rest: DEADLINE_LEN + body.len(),
+        len: body.len(),
     };
-    let prefix = prefix
-        .encode()
-        .ok_or_else(|| KnockError::Unreachable("the request is too long".into()))?;
-    let mut request = zeroize::Zeroizing::new(Vec::with_capacity(PREFIX_LEN + DEADLINE_LEN + body.len()));
-    request.put_slice(&prefix);
-    request.put_u32(u32::try_from(STRANGER_TIME.as_millis()).unwrap_or(u32::MAX));
+    let mut start = BytesMut::new();
+    if !head.encode(&mut start) {
+        return Err(KnockError::Unreachable("the request is too long".into()));
+    }
+    let mut request = zeroize::Zeroizing::new(Vec::with_capacity(start.len() + body.len()));
+    request.put_slice(&start);
     request.put_slice(body);
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| lost(&error))?;
+    let (mut send, recv) = connection.open_bi().await.map_err(|error| lost(&error))?;
     send.write_all(&request).await.map_err(|error| lost(&error))?;
     // The stream is open, so this cannot fail.
     let _ = send.finish();
     let limit = PREFIX_LEN + method.max_response.max(MAX_REJECTION);
-    let prefix = frame::read_prefix(&mut recv, limit)
-        .await
-        .map_err(|error| lost(&error))?
-        .ok_or_else(|| lost(&"the answer is empty"))?;
-    let body = frame::read_body(&mut recv, prefix.rest)
-        .await
-        .map_err(|error| lost(&error))?;
-    match prefix.kind {
+    let mut frames = Frames::new(recv, limit);
+    let (head, body) = loop {
+        match frames.next().await.map_err(|error| lost(&error))? {
+            Some(Part::Head(_)) => {}
+            Some(Part::Body(head, body)) => break (head, body),
+            None => return Err(lost(&"the answer is empty")),
+        }
+    };
+    match head.kind {
         Kind::Response => Ok(body),
         Kind::Rejection => Err(match postcard::from_bytes(&body) {
             Ok(rejection) => KnockError::Rejected(rejection),
             Err(_) => KnockError::Interrupted("its refusal cannot be read".into()),
         }),
-        Kind::Lost | Kind::Request | Kind::Cancel => {
+        Kind::Lost | Kind::Request { .. } | Kind::Cancel => {
             Err(KnockError::Interrupted("it ended without an answer".into()))
         }
     }

@@ -20,8 +20,17 @@ pub(super) const MAX_REJECTION: usize = 16 << 10;
 /// Longest time a handler may run, whatever the caller asks for.
 pub(super) const MAX_CALL_TIME: Duration = Duration::from_secs(3_600);
 
+/// Frames queued in one lane above which no cancellation is queued: every call in flight, and as many more.
+pub(super) const MAX_QUEUED: usize = 2 * MAX_IN_FLIGHT;
+
 /// Frames that one write gathers.
 pub(super) const MAX_BATCH: usize = 256;
+
+/// Bytes after which a write gathers no further frame.
+pub(super) const MAX_BATCH_BYTES: usize = 256 << 10;
+
+/// Pieces, of one packet each, that are taken from a stream at once.
+pub(super) const READ_CHUNKS: usize = 32;
 
 /// Bodies up to this size are copied next to their header; larger ones are written where they are.
 pub(super) const COPY_BELOW: usize = 4 << 10;

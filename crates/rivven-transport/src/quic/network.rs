@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     dial::{Whom, dial, supervise},
-    frame::{DEADLINE_LEN, PREFIX_LEN},
+    frame::Head,
     hello::{Purpose, Refusal, close},
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
@@ -45,6 +45,7 @@ impl Drop for QuicNetwork {
             endpoint.close(VarInt::from_u32(close::SHUTDOWN), b"shutting down");
         }
         self.shared.upkeep.abort();
+        self.shared.lanes.abort();
         self.shared.forget_peers();
         self.shared.tasks.abort();
         self.runtime.stop_behind(endpoint);
@@ -56,7 +57,7 @@ impl QuicNetwork {
         &self,
         to: NodeId,
         method: MethodSpec,
-        body: Bytes,
+        mut body: Bytes,
         ctx: CallCtx,
     ) -> Result<Bytes, CallError> {
         let shared = &self.shared;
@@ -82,10 +83,10 @@ impl QuicNetwork {
             // A call must not hold the connection, and with it the socket, beyond a shutdown.
             let tried = Arc::downgrade(&line);
             drop(line);
-            match lane.call(method, body.clone(), ctx.deadline).await {
+            match lane.call(method, body, ctx).await {
                 Ok(response) => return Ok(response),
                 Err(LaneError::Final(error)) => return Err(error),
-                Err(LaneError::Gone) => gone = Some(tried),
+                Err(LaneError::Gone(unsent)) => (gone, body) = (Some(tried), unsent),
             }
         }
     }
@@ -106,6 +107,7 @@ impl QuicNetwork {
             peer: self.shared.identity(),
             role: Some(self.shared.trust.watch().current().name().subject.role()),
             deadline: ctx.deadline,
+            trace: ctx.trace,
         };
         timeout_at(ctx.deadline, self.shared.router.dispatch(caller, method.id, body))
             .await
@@ -144,7 +146,7 @@ impl Network for QuicNetwork {
             if self.shared.is_closing() {
                 return Err(shut_down());
             }
-            if body.len() + PREFIX_LEN + DEADLINE_LEN > max_frame(method.class) {
+            if body.len() + Head::request_len(ctx.trace.is_some()) > max_frame(method.class) {
                 let cause = format!("{}: {} bytes are too many for its class", method.name, body.len());
                 return Err(CallError::NotSent { cause });
             }
@@ -258,6 +260,9 @@ impl Network for QuicNetwork {
             self.shared.upkeep.abort();
             self.shared.tasks.abort();
             self.shared.forget_peers();
+            self.shared.lanes.abort();
+            // The streams of a lane hold the socket. A runtime that is blocked lets go of them later.
+            self.shared.lanes.join(CLOSE_TIME).await;
             self.runtime.stop(&self.shared.callers).await;
             self.shared.router.clear();
         }

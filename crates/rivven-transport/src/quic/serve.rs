@@ -4,15 +4,16 @@ use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    thread,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use quinn::{Connection, VarInt};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::{
-    io::AsyncReadExt,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::Notify,
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
@@ -20,14 +21,16 @@ use tracing::{debug, error, warn};
 
 use super::{
     dial::priority,
-    frame::{self, DEADLINE_LEN, FrameError, Kind, Prefix, StreamError},
+    frame::{Decoder, FrameError, Head, Kind, Part},
     hello::close,
-    limits::{MAX_CALL_TIME, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_REJECTION_TEXT, max_frame},
+    limits::{MAX_CALL_TIME, MAX_REJECTION_TEXT, READ_CHUNKS, max_frame},
     lock,
+    read::StreamError,
+    room::{Held, Room},
     shared::Shared,
-    write::{Outgoing, write_loop},
+    write::{Outbox, Outgoing},
 };
-use crate::{Caller, Class, PeerIdentity, Rejection, TaskGroup, identity::Role};
+use crate::{Caller, Class, PeerIdentity, Rejection, TaskGroup, TraceContext, identity::Role};
 
 /// The answering side of one class of one connection.
 pub(super) struct ServedLane {
@@ -38,13 +41,32 @@ pub(super) struct ServedLane {
     expired: bool,
     class: Class,
     handlers: TaskGroup,
-    running: Running,
-    calls: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    running: Arc<Running>,
+    room: Arc<Room>,
 }
 
-/// Handlers at work, by call number.
-type Running = Arc<Mutex<BTreeMap<u64, AbortHandle>>>;
+/// Handlers that did not answer at once.
+#[derive(Default)]
+struct Running {
+    table: Mutex<Table>,
+    /// The earliest deadline has changed, or the lane has ended.
+    alarm: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    handlers: BTreeMap<u64, (Instant, AbortHandle)>,
+    /// When the deadlines are looked at next.
+    armed: Option<Instant>,
+    ended: bool,
+}
+
+/// A request whose body is being read.
+struct Begun {
+    deadline: Instant,
+    trace: Option<TraceContext>,
+    held: Held,
+}
 
 impl ServedLane {
     pub(super) fn new(
@@ -60,79 +82,115 @@ impl ServedLane {
             expired,
             class,
             handlers: handlers.clone(),
-            running: Running::default(),
-            calls: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
-            bytes: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
+            running: Arc::default(),
+            room: Arc::default(),
         }
     }
 
-    pub(super) async fn run(
-        self,
-        connection: Connection,
-        send: quinn::SendStream,
-        recv: quinn::RecvStream,
-        lanes: TaskGroup,
-    ) {
+    /// Serves until the stream ends.
+    ///
+    /// Requests are read where handlers run. What was read at once is handled at once: each handler is polled
+    /// where it is, and only one that has to wait gets a task of its own; the answers of the others leave in
+    /// one write. Deadlines are kept on the transport's own threads.
+    pub(super) async fn run(self, connection: Connection, send: SendStream, recv: RecvStream) {
         // The stream is new, so it cannot be closed.
         let _ = send.set_priority(priority(self.class));
-        let (answers, queued) = mpsc::channel(MAX_IN_FLIGHT);
-        lanes.spawn(async move {
-            if let Err(error) = write_loop(send, queued).await {
+        let outbox = Arc::new(Outbox::new(send));
+        let writer = Arc::clone(&outbox);
+        self.shared.lanes.spawn(async move {
+            if let Err(error) = writer.run().await {
                 debug!(%error, "stopped writing answers");
             }
         });
-        if let Err(error) = self.read_loop(recv, answers).await
-            && connection.close_reason().is_none()
-        {
-            warn!(peer = self.peer.node, %error, "closing connection: its peer breaks the protocol");
-            connection.close(VarInt::from_u32(close::PROTOCOL), b"protocol error");
+        let running = Arc::clone(&self.running);
+        self.shared
+            .tasks
+            .spawn(async move { running.keep_deadlines().await });
+        let _end = EndOnDrop(&self.running, &outbox);
+        match self.read_loop(recv, &outbox).await {
+            // No further requests; those that are here are answered as long as the connection stands.
+            Ok(()) => drop(connection.closed().await),
+            Err(error) if connection.close_reason().is_none() => {
+                warn!(peer = self.peer.node, %error, "closing connection: its peer breaks the protocol");
+                connection.close(VarInt::from_u32(close::PROTOCOL), b"protocol error");
+            }
+            Err(_) => {}
         }
     }
 
-    async fn read_loop(
+    async fn read_loop(&self, mut stream: RecvStream, outbox: &Arc<Outbox>) -> Result<(), StreamError> {
+        let mut decoder = Decoder::new(max_frame(self.class));
+        let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
+        let mut begun = None;
+        while let Some(read) = stream.read_chunks(&mut chunks).await? {
+            let now = Instant::now();
+            for chunk in chunks.iter_mut().take(read) {
+                decoder.push(std::mem::take(chunk));
+                self.requests(&mut decoder, now, &mut begun, outbox).await?;
+            }
+            outbox.flush();
+            // A peer that is never done must not keep other tasks from running.
+            tokio::task::coop::consume_budget().await;
+        }
+        if decoder.is_between_frames() {
+            Ok(())
+        } else {
+            Err(FrameError::Unfinished.into())
+        }
+    }
+
+    /// Takes in what was read, at `now`.
+    async fn requests(
         &self,
-        mut stream: quinn::RecvStream,
-        answers: mpsc::Sender<Outgoing>,
-    ) -> Result<(), StreamError> {
-        while let Some(prefix) = frame::read_prefix(&mut stream, max_frame(self.class)).await? {
-            match prefix.kind {
-                Kind::Request => self.request(&mut stream, prefix, &answers).await?,
-                Kind::Cancel => {
-                    frame::discard(&mut stream, prefix.rest).await?;
-                    if let Some(handler) = lock(&self.running).remove(&prefix.call) {
-                        handler.abort();
+        decoder: &mut Decoder,
+        now: Instant,
+        begun: &mut Option<Begun>,
+        outbox: &Arc<Outbox>,
+    ) -> Result<(), FrameError> {
+        while let Some(part) = decoder.next()? {
+            match part {
+                Part::Head(head) => match head.kind {
+                    Kind::Request { deadline_ms, trace } => {
+                        let held = self.held(head.len, outbox).await;
+                        let remaining = Duration::from_millis(deadline_ms.into()).min(MAX_CALL_TIME);
+                        if let Some(rejection) = self.refuse(head.method, head.len) {
+                            decoder.skip();
+                            let outcome = Ok(Err(rejection));
+                            answer(outbox, head, outcome, held);
+                            continue;
+                        }
+                        *begun = Some(Begun {
+                            deadline: now + remaining,
+                            trace,
+                            held,
+                        });
+                    }
+                    Kind::Cancel => {
+                        decoder.skip();
+                        self.running.cancel(head.call);
+                    }
+                    Kind::Response | Kind::Rejection | Kind::Lost => return Err(FrameError::Direction),
+                },
+                Part::Body(head, body) => {
+                    if let Some(begun) = begun.take() {
+                        self.start(head, body, begun, outbox)?;
                     }
                 }
-                Kind::Response | Kind::Rejection | Kind::Lost => return Err(FrameError::Direction.into()),
             }
         }
         Ok(())
     }
 
-    async fn request(
-        &self,
-        stream: &mut quinn::RecvStream,
-        prefix: Prefix,
-        answers: &mpsc::Sender<Outgoing>,
-    ) -> Result<(), StreamError> {
-        let len = prefix
-            .rest
-            .checked_sub(DEADLINE_LEN)
-            .ok_or(FrameError::TooShort)?;
-        let remaining = Duration::from_millis(stream.read_u32().await?.into()).min(MAX_CALL_TIME);
-        let deadline = Instant::now() + remaining;
-        if let Some(rejection) = self.refuse(prefix.method, len) {
-            frame::discard(stream, len).await?;
-            if let Some(frame) = rejection_frame(prefix, rejection) {
-                // A closed queue means that the connection ends, which the next read notices.
-                let _ = answers.send(frame).await;
-            }
-            return Ok(());
+    /// Room for a request of `len` bytes. While there is none nothing more is read, and flow control holds the
+    /// peer back.
+    async fn held(&self, len: usize, outbox: &Outbox) -> Held {
+        let token = self.shared.in_flight.token();
+        if let Some(held) = self.room.try_enter(len, token.clone()) {
+            return held;
         }
-        // While the limits are reached nothing more is read, and flow control holds the peer back.
-        let permits = self.permits(len).await;
-        let body = frame::read_body(stream, len).await?;
-        self.start(prefix, body, deadline, answers.clone(), permits)
+        // The answers that are there may be what takes the room.
+        outbox.flush();
+        self.room.enter(len, token).await
     }
 
     /// What speaks against a request before its body is read.
@@ -165,62 +223,140 @@ impl ServedLane {
         })
     }
 
-    async fn permits(&self, len: usize) -> Vec<OwnedSemaphorePermit> {
-        let len = u32::try_from(len.min(MAX_IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
-        let call = Arc::clone(&self.calls).acquire_owned().await;
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(len).await;
-        // The semaphores are never closed, so both are there.
-        call.into_iter().chain(bytes).collect()
-    }
-
-    fn start(
-        &self,
-        prefix: Prefix,
-        body: Bytes,
-        deadline: Instant,
-        answers: mpsc::Sender<Outgoing>,
-        permits: Vec<OwnedSemaphorePermit>,
-    ) -> Result<(), StreamError> {
+    /// Runs the handler of a request as far as it comes without waiting.
+    fn start(&self, head: Head, body: Bytes, begun: Begun, outbox: &Arc<Outbox>) -> Result<(), FrameError> {
+        if self.running.has(head.call) {
+            return Err(FrameError::DuplicateCall);
+        }
+        let Begun {
+            deadline,
+            trace,
+            held,
+        } = begun;
         let caller = Caller {
             peer: self.peer.clone(),
             role: Some(self.role),
             deadline,
+            trace,
         };
-        let in_flight = self.shared.in_flight.token();
-        let router = self.shared.router.clone();
-        let running = Arc::clone(&self.running);
-        let work = async move {
-            let handled = AssertUnwindSafe(router.dispatch(caller, prefix.method, body)).catch_unwind();
-            let answer = timeout_at(deadline, handled).await;
-            lock(&running).remove(&prefix.call);
-            let frame = match answer {
-                Ok(Ok(Ok(response))) => Outgoing::other(Kind::Response, prefix.method, prefix.call, response),
-                Ok(Ok(Err(rejection))) => rejection_frame(prefix, rejection),
-                Ok(Err(_panic)) => {
-                    error!(method = prefix.method, "handler panicked");
-                    Outgoing::other(Kind::Lost, prefix.method, prefix.call, Bytes::new())
-                }
-                // Nobody waits any more.
-                Err(_) => None,
-            };
-            if let Some(frame) = frame {
-                // A closed queue means that the connection has ended, and with it the call.
-                let _ = answers.send(frame.holding(permits, in_flight)).await;
+        let handler = self.shared.router.begin(caller, head.method, body);
+        let mut handler = AssertUnwindSafe(handler).catch_unwind();
+        // A handler that has to wait is polled again by its own task, and registers that one's waker.
+        match handler.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => answer(outbox, head, outcome, held),
+            Poll::Pending => {
+                let (running, outbox) = (Arc::clone(&self.running), Arc::clone(outbox));
+                let work = async move {
+                    let outcome = handler.await;
+                    running.remove(head.call);
+                    answer(&outbox, head, outcome, held);
+                    outbox.call_writer();
+                };
+                self.running
+                    .insert(head.call, deadline, || self.handlers.spawn(work).abort_handle());
             }
-        };
-        // Held while spawning, so that the handler cannot end before it is listed.
-        let mut running = lock(&self.running);
-        if running.contains_key(&prefix.call) {
-            return Err(FrameError::DuplicateCall.into());
         }
-        running.insert(prefix.call, self.handlers.spawn(work).abort_handle());
         Ok(())
     }
 }
 
-fn rejection_frame(prefix: Prefix, rejection: Rejection) -> Option<Outgoing> {
-    let body = encode_rejection(rejection)?;
-    Outgoing::other(Kind::Rejection, prefix.method, prefix.call, body)
+impl Running {
+    fn has(&self, call: u64) -> bool {
+        lock(&self.table).handlers.contains_key(&call)
+    }
+
+    /// Lists the handler that `spawn` begins, which cannot end before it is listed.
+    fn insert(&self, call: u64, deadline: Instant, spawn: impl FnOnce() -> AbortHandle) {
+        let mut table = lock(&self.table);
+        let handler = spawn();
+        table.handlers.insert(call, (deadline, handler));
+        if table.armed.is_none_or(|armed| deadline < armed) {
+            table.armed = Some(deadline);
+            self.alarm.notify_one();
+        }
+    }
+
+    fn remove(&self, call: u64) -> Option<AbortHandle> {
+        let (_, handler) = lock(&self.table).handlers.remove(&call)?;
+        Some(handler)
+    }
+
+    fn cancel(&self, call: u64) {
+        if let Some(handler) = self.remove(call) {
+            handler.abort();
+        }
+    }
+
+    fn end(&self) {
+        lock(&self.table).ended = true;
+        self.alarm.notify_one();
+    }
+
+    /// Ends handlers at their deadline, when nobody waits for them any more, until the lane has ended.
+    async fn keep_deadlines(&self) {
+        loop {
+            let next = {
+                let mut table = lock(&self.table);
+                if table.ended {
+                    return;
+                }
+                table.expire(Instant::now())
+            };
+            let changed = self.alarm.notified();
+            match next {
+                // That it was cut short and that it came to its end mean the same.
+                Some(next) => drop(timeout_at(next, changed).await),
+                None => changed.await,
+            }
+        }
+    }
+}
+
+impl Table {
+    /// Ends what has had its time, and says when to look again.
+    fn expire(&mut self, now: Instant) -> Option<Instant> {
+        self.handlers.retain(|_, (deadline, handler)| {
+            let keep = *deadline > now;
+            if !keep {
+                handler.abort();
+            }
+            keep
+        });
+        self.armed = self.handlers.values().map(|(deadline, _)| *deadline).min();
+        self.armed
+    }
+}
+
+/// Lets go of the stream and the keeper of deadlines, however the lane ends.
+struct EndOnDrop<'a>(&'a Running, &'a Outbox);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+        self.1.close();
+    }
+}
+
+/// What a handler came to; an error if it panicked.
+type Handled = thread::Result<Result<Bytes, Rejection>>;
+
+/// Queues the answer to the request of `head`.
+fn answer(outbox: &Outbox, head: Head, handled: Handled, mut held: Held) {
+    let (kind, body) = match handled {
+        Ok(Ok(response)) => (Kind::Response, response),
+        Ok(Err(rejection)) => match encode_rejection(rejection) {
+            Some(body) => (Kind::Rejection, body),
+            None => (Kind::Lost, Bytes::new()),
+        },
+        Err(_panic) => {
+            error!(method = head.method, "handler panicked");
+            (Kind::Lost, Bytes::new())
+        }
+    };
+    held.answered(body.len());
+    let frame = Outgoing::new(kind, head.method, head.call, body).holding(held);
+    // A closed stream means that the connection has ended, and with it the call.
+    drop(outbox.push(frame));
 }
 
 /// The body of a rejection, its texts cut to what fits.
@@ -230,5 +366,5 @@ pub(super) fn encode_rejection(mut rejection: Rejection) -> Option<Bytes> {
             *text = text.chars().take(MAX_REJECTION_TEXT / 4).collect();
         }
     }
-    postcard::to_allocvec(&rejection).ok().map(Bytes::from)
+    Some(postcard::to_allocvec(&rejection).ok()?.into())
 }

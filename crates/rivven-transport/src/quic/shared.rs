@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) tasks: TaskGroup,
     /// The runtime of whoever started the transport, where handlers run.
     pub(super) callers: TaskGroup,
+    /// Reading and writing the frames of calls, on the same runtime: where they are made and handled.
+    pub(super) lanes: TaskGroup,
     /// What looks after the certificate, on the same runtime.
     pub(super) upkeep: TaskGroup,
     /// Calls and handlers in flight, which a shutdown waits for.

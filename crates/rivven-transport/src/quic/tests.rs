@@ -3,6 +3,7 @@
 mod calls;
 mod door;
 mod identity;
+mod load;
 mod pair;
 mod providers;
 mod restart;

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::Outcome;
+use crate::{Outcome, TraceContext};
 
 #[tokio::test]
 async fn calls_of_every_class_are_answered_in_both_directions() {
@@ -182,4 +182,39 @@ async fn a_shutdown_answers_what_is_in_flight_and_refuses_the_rest() {
     assert!(later.to_string().contains("node 2 is shutting down"), "{later}");
     assert_eq!(echo(&two, 1, ctx(100)).await.unwrap_err().code(), "not-sent");
     two.shutdown(Duration::from_secs(5)).await;
+}
+
+/// Answers with the caller's trace.
+struct Traced;
+
+impl Method for Traced {
+    const ID: u16 = 0x8011;
+    const NAME: &'static str = "traced";
+    const CLASS: Class = Class::Raft;
+    const MAX_REQUEST: usize = 16;
+    const MAX_RESPONSE: usize = 128;
+    type Request = ();
+    type Response = Option<String>;
+}
+
+#[tokio::test]
+async fn a_trace_reaches_the_handler_of_the_call_that_has_one_and_no_other() {
+    let ca = authority();
+    let router = router(&Slept::default());
+    router.register::<Traced, _, _>(
+        |caller, ()| async move { Ok(caller.trace.map(|trace| trace.to_string())) },
+    );
+    let one = start(identity(&ca, 1));
+    let two = identity(&ca, 2);
+    let local = local(&two, 1);
+    let two = QuicTransport::builder(two, local).router(router).start().unwrap();
+    introduce(&one, &two);
+    let trace = TraceContext::new([7; 16], [8; 8], 1).unwrap();
+    for to in [2, 2] {
+        let traced = one.call::<Traced>(to, &(), ctx(5000).with_trace(trace)).await;
+        assert_eq!(traced.unwrap(), Some(trace.to_string()));
+        assert_eq!(one.call::<Traced>(to, &(), ctx(5000)).await.unwrap(), None);
+    }
+    let own = two.call::<Traced>(2, &(), ctx(5000).with_trace(trace)).await;
+    assert_eq!(own.unwrap(), Some(trace.to_string()));
 }
