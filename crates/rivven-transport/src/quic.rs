@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod dial;
 mod door;
+mod drive;
 mod end;
 mod explain;
 mod frame;
@@ -45,7 +46,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use quinn::{Endpoint, TokioRuntime};
+use quinn::Endpoint;
 use rivven_crypto::{EntropyError, Provider};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
@@ -58,6 +59,7 @@ use crate::{
     issuer::remind,
 };
 use config::Configs;
+use drive::Drivers;
 use network::QuicNetwork;
 use runtime::IoRuntime;
 use shared::Shared;
@@ -199,9 +201,12 @@ impl QuicTransportBuilder {
 
     /// Binds the socket and starts.
     ///
-    /// Packets are moved by two threads of the transport's own, named `rivven-quic`; host names are looked
-    /// up on up to four more, which exist only while they have work. Handlers run on the runtime of the
-    /// calling task, so that one that blocks delays neither packets nor the answers of others.
+    /// Packets are moved by threads of the transport's own, named `rivven-quic`: one on a machine of up to four
+    /// cores, else two. Host names are looked up on up to four more, which exist only while they have work.
+    ///
+    /// Calls are read, handled and written on the runtime of the calling task. A handler runs where its request
+    /// was read until it has to wait for something, and then in a task of its own. So one that blocks its
+    /// thread delays no packet, no ping and no other peer, but the requests that came behind it in its class.
     ///
     /// # Errors
     /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
@@ -236,9 +241,8 @@ impl QuicTransportBuilder {
             source,
         };
         let (runtime, io) = IoRuntime::start().map_err(BindError::Threads)?;
-        let entered = io.enter();
-        let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime));
-        drop(entered);
+        let drivers = Arc::new(Drivers::new(io.clone()));
+        let endpoint = Endpoint::new(endpoint, Some(server), socket, drivers);
         let endpoint = endpoint.map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;
         info!(node_id = self.local.node, %local_addr, "transport listening");

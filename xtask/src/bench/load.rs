@@ -10,18 +10,42 @@ use anyhow::{Result, ensure};
 use rivven_transport::TaskGroup;
 use tokio::time::Instant;
 
+/// Which part of a load's duration precedes it as a warm-up.
+pub(super) const WARM_UP: u32 = 4;
+
 /// What a load has shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shown {
     /// Sorted.
     times: Vec<Duration>,
     took: Duration,
+    /// What the load, warm-up included, has cost both processes: nanoseconds of CPU, sleeps of threads.
+    cost: Option<(u64, u64)>,
 }
 
 impl Shown {
     pub(super) fn new(mut times: Vec<Duration>, took: Duration) -> Self {
         times.sort_unstable();
-        Self { times, took }
+        Self {
+            times,
+            took,
+            cost: None,
+        }
+    }
+
+    /// The same with what it has cost.
+    pub(super) fn costing(mut self, cpu_ns: u64, sleeps: u64) -> Self {
+        self.cost = (cpu_ns > 0).then_some((cpu_ns, sleeps));
+        self
+    }
+
+    /// Microseconds of CPU and sleeps of threads for one request, both processes together.
+    pub(super) fn cost_each(&self) -> Option<(f64, f64)> {
+        let (cpu_ns, sleeps) = self.cost?;
+        let whole = (self.took + self.took / WARM_UP).as_secs_f64();
+        let requests = (self.per_second() * whole).max(1.0);
+        let as_float = |number: u64| Duration::from_nanos(number).as_secs_f64() * 1e9;
+        Some((as_float(cpu_ns) / 1e3 / requests, as_float(sleeps) / requests))
     }
 
     pub(super) fn per_second(&self) -> f64 {
@@ -50,7 +74,7 @@ where
     Fut: Future<Output = Result<()>> + Send,
 {
     let tasks = TaskGroup::current();
-    let from = Instant::now() + duration / 4;
+    let from = Instant::now() + duration / WARM_UP;
     let until = from + duration;
     let all = Arc::new(Mutex::new(Vec::new()));
     let workers: Vec<_> = (0..at_a_time)

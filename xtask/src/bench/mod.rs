@@ -31,6 +31,22 @@ pub(crate) struct Args {
     /// Write one JSON line per figure to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure only this.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+}
+
+/// A part of the measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    Memory,
+    Calls,
+    Bulk,
+    Control,
+    Streams,
+    Handshakes,
+    Datagrams,
+    Restarts,
 }
 
 /// Runs `cargo xtask bench rpc`.

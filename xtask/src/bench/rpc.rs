@@ -12,12 +12,12 @@ use rivven_transport::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Args,
+    Args, Part,
     child::Peer,
     load::{self, Shown},
     report::Report,
     stream_per_request, tcp, transfer, usage,
-    wire::{self, Blob, Call, Chunk, PEER, Ping},
+    wire::{self, Blob, Call, Chunk, PEER, Ping, Used},
 };
 
 /// Idle connections whose memory is measured.
@@ -82,14 +82,31 @@ pub(super) async fn main(args: &Args) -> Result<()> {
         transport,
         report: Report::new("rpc"),
     };
-    bench.idle_connections(&peer).await?;
-    bench.calls(&peer).await?;
-    bench.bulk(&peer).await?;
-    bench.control_beside_bulk().await?;
-    bench.streams(&peer).await?;
-    bench.handshakes(&peer).await?;
-    bench.datagrams()?;
-    bench.restarts(peer).await?;
+    let wanted = |part| args.only.is_none_or(|only| only == part);
+    if wanted(Part::Memory) {
+        bench.idle_connections(&peer).await?;
+    }
+    if wanted(Part::Calls) {
+        bench.calls(&peer).await?;
+    }
+    if wanted(Part::Bulk) {
+        bench.bulk(&peer).await?;
+    }
+    if wanted(Part::Control) {
+        bench.control_beside_bulk().await?;
+    }
+    if wanted(Part::Streams) {
+        bench.streams(&peer).await?;
+    }
+    if wanted(Part::Handshakes) {
+        bench.handshakes(&peer).await?;
+    }
+    if wanted(Part::Datagrams) {
+        bench.datagrams()?;
+    }
+    if wanted(Part::Restarts) {
+        bench.restarts(peer).await?;
+    }
     bench.transport.shutdown(Duration::from_millis(100)).await;
     if let Some(path) = &args.json {
         bench.report.write(path)?;
@@ -136,32 +153,64 @@ impl Bench {
     async fn calls(&mut self, peer: &Peer) -> Result<()> {
         let duration = self.effort.load;
         let tls = self.dir.path().join("tls").join(node_dir_name(1));
+        let tasks = rivven_transport::TaskGroup::current();
         for (size, name) in [(128, "128 B"), (64 << 10, "64 KiB")] {
             for at_a_time in [1, 16, 256] {
-                let raw = tcp::run(peer.tcp, size, at_a_time, duration).await?;
-                let (endpoint, connection) = stream_per_request::connect(peer.quinn, &tls).await?;
+                let bare = tcp::run(peer.tcp, size, at_a_time, duration).await?;
                 let body = Bytes::from(vec![0; size]);
+                let client = tcp::Client::connect(peer.tcp, &tasks).await?;
+                let request = body.clone();
+                let raw = load::run(at_a_time, duration, move || client.clone().call(request.clone()));
+                let raw = self.costing(raw).await?;
+                let (endpoint, connection) = stream_per_request::connect(peer.quinn, &tls).await?;
                 let naive = load::run(at_a_time, duration, move || {
                     stream_per_request::request(connection.clone(), body.clone())
-                })
-                .await?;
+                });
+                let naive = self.costing(naive).await?;
                 endpoint.close(0u32.into(), b"done");
-                let own = load::run(at_a_time, duration, caller::<Call>(&self.transport, size)).await?;
-                self.compare(&format!("{name}, {at_a_time} in flight"), &own, &raw, &naive);
+                let own = load::run(at_a_time, duration, caller::<Call>(&self.transport, size));
+                let own = self.costing(own).await?;
+                let references = [
+                    ("raw tcp", &raw),
+                    ("raw tcp loop", &bare),
+                    ("quinn stream each", &naive),
+                ];
+                self.compare(&format!("{name}, {at_a_time} in flight"), &own, &references);
             }
         }
+        tasks.abort();
         Ok(())
     }
 
-    fn compare(&mut self, case: &str, own: &Shown, raw: &Shown, naive: &Shown) {
-        let references =
-            |of: &dyn Fn(&Shown) -> f64| [("raw tcp", of(raw)), ("quinn stream each", of(naive))];
-        let rate = references(&Shown::per_second);
+    /// What `load` shows, with what it costs both processes.
+    async fn costing(&self, load: impl Future<Output = Result<Shown>>) -> Result<Shown> {
+        let before = [Used::now(), wire::usage(&self.transport).await?];
+        let shown = load.await?;
+        let after = [Used::now(), wire::usage(&self.transport).await?];
+        let sum = |of: fn(&Used) -> u64| {
+            let total = |used: &[Used; 2]| used.iter().map(of).sum::<u64>();
+            total(&after).saturating_sub(total(&before))
+        };
+        Ok(shown.costing(sum(|used| used.cpu_ns), sum(|used| used.sleeps)))
+    }
+
+    fn compare(&mut self, case: &str, own: &Shown, references: &[(&'static str, &Shown)]) {
+        let of = |of: &dyn Fn(&Shown) -> f64| {
+            let each = references.iter().map(|(name, shown)| (*name, of(shown)));
+            each.collect::<Vec<_>>()
+        };
+        let rate = of(&Shown::per_second);
         self.report.add(case, "rate", (own.per_second(), "1/s"), &rate);
         for (metric, percent) in [("p50", 50), ("p99", 99)] {
-            let times = references(&|shown| shown.percentile_us(percent));
+            let times = of(&|shown| shown.percentile_us(percent));
             self.report
                 .add(case, metric, (own.percentile_us(percent), "us"), &times);
+        }
+        if let Some((cpu, sleeps)) = own.cost_each() {
+            let cpus = of(&|shown| shown.cost_each().map_or(f64::NAN, |(cpu, _)| cpu));
+            self.report.add(case, "cpu, both", (cpu, "us"), &cpus);
+            let others = of(&|shown| shown.cost_each().map_or(f64::NAN, |(_, sleeps)| sleeps));
+            self.report.add(case, "sleeps", (sleeps, ""), &others);
         }
     }
 
@@ -246,7 +295,7 @@ impl Bench {
     /// Connections made and closed one after the other, hello included.
     async fn handshakes(&mut self, peer: &Peer) -> Result<()> {
         let both = |here: Option<u64>, there: u64| here.unwrap_or(0) + there;
-        let before = both(usage::cpu_ns(), wire::usage(&self.transport).await?.0);
+        let before = both(usage::cpu_ns(), wire::usage(&self.transport).await?.cpu_ns);
         let (began, mut times) = (Instant::now(), Vec::new());
         for _ in 0..self.effort.handshakes {
             let start = Instant::now();
@@ -255,7 +304,7 @@ impl Bench {
             times.push(start.elapsed());
         }
         let shown = Shown::new(times, began.elapsed());
-        let after = both(usage::cpu_ns(), wire::usage(&self.transport).await?.0);
+        let after = both(usage::cpu_ns(), wire::usage(&self.transport).await?.cpu_ns);
         let case = "handshake and hello";
         self.report.add(case, "p50", (shown.percentile_us(50), "us"), &[]);
         if usage::cpu_ns().is_some() {
@@ -272,7 +321,7 @@ impl Bench {
         warm.set_address(PEER, peer.quic.into());
         call::<Ping>(warm, Blob::zeros(128)).await?;
         call::<Ping>(self.transport.clone(), Blob::zeros(128)).await?;
-        let before = wire::usage(&self.transport).await?.1;
+        let before = wire::usage(&self.transport).await?.resident;
         if before == 0 {
             println!("memory per idle connection: not measured, this system has no /proc");
             return Ok(());
@@ -285,7 +334,7 @@ impl Bench {
             others.push(other);
         }
         sleep(Duration::from_millis(300)).await;
-        let after = wire::usage(&self.transport).await?.1;
+        let after = wire::usage(&self.transport).await?.resident;
         let each = u32::try_from(after.saturating_sub(before) / (IDLE_CONNECTIONS - 1))?;
         let value = (f64::from(each) / 1e3, "kB");
         self.report.add("idle connection, one end", "memory", value, &[]);

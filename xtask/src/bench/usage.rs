@@ -10,6 +10,19 @@ pub(super) fn cpu_ns() -> Option<u64> {
     Some(total)
 }
 
+/// How often a live thread has gone to sleep: each time, something had to wake it.
+pub(super) fn sleeps() -> Option<u64> {
+    let mut total = 0;
+    for thread in std::fs::read_dir("/proc/self/task").ok()? {
+        let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        total += line.trim().parse::<u64>().ok()?;
+    }
+    Some(total)
+}
+
 /// Resident memory.
 pub(super) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

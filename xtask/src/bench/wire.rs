@@ -78,7 +78,7 @@ method!(
 );
 method!(
     /// What the answering process has used so far.
-    Usage, 0x8003, "bench-usage", Control, () => (u64, u64)
+    Usage, 0x8003, "bench-usage", Control, () => Used
 );
 
 /// The methods of the end that answers.
@@ -89,12 +89,7 @@ pub(super) fn router() -> Router {
     router.register::<Ping, _, _>(answer);
     router.register::<Chunk, _, _>(answer);
     super::transfer::register(&router);
-    router.register::<Usage, _, _>(|_, ()| async {
-        Ok((
-            super::usage::cpu_ns().unwrap_or(0),
-            super::usage::resident_bytes().unwrap_or(0),
-        ))
-    });
+    router.register::<Usage, _, _>(|_, ()| async { Ok(Used::now()) });
     router
 }
 
@@ -110,8 +105,26 @@ pub(super) fn local(identity: &NodeIdentity, boot_epoch: u64) -> LocalIdentity {
     }
 }
 
-/// What the answering process has used: nanoseconds of CPU, bytes of memory.
-pub(super) async fn usage(transport: &Transport) -> anyhow::Result<(u64, u64)> {
+/// What a process has used, zero where the system does not say.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Used {
+    pub(super) cpu_ns: u64,
+    pub(super) resident: u64,
+    pub(super) sleeps: u64,
+}
+
+impl Used {
+    pub(super) fn now() -> Self {
+        Self {
+            cpu_ns: super::usage::cpu_ns().unwrap_or(0),
+            resident: super::usage::resident_bytes().unwrap_or(0),
+            sleeps: super::usage::sleeps().unwrap_or(0),
+        }
+    }
+}
+
+/// What the answering process has used.
+pub(super) async fn usage(transport: &Transport) -> anyhow::Result<Used> {
     let ctx = rivven_transport::CallCtx::timeout(std::time::Duration::from_secs(5));
     Ok(transport.call::<Usage>(PEER, &(), ctx).await?)
 }

@@ -270,6 +270,7 @@ impl MemoryEnd {
             peer: self.end.proven(),
             role: Some(self.end.role),
             deadline: until,
+            trace: None,
         };
         let served = peer.in_flight.token();
         let router = peer.router.clone();

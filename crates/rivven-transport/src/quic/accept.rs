@@ -183,13 +183,13 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// Serves the calls that the peer makes on `connection` until it ends, on tasks of `lanes` and `handlers`.
+/// Serves the calls that the peer makes on `connection` until it ends, with handlers on tasks of `handlers`.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     connection: &Connection,
     purpose: Purpose,
     (peer, role, expired): (&PeerIdentity, Role, bool),
-    (lanes, handlers): (&TaskGroup, &TaskGroup),
+    handlers: &TaskGroup,
 ) -> ConnectionError {
     let transfers = Receiving {
         shared: Arc::clone(shared),

@@ -6,7 +6,7 @@ use quinn::{Connection, ConnectionError, VarInt};
 use rivven_crypto::random_bytes;
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     config::SERVER_NAME,

@@ -83,8 +83,7 @@ pub(super) async fn run(met: Met, line: Arc<Line>) {
             .spawn(follow_identity(Arc::clone(&shared), Arc::clone(&line)));
     }
     let caller = (&identity, subject.role(), expired);
-    let groups = (&lanes.0, &handlers.0);
-    let error = serve(&shared, &line.connection, purpose, caller, groups).await;
+    let error = serve(&shared, &line.connection, purpose, caller, &handlers.0).await;
     let cause = explain(&error).to_string();
     line.fail(&cause);
     info!(peer = %subject, ?purpose, cause, "disconnected");

@@ -18,6 +18,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    drive::once_free,
     frame::{Decoder, FrameError, Head, Kind, Part},
     hello::close,
     limits::{
@@ -158,7 +159,7 @@ impl Lane {
             return Err(LaneError::Gone(frame.into_body()));
         }
         if entered.alone {
-            self.outbox.flush();
+            self.outbox.send();
         } else {
             self.outbox.call_writer();
         }
@@ -297,7 +298,7 @@ impl Lane {
         let mut decoder = Decoder::new(max_frame(self.class));
         let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
         let mut wakers = Vec::new();
-        while let Some(read) = stream.read_chunks(&mut chunks).await? {
+        while let Some(read) = once_free(stream.read_chunks(&mut chunks)).await? {
             let result = self.answers(&mut decoder, chunks.iter_mut().take(read), &mut wakers);
             if result.is_err() {
                 // Before callers learn of it, who may call again at once.

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 pub(super) use crate::limits::{IDLE_TIMEOUT, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_WAITING, max_frame};
 
-/// Threads that move packets. They run no handler, so none can keep them from answering.
-pub(super) const IO_THREADS: usize = 2;
+/// Threads that move packets, at most. They run no handler, so none can keep them from answering.
+pub(super) const MAX_IO_THREADS: usize = 2;
+
+/// Cores from which on there are so many; below, there is one.
+pub(super) const MANY_CORES: usize = 5;
 
 /// Host names looked up at a time, each on a thread that is kept only while there is work.
 pub(super) const MAX_LOOKUPS: usize = 4;

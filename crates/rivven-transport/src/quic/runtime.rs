@@ -1,6 +1,6 @@
 //! The threads that move packets, apart from those that run handlers.
 
-use std::{cell::RefCell, io, sync::Mutex, time::Duration};
+use std::{cell::RefCell, io, sync::Mutex, thread, time::Duration};
 
 use quinn::Endpoint;
 use tokio::{
@@ -14,7 +14,7 @@ use tracing::{
 };
 
 use super::{
-    limits::{CLOSE_TIME, IO_THREADS, MAX_LOOKUPS},
+    limits::{CLOSE_TIME, MANY_CORES, MAX_IO_THREADS, MAX_LOOKUPS},
     lock,
 };
 use crate::TaskGroup;
@@ -26,7 +26,7 @@ thread_local! {
     static LOGGING: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
 }
 
-/// A runtime of [`IO_THREADS`] threads, on which nothing of the user runs.
+/// A runtime of one or two threads, on which nothing of the user runs.
 ///
 /// Its end drops every task that holds the socket, so the port is free once [`IoRuntime::stop`] returns.
 pub(super) struct IoRuntime(Mutex<Option<Runtime>>);
@@ -35,7 +35,7 @@ impl IoRuntime {
     pub(super) fn start() -> io::Result<(Self, Handle)> {
         let log = inherited_log();
         let runtime = Builder::new_multi_thread()
-            .worker_threads(IO_THREADS)
+            .worker_threads(io_threads())
             .max_blocking_threads(MAX_LOOKUPS)
             .thread_name("rivven-quic")
             .on_thread_start(move || {
@@ -64,7 +64,7 @@ impl IoRuntime {
         let Some(runtime) = lock(&self.0).take() else {
             return;
         };
-        let stopping = std::thread::Builder::new()
+        let stopping = thread::Builder::new()
             .name("rivven-quic-end".into())
             .spawn(move || {
                 if let Some(endpoint) = endpoint {
@@ -77,6 +77,14 @@ impl IoRuntime {
         if let Err(error) = stopping {
             warn!(%error, "no thread to end the transport on; its port is free when the process ends");
         }
+    }
+}
+
+/// Threads that move packets. On few cores a second one only takes turns with the first, and each turn wakes it.
+fn io_threads() -> usize {
+    match thread::available_parallelism() {
+        Ok(cores) if cores.get() >= MANY_CORES => MAX_IO_THREADS,
+        Ok(_) | Err(_) => 1,
     }
 }
 

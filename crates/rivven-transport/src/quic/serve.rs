@@ -21,6 +21,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     dial::priority,
+    drive::once_free,
     frame::{Decoder, FrameError, Head, Kind, Part},
     hello::close,
     limits::{MAX_CALL_TIME, MAX_REJECTION_TEXT, READ_CHUNKS, max_frame},
@@ -122,13 +123,18 @@ impl ServedLane {
         let mut decoder = Decoder::new(max_frame(self.class));
         let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
         let mut begun = None;
-        while let Some(read) = stream.read_chunks(&mut chunks).await? {
+        while let Some(read) = once_free(stream.read_chunks(&mut chunks)).await? {
             let now = Instant::now();
             for chunk in chunks.iter_mut().take(read) {
                 decoder.push(std::mem::take(chunk));
                 self.requests(&mut decoder, now, &mut begun, outbox).await?;
             }
-            outbox.flush();
+            // One packet came; one goes, and nobody else is kept waiting for its answers.
+            if read == 1 {
+                outbox.send();
+            } else {
+                outbox.flush();
+            }
             // A peer that is never done must not keep other tasks from running.
             tokio::task::coop::consume_budget().await;
         }

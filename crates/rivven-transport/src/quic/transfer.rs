@@ -147,6 +147,7 @@ impl Receiving {
             peer: self.peer.clone(),
             role: Some(self.role),
             deadline: Instant::now() + HELLO_TIMEOUT,
+            trace: None,
         };
         let in_flight = self.shared.in_flight.token();
         let router = self.shared.router.clone();

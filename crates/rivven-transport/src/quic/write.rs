@@ -16,6 +16,7 @@ use futures_util::task::AtomicWaker;
 use quinn::{SendStream, WriteError};
 
 use super::{
+    drive::at_once,
     frame::{Head, Kind, MAX_HEAD},
     limits::{COPY_BELOW, MAX_BATCH, MAX_BATCH_BYTES},
     lock,
@@ -147,6 +148,11 @@ impl Outbox {
         if !self.called.swap(true, Ordering::AcqRel) {
             self.writer.wake();
         }
+    }
+
+    /// The same as [`Self::flush`], and the packet leaves from this thread.
+    pub(super) fn send(&self) {
+        at_once(|| self.flush());
     }
 
     /// Writes what is queued at once, as far as the peer takes it; the writer does the rest.

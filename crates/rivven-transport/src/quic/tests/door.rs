@@ -82,7 +82,7 @@ async fn dial(to: &Transport, protocol: &[u8]) -> (Endpoint, Result<Connection, 
     let provider = Provider::default();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let endpoint = provider.quic_endpoint(&[7; 32]);
-    let endpoint = Endpoint::new(endpoint, None, socket, Arc::new(TokioRuntime)).unwrap();
+    let endpoint = Endpoint::new(endpoint, None, socket, Arc::new(quinn::TokioRuntime)).unwrap();
     let client = config::stranger_client(Arc::new(Gullible), &provider, protocol).unwrap();
     let connecting = endpoint.connect_with(client, to.local_addr().unwrap(), config::SERVER_NAME);
     let connection = connecting.unwrap().await;
