@@ -25,7 +25,7 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
@@ -58,6 +58,7 @@ const STEPS: [Step; 14] = [
         "no_std: hashring",
         &["check", "-p", "rivven-hashring", "--no-default-features"],
     ),
+    cargo("fuzz", &["xtask", "fuzz", "--seconds", "2"]),
     cargo("cross", &["xtask", "cross"]),
     cargo("providers", &["xtask", "providers"]),
     cargo("demo", &["run", "--release", "-p", "rivven-node", "--", "demo"]),

@@ -81,6 +81,7 @@ pub struct QuicTransportBuilder {
     keys: Option<QuicKeys>,
     provider: Provider,
     versions: hello::Versions,
+    runtime: Option<Handle>,
 }
 
 /// Why the transport did not start. Nothing was left behind.
@@ -165,6 +166,7 @@ impl QuicTransport {
             keys: None,
             provider,
             versions: hello::VERSIONS,
+            runtime: None,
         }
     }
 }
@@ -199,10 +201,22 @@ impl QuicTransportBuilder {
         self
     }
 
+    /// Moves packets on the runtime of `handle`, which must have its I/O and time enabled, and starts no threads.
+    ///
+    /// For programs that want all threads to be their own. Whatever blocks that runtime then delays packets and
+    /// pings too: peers close a connection whose pings stay unanswered for 600 ms. Once the transport is shut
+    /// down its port is free as soon as the runtime has dropped what held the socket.
+    #[must_use]
+    pub fn runtime(mut self, handle: Handle) -> Self {
+        self.runtime = Some(handle);
+        self
+    }
+
     /// Binds the socket and starts.
     ///
-    /// Packets are moved by threads of the transport's own, named `rivven-quic`: one on a machine of up to four
-    /// cores, else two. Host names are looked up on up to four more, which exist only while they have work.
+    /// Unless [`Self::runtime`] says otherwise, packets are moved by threads of the transport's own, named
+    /// `rivven-quic`: one on a machine of up to four cores, else two. Host names are looked up on up to four more,
+    /// which exist only while they have work.
     ///
     /// Calls are read, handled and written on the runtime of the calling task. A handler runs where its request
     /// was read until it has to wait for something, and then in a task of its own. So one that blocks its
@@ -240,7 +254,10 @@ impl QuicTransportBuilder {
             addr: self.bind,
             source,
         };
-        let (runtime, io) = IoRuntime::start().map_err(BindError::Threads)?;
+        let (runtime, io) = match self.runtime {
+            Some(handle) => IoRuntime::borrowed(handle),
+            None => IoRuntime::start().map_err(BindError::Threads)?,
+        };
         let drivers = Arc::new(Drivers::new(io.clone()));
         let endpoint = Endpoint::new(endpoint, Some(server), socket, drivers);
         let endpoint = endpoint.map_err(failed)?;
@@ -345,6 +362,18 @@ fn enlarge_buffers(socket: &Socket) {
 /// See [`crate::fuzzing::frames`].
 pub(crate) fn count_frames(bytes: &[u8]) -> usize {
     frame::count(bytes, limits::max_frame(Class::Client))
+}
+
+/// See [`crate::fuzzing::hello`].
+pub(crate) fn read_hello_again(bytes: &[u8]) -> Option<Vec<u8>> {
+    hello::Hello::decode(bytes, hello::VERSIONS)
+        .ok()
+        .map(|hello| hello.encode())
+}
+
+/// See [`crate::fuzzing::words`].
+pub(crate) fn count_words(bytes: &[u8]) -> usize {
+    control::count_words(bytes)
 }
 
 /// Locks a mutex whose content is consistent after every statement, and so even when poisoned.

@@ -1,9 +1,11 @@
 //! `cargo xtask fuzz`: random and damaged input to everything that reads what a stranger may have sent.
 //!
 //! Mutations of a corpus of valid input, in this process and without coverage guidance, so that it needs
-//! no compiler but Rust's. The seed is printed; the same seed makes the same inputs.
+//! no compiler but Rust's. The seed is printed; the same seed makes the same inputs, but for what valid input
+//! draws anew each time, such as tokens and the first counter of a sealer.
 
 mod mutate;
+mod overheard;
 mod targets;
 
 use std::{
@@ -40,6 +42,7 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
     for name in names {
         println!("{name:?}: {} s, --seed {}", args.seconds, args.seed);
         let mut target = name.start()?;
+        let before = peak_kib();
         let found = run(&mut *target, args.seed, Duration::from_secs(args.seconds));
         match found {
             Ok(inputs) => println!("{name:?}: {inputs} inputs, nothing found"),
@@ -49,8 +52,27 @@ pub(crate) fn main(args: &Args) -> Result<bool> {
                 clean = false;
             }
         }
+        let grown = before.zip(peak_kib()).map(|(before, after)| after - before);
+        if let Some(grown) = grown.filter(|grown| *grown > MAX_GROWTH_KIB) {
+            println!("{name:?}: an input made the process ask for {grown} KiB more; find it with a debugger");
+            clean = false;
+        }
     }
     Ok(clean)
+}
+
+/// Most address space that inputs of at most 4 KiB may make the process ask for, at its peak.
+///
+/// The largest frame has 8 MiB, and none may be reserved for before it has arrived; the rest is slack of the
+/// allocator. A length that is believed asks for up to 4 GiB.
+const MAX_GROWTH_KIB: u64 = 64 << 10;
+
+/// Most address space that this process has had, where the operating system says so: also what was asked for
+/// and never touched, which no other figure shows.
+fn peak_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Feeds mutated input until the time is over; the number and bytes of the first that fails.

@@ -8,9 +8,13 @@ use rivven_cluster::ClusterConfig;
 use rivven_swim::{Identity, Settings, Swim, SwimConfig, Time};
 use rivven_transport::{
     BootEpoch, CallCtx, Caller, ClusterId, InstanceId, LocalIdentity, MemoryNetwork, PeerIdentity, Router,
-    datagram::{DatagramOpener, DatagramSealer, GossipKey},
 };
 use tokio::runtime::Runtime;
+
+use super::overheard::raft_bodies;
+
+mod gossip;
+mod wire;
 
 /// Something that reads untrusted bytes.
 pub(super) trait Target {
@@ -24,7 +28,7 @@ pub(super) trait Target {
 /// The name of a target on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum TargetName {
-    /// Opening sealed datagrams: nothing that was changed may open.
+    /// Opening sealed datagrams while keys change: nothing that was changed may open.
     Datagram,
     /// The membership protocol's payloads, by a member that is authenticated and hostile.
     Swim,
@@ -32,17 +36,50 @@ pub(super) enum TargetName {
     Raft,
     /// The configuration file.
     Config,
+    /// Frames of calls in a stream.
+    Frames,
+    /// The first words of a connection.
+    Hello,
+    /// The words of the control stream.
+    Words,
+    /// Join tokens, and requests to certify a key.
+    Joining,
+    /// The calls of the transport itself: renewing a certificate, joining.
+    Issuing,
+    /// The ring of gossip keys as text, on disk and between nodes.
+    Ring,
+    /// Frames of a transfer.
+    Transfer,
 }
 
 impl TargetName {
-    pub(super) const ALL: [Self; 4] = [Self::Datagram, Self::Swim, Self::Raft, Self::Config];
+    pub(super) const ALL: [Self; 11] = [
+        Self::Datagram,
+        Self::Swim,
+        Self::Raft,
+        Self::Config,
+        Self::Frames,
+        Self::Hello,
+        Self::Words,
+        Self::Joining,
+        Self::Issuing,
+        Self::Ring,
+        Self::Transfer,
+    ];
 
     pub(super) fn start(self) -> Result<Box<dyn Target>> {
         Ok(match self {
-            Self::Datagram => Box::new(Datagram::new()?),
+            Self::Datagram => Box::new(gossip::Datagram::new()?),
             Self::Swim => Box::new(SwimPayload::new()?),
             Self::Raft => Box::new(RaftBody::new()?),
             Self::Config => Box::new(Config),
+            Self::Frames => Box::new(wire::Frames),
+            Self::Hello => Box::new(wire::Hello),
+            Self::Words => Box::new(wire::Words),
+            Self::Joining => Box::new(wire::Joining::new()?),
+            Self::Issuing => Box::new(wire::Issuing::new()?),
+            Self::Ring => Box::new(gossip::Ring::new()),
+            Self::Transfer => Box::new(wire::Transfer),
         })
     }
 }
@@ -55,39 +92,6 @@ fn local(node: u64) -> LocalIdentity {
         node,
         instance: InstanceId::from_bytes([2; 16]),
         boot_epoch: BootEpoch(5),
-    }
-}
-
-struct Datagram {
-    sealed: Vec<Vec<u8>>,
-    opener: DatagramOpener,
-    out: Vec<u8>,
-}
-
-impl Datagram {
-    fn new() -> Result<Self> {
-        let key = GossipKey::from_bytes([7; 32]);
-        let mut sealer = DatagramSealer::new(&key, &local(3));
-        let mut opener = DatagramOpener::new(&key, CLUSTER);
-        let (mut sealed, mut out) = (Vec::new(), Vec::new());
-        for text in ["", "ping", "a longer payload, with more to damage"] {
-            let mut datagram = Vec::new();
-            sealer.seal(text.as_bytes(), &mut datagram)?;
-            // Opened once, so that the unchanged datagram is a replay from here on.
-            opener.open(&datagram, &mut out)?;
-            sealed.push(datagram);
-        }
-        Ok(Self { sealed, opener, out })
-    }
-}
-
-impl Target for Datagram {
-    fn corpus(&self) -> Vec<Vec<u8>> {
-        self.sealed.clone()
-    }
-
-    fn feed(&mut self, input: &[u8]) -> bool {
-        self.opener.open(input, &mut self.out).is_err() && self.out.is_empty()
     }
 }
 
@@ -169,6 +173,7 @@ impl Target for SwimPayload {
 struct RaftBody {
     runtime: Runtime,
     router: Router,
+    overheard: Vec<Vec<u8>>,
 }
 
 impl RaftBody {
@@ -197,15 +202,19 @@ impl RaftBody {
         router
             .spec(0x0100)
             .context("the Raft node has registered nothing")?;
-        Ok(Self { runtime, router })
+        let overheard = runtime.block_on(raft_bodies(local))?;
+        Ok(Self {
+            runtime,
+            router,
+            overheard,
+        })
     }
 }
 
 impl Target for RaftBody {
     fn corpus(&self) -> Vec<Vec<u8>> {
-        // The first byte chooses the method; counts and lengths in postcard are small numbers first.
-        let body = |method: u8| [&[method], &[1; 24][..]].concat();
-        (0..=0x14).map(body).collect()
+        // The first byte chooses the method.
+        self.overheard.clone()
     }
 
     fn feed(&mut self, input: &[u8]) -> bool {

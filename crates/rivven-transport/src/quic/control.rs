@@ -70,6 +70,15 @@ impl Word {
     }
 }
 
+/// For the fuzzer: words at the front of `bytes`.
+pub(super) fn count_words(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<LEN>();
+    words
+        .iter()
+        .take_while(|word| Word::decode(**word).is_ok_and(|known| known.encode() == **word))
+        .count()
+}
+
 /// Speaks on the control stream of `line` until the connection ends.
 ///
 /// Ends it when the peer has fallen silent, and, once it is left, when neither end waits for an answer. Either

@@ -26,7 +26,7 @@ thread_local! {
     static LOGGING: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
 }
 
-/// A runtime of one or two threads, on which nothing of the user runs.
+/// A runtime of one or two threads, on which nothing of the user runs; or none, where the user's own is borrowed.
 ///
 /// Its end drops every task that holds the socket, so the port is free once [`IoRuntime::stop`] returns.
 pub(super) struct IoRuntime(Mutex<Option<Runtime>>);
@@ -46,6 +46,11 @@ impl IoRuntime {
             .build()?;
         let handle = runtime.handle().clone();
         Ok((Self(Mutex::new(Some(runtime))), handle))
+    }
+
+    /// The runtime of somebody else, which goes on when the transport ends.
+    pub(super) const fn borrowed(handle: Handle) -> (Self, Handle) {
+        (Self(Mutex::new(None)), handle)
     }
 
     /// Ends every task and frees the socket. `callers` provides the thread that waits for it.
