@@ -162,7 +162,7 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Deni
     };
     let line = Line::new(connection, lanes, claim, own);
     if let Some(peer) = &peer {
-        peer.offer(hello.purpose, &line, false);
+        peer.offer(hello.purpose, &line, &hello.identity, false);
     }
     let met = Met {
         shared: Arc::clone(shared),

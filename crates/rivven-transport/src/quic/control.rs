@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::BufMut;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt};
 use rivven_types::NodeId;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tracing::{debug, warn};
@@ -14,9 +14,9 @@ use tracing::{debug, warn};
 use super::{
     frame::FrameError,
     hello::close,
-    lane::Lanes,
     limits::{DRAIN_TIME, MAX_MISSED_PINGS, PING_INTERVAL},
     line::{Leave, Line},
+    peer::Tie,
     shared::Shared,
     silence::{Silence, Verdict},
 };
@@ -115,11 +115,17 @@ pub(super) async fn control_loop(
             }
         }
     };
+    let finished = Notify::new();
     let writing = async {
         let written = write_words(&line, peer, &mut send, &mut queued).await;
+        finished.notify_one();
         written
             .inspect_err(|error| debug!(%error, "stopped writing pings"))
             .is_ok()
+    };
+    let listening = async {
+        finished.notified().await;
+        listen(&line).await;
     };
     let leaving = async {
         tokio::select! {
@@ -134,6 +140,7 @@ pub(super) async fn control_loop(
         (read, written) = async { tokio::join!(reading, writing) } => if read && written {
             connection.close(VarInt::from_u32(close::DONE), b"left");
         },
+        () = listening => fell_silent(&line, peer),
         () = leaving => {
             debug!(peer, "closing connection: calls on it outlast its time to be left");
             connection.close(VarInt::from_u32(close::DONE), b"left for too long");
@@ -194,16 +201,14 @@ async fn write_words(
                 return Ok(());
             }
             Some(word) = queued.recv() => word,
-            _ = ticks.tick() => match verdict(&mut silence, connection, &line.lanes) {
+            _ = ticks.tick() => match silence.tick(heard(line), line.begun(), line.is_waiting()) {
                 Verdict::Quiet => continue,
                 Verdict::Ask => {
                     number += 1;
                     Word::Ping(number)
                 }
                 Verdict::Dead => {
-                    warn!(peer, missed = MAX_MISSED_PINGS, "closing connection: its peer fell silent");
-                    line.fail("the peer fell silent: it answered no ping");
-                    connection.close(VarInt::from_u32(close::SILENT), b"pings were not answered");
+                    fell_silent(line, peer);
                     return Ok(());
                 }
             },
@@ -212,10 +217,36 @@ async fn write_words(
     }
 }
 
-fn verdict(silence: &mut Silence, connection: &Connection, lanes: &Lanes) -> Verdict {
-    let begun = lanes.iter().map(|(_, lane)| lane.begun()).sum();
-    let wait = lanes.iter().any(|(_, lane)| lane.has_pending());
-    silence.tick(connection.stats().udp_rx.datagrams, begun, wait)
+/// Resolves when a peer that has not finished yet has fallen silent.
+///
+/// Who has finished can ping no more, and need not: as long as the peer waits for an answer it pings by
+/// itself, and when it does not it finishes.
+async fn listen(line: &Line) {
+    let mut ticks = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silence = Silence::default();
+    loop {
+        ticks.tick().await;
+        if silence.tick(heard(line), 0, true) == Verdict::Dead {
+            return;
+        }
+    }
+}
+
+/// Packets that have come.
+fn heard(line: &Line) -> u64 {
+    line.connection.stats().udp_rx.datagrams
+}
+
+fn fell_silent(line: &Line, peer: NodeId) {
+    warn!(
+        peer,
+        missed = MAX_MISSED_PINGS,
+        "closing connection: its peer fell silent"
+    );
+    line.fail("the peer fell silent: it answered no ping");
+    let code = VarInt::from_u32(close::SILENT);
+    line.connection.close(code, b"pings were not answered");
 }
 
 #[cfg(test)]

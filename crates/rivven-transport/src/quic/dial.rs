@@ -103,7 +103,7 @@ async fn connect(
         .await
         .map_err(|error| DialError::Unreachable(explain(&error).to_string()))?;
     let line = Line::new(dialled.connection, lanes, dialled.claim, own);
-    peer.offer(purpose, &line, true);
+    peer.offer(purpose, &line, &dialled.identity, true);
     let met = Met {
         shared: Arc::clone(shared),
         purpose,

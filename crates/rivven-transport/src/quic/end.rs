@@ -12,7 +12,7 @@ use super::{
     explain::explain,
     hello::{Purpose, close},
     line::{Leave, Line},
-    peer::{DialError, Link, Peer},
+    peer::{DialError, Link, Peer, Tie},
     shared::Shared,
 };
 use crate::{PeerIdentity, TaskGroup, identity::Subject};

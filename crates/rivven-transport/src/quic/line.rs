@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use quinn::{Connection, VarInt};
 use tokio::sync::watch;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
     hello::close,
     lane::{Lane, Lanes},
+    peer::Tie,
     rank::Claim,
 };
 use crate::{Class, identity::NodeIdentity};
@@ -26,10 +28,12 @@ pub(super) struct Line {
     pub(super) connection: Connection,
     /// For the calls of this node; none where the peer is not one to call.
     pub(super) lanes: Lanes,
-    pub(super) claim: Claim,
+    claim: Claim,
     /// What this node was when the connection was made, or has been since a little before.
     own: NodeIdentity,
     left: watch::Sender<Option<Leave>>,
+    /// Transfers that this node sends; closed when the line is left.
+    transfers: TaskTracker,
 }
 
 impl Line {
@@ -40,6 +44,7 @@ impl Line {
             claim,
             own,
             left: watch::Sender::new(None),
+            transfers: TaskTracker::new(),
         })
     }
 
@@ -48,32 +53,6 @@ impl Line {
             .iter()
             .find(|(of, _)| *of == class)
             .map(|(_, lane)| lane)
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.connection.close_reason().is_none()
-    }
-
-    /// Whether it was made with `identity`, and not with an earlier certificate or other authorities.
-    pub(super) fn is_of(&self, identity: &NodeIdentity) -> bool {
-        self.own.is(identity)
-    }
-
-    /// Begins no further call here and tells the peer so. The connection is closed once the calls of both
-    /// ends are answered. The first reason counts.
-    pub(super) fn leave(&self, why: Leave) {
-        self.left.send_if_modified(|left| {
-            let first = left.is_none();
-            left.get_or_insert(why);
-            first
-        });
-        for (_, lane) in &self.lanes {
-            lane.retire();
-        }
-    }
-
-    pub(super) fn has_left(&self) -> bool {
-        self.left.borrow().is_some()
     }
 
     /// Waits until the line is left. Cancel safe.
@@ -88,11 +67,30 @@ impl Line {
         }
     }
 
-    /// Waits until a line that was left has ended the last call of this end. Cancel safe.
+    /// Begins a transfer of this end, which lasts as long as what is returned. None begins on a line that was
+    /// left.
+    pub(super) fn begin_transfer(&self) -> Option<TaskTrackerToken> {
+        // In one order with `leave` and `drained`: either this sees the line left, or they see the transfer.
+        let transfer = self.transfers.token();
+        (!self.has_left()).then_some(transfer)
+    }
+
+    /// Waits until a line that was left has ended the last call and the last transfer of this end. Cancel safe.
     pub(super) async fn drained(&self) {
         for (_, lane) in &self.lanes {
             lane.drained().await;
         }
+        self.transfers.wait().await;
+    }
+
+    /// Calls begun so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.lanes.iter().map(|(_, lane)| lane.begun()).sum()
+    }
+
+    /// Whether a call or a transfer of this end waits for the peer.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.transfers.is_empty() || self.lanes.iter().any(|(_, lane)| lane.has_pending())
     }
 
     /// Ends the calls that are in flight; the first cause counts.
@@ -101,9 +99,41 @@ impl Line {
             lane.close(cause);
         }
     }
+}
 
-    /// Closes the connection at once: the other end is no more.
-    pub(super) fn supersede(&self) {
+impl Tie for Line {
+    type Own = NodeIdentity;
+
+    fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    fn is_of(&self, own: &NodeIdentity) -> bool {
+        self.own.is(own)
+    }
+
+    fn has_left(&self) -> bool {
+        self.left.borrow().is_some()
+    }
+
+    /// The connection is closed once the calls and transfers of both ends have ended.
+    fn leave(&self, why: Leave) {
+        self.left.send_if_modified(|left| {
+            let first = left.is_none();
+            left.get_or_insert(why);
+            first
+        });
+        for (_, lane) in &self.lanes {
+            lane.retire();
+        }
+        self.transfers.close();
+    }
+
+    fn supersede(&self) {
         self.connection.close(
             VarInt::from_u32(close::SUPERSEDED),
             b"superseded by a newer connection",

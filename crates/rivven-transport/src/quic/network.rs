@@ -123,7 +123,7 @@ fn no_address(node: NodeId) -> CallError {
     }
 }
 
-fn shut_down() -> CallError {
+pub(super) fn shut_down() -> CallError {
     CallError::NotSent {
         cause: "this node is shut down".into(),
     }
@@ -167,8 +167,7 @@ impl Network for QuicNetwork {
     ) -> BoxFuture<'_, Result<TransferPipe, CallError>> {
         async move {
             if self.shared.is_closing() {
-                let cause = "this node is shut down".into();
-                return Err(CallError::NotSent { cause });
+                return Err(shut_down());
             }
             self.open_pipe(to, until).await
         }

@@ -19,27 +19,55 @@ use super::{
     lock,
     rank::{Claim, Ledger},
 };
-use crate::{CallError, PeerIdentity, PeerStatus, identity::NodeIdentity};
+use crate::{CallError, PeerIdentity, PeerStatus};
 
-/// A peer.
-pub(super) struct Peer {
-    pub(super) node: NodeId,
-    known: Mutex<Known>,
-    main: Way,
-    bulk: Way,
+/// What choosing between connections asks of one, and does to it. A [`Line`], except in a model of two nodes.
+pub(super) trait Tie {
+    /// Who this node is: certificate and authorities.
+    type Own;
+    /// What decides between this connection and another.
+    fn claim(&self) -> &Claim;
+    /// Whether the connection has not ended, as far as this end knows.
+    fn is_open(&self) -> bool;
+    /// Whether it was made with `own`, and not with an earlier certificate or other authorities.
+    fn is_of(&self, own: &Self::Own) -> bool;
+    /// Whether this end begins no further call on it.
+    fn has_left(&self) -> bool;
+    /// Begins no further call on it, and tells the peer so. The first reason counts.
+    fn leave(&self, why: Leave);
+    /// Closes it at once: the other end is no more, or another connection is used.
+    fn supersede(&self);
 }
 
-#[derive(Default)]
-struct Known {
+/// A peer.
+pub(super) struct Peer<L = Line> {
+    pub(super) node: NodeId,
+    known: Mutex<Known<L>>,
+    main: Way<L>,
+    bulk: Way<L>,
+}
+
+struct Known<L> {
     addr: Option<PeerAddr>,
     identity: Option<PeerIdentity>,
     /// Every connection that has not ended: those in use, and those that are being left, oldest first.
-    lines: Vec<Arc<Line>>,
+    lines: Vec<Arc<L>>,
     /// Accounts of main and bulk.
     ledgers: [Ledger; 2],
 }
 
-impl Known {
+impl<L> Default for Known<L> {
+    fn default() -> Self {
+        Self {
+            addr: None,
+            identity: None,
+            lines: Vec::new(),
+            ledgers: Default::default(),
+        }
+    }
+}
+
+impl<L> Known<L> {
     const fn ledger(&mut self, purpose: Purpose) -> &mut Ledger {
         let [main, bulk] = &mut self.ledgers;
         match purpose {
@@ -50,8 +78,8 @@ impl Known {
 }
 
 /// The way to a peer for one purpose: at most one connection in use, whoever dialled it.
-pub(super) struct Way {
-    link: watch::Sender<Link>,
+pub(super) struct Way<L = Line> {
+    link: watch::Sender<Link<L>>,
     /// Calls that wait for a connection.
     waiting: AtomicUsize,
     /// One more waits.
@@ -62,15 +90,26 @@ pub(super) struct Way {
 }
 
 /// State of a [`Way`].
-#[derive(Clone)]
-pub(super) enum Link {
+pub(super) enum Link<L = Line> {
     /// There is no connection, and no reason to think that there could not be one.
     Idle,
     Dialing,
-    Up(Arc<Line>),
+    Up(Arc<L>),
     /// The peer shuts down: it answers what is in flight and takes no further call.
-    Leaving(Arc<Line>),
+    Leaving(Arc<L>),
     Failed(DialError),
+}
+
+impl<L> Clone for Link<L> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Idle => Self::Idle,
+            Self::Dialing => Self::Dialing,
+            Self::Up(line) => Self::Up(Arc::clone(line)),
+            Self::Leaving(line) => Self::Leaving(Arc::clone(line)),
+            Self::Failed(error) => Self::Failed(error.clone()),
+        }
+    }
 }
 
 /// Why an attempt to connect failed.
@@ -105,7 +144,7 @@ impl DialError {
     }
 }
 
-impl Way {
+impl<L: Tie> Way<L> {
     fn new() -> Self {
         Self {
             link: watch::Sender::new(Link::Idle),
@@ -122,11 +161,7 @@ impl Way {
     }
 
     /// A connection other than `gone`, which is made if there is none. Waits until the deadline.
-    pub(super) async fn line(
-        &self,
-        gone: Option<&Weak<Line>>,
-        deadline: Instant,
-    ) -> Result<Arc<Line>, DialError> {
+    pub(super) async fn line(&self, gone: Option<&Weak<L>>, deadline: Instant) -> Result<Arc<L>, DialError> {
         let mut link = self.link.subscribe();
         let mut last = DialError::Unreachable("no connection before the deadline".into());
         let mut waiting = None;
@@ -153,13 +188,13 @@ impl Way {
     }
 
     /// Changes of the state, for the task that dials.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Link> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Link<L>> {
         self.link.subscribe()
     }
 
     /// Whether to dial, for a node that is `identity` at this moment: a call waits and there is no
     /// connection, or the one in use was made with an earlier identity.
-    pub(super) fn is_needed(&self, identity: &NodeIdentity) -> bool {
+    pub(super) fn is_needed(&self, identity: &L::Own) -> bool {
         match &*self.link.borrow() {
             Link::Up(line) if line.is_open() => !line.is_of(identity),
             // Its task tells when it has ended.
@@ -177,7 +212,7 @@ impl Way {
     }
 
     /// Says what the task that dials is at, unless there is a connection.
-    pub(super) fn note(&self, state: Link) {
+    pub(super) fn note(&self, state: Link<L>) {
         self.link.send_if_modified(|link| {
             let free = matches!(link, Link::Idle | Link::Dialing | Link::Failed(_));
             if free {
@@ -188,7 +223,7 @@ impl Way {
     }
 
     /// Takes `line` out of use, if it is; `then` is the state after it.
-    fn vacate(&self, line: &Arc<Line>, then: Link) {
+    fn vacate(&self, line: &Arc<L>, then: Link<L>) {
         self.link.send_if_modified(|link| {
             let ours = matches!(link, Link::Up(used) | Link::Leaving(used) if Arc::ptr_eq(used, line));
             if ours {
@@ -198,7 +233,7 @@ impl Way {
         });
     }
 
-    fn in_use(&self) -> Option<Arc<Line>> {
+    fn in_use(&self) -> Option<Arc<L>> {
         match &*self.link.borrow() {
             Link::Up(line) if line.is_open() => Some(Arc::clone(line)),
             Link::Up(_) | Link::Leaving(_) | Link::Idle | Link::Dialing | Link::Failed(_) => None,
@@ -210,7 +245,7 @@ impl Way {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter(way: &'a Way) -> Self {
+    fn enter<L>(way: &'a Way<L>) -> Self {
         way.waiting.fetch_add(1, Ordering::SeqCst);
         way.wanted.notify_one();
         Self(&way.waiting)
@@ -223,7 +258,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Peer {
+impl<L: Tie> Peer<L> {
     pub(super) fn new(node: NodeId) -> Self {
         Self {
             node,
@@ -234,7 +269,7 @@ impl Peer {
     }
 
     /// The way that calls of `purpose` take.
-    pub(super) const fn way(&self, purpose: Purpose) -> &Way {
+    pub(super) const fn way(&self, purpose: Purpose) -> &Way<L> {
         match purpose {
             Purpose::Bulk => &self.bulk,
             Purpose::Main | Purpose::Discover => &self.main,
@@ -306,7 +341,7 @@ impl Peer {
         &self,
         purpose: Purpose,
         (local, epoch): (NodeId, BootEpoch),
-        identity: &NodeIdentity,
+        identity: &L::Own,
     ) -> Option<Claim> {
         let mut known = lock(&self.known);
         let in_use = self.way(purpose).in_use();
@@ -320,19 +355,27 @@ impl Peer {
     pub(super) fn would_lose(&self, purpose: Purpose, claim: &Claim) -> bool {
         let mut known = lock(&self.known);
         let in_use = self.way(purpose).in_use();
-        known.ledger(purpose).is_late(claim) || in_use.is_some_and(|line| !claim.beats(&line.claim))
+        known.ledger(purpose).is_late(claim) || in_use.is_some_and(|line| !claim.beats(line.claim()))
     }
 
     /// Uses `line` for the calls of this node unless the one in use has the better claim. The other of the two
     /// is left.
-    pub(super) fn offer(&self, purpose: Purpose, line: &Arc<Line>, dialled: bool) {
+    ///
+    /// `with` is the start of the peer that was admitted for it. Between the two a later start may have been,
+    /// and no rank of an earlier one stands against that: `line` is closed.
+    pub(super) fn offer(&self, purpose: Purpose, line: &Arc<L>, with: &PeerIdentity, dialled: bool) {
         let mut known = lock(&self.known);
+        if known.identity.as_ref() != Some(with) {
+            drop(known);
+            line.supersede();
+            return;
+        }
         let way = self.way(purpose);
         if !dialled {
-            known.ledger(purpose).take(&line.claim);
+            known.ledger(purpose).take(line.claim());
         }
         let loser = match way.in_use() {
-            Some(used) if !line.claim.beats(&used.claim) => Some(Arc::clone(line)),
+            Some(used) if !line.claim().beats(used.claim()) => Some(Arc::clone(line)),
             used => {
                 way.link.send_replace(Link::Up(Arc::clone(line)));
                 used
@@ -355,7 +398,7 @@ impl Peer {
     }
 
     /// The peer begins no further call on `line`, and this node neither.
-    pub(super) fn left_by_peer(&self, purpose: Purpose, line: &Arc<Line>, why: Leave) {
+    pub(super) fn left_by_peer(&self, purpose: Purpose, line: &Arc<L>, why: Leave) {
         let then = match why {
             Leave::Replaced => Link::Idle,
             Leave::Shutdown => Link::Leaving(Arc::clone(line)),
@@ -364,24 +407,9 @@ impl Peer {
     }
 
     /// Forgets a connection that has ended; `then` is the state if it was in use.
-    pub(super) fn forget(&self, purpose: Purpose, line: &Arc<Line>, then: Link) {
+    pub(super) fn forget(&self, purpose: Purpose, line: &Arc<L>, then: Link<L>) {
         lock(&self.known).lines.retain(|kept| !Arc::ptr_eq(kept, line));
         self.way(purpose).vacate(line, then);
-    }
-
-    /// Closes every connection for good; calls that wait for one end as their lane does.
-    pub(super) fn forget_connections(&self) {
-        let cause = "this node is shut down";
-        for line in std::mem::take(&mut lock(&self.known).lines) {
-            line.fail(cause);
-            // Before its last handle goes, which would close it without a reason.
-            let code = VarInt::from_u32(close::SHUTDOWN);
-            line.connection.close(code, b"shutting down");
-        }
-        for way in [&self.main, &self.bulk] {
-            way.link
-                .send_replace(Link::Failed(DialError::Unreachable(cause.into())));
-        }
     }
 
     /// Connections that have not ended.
@@ -416,3 +444,23 @@ impl Peer {
         }
     }
 }
+
+impl Peer {
+    /// Closes every connection for good; calls that wait for one end as their lane does.
+    pub(super) fn forget_connections(&self) {
+        let cause = "this node is shut down";
+        for line in std::mem::take(&mut lock(&self.known).lines) {
+            line.fail(cause);
+            // Before its last handle goes, which would close it without a reason.
+            let code = VarInt::from_u32(close::SHUTDOWN);
+            line.connection.close(code, b"shutting down");
+        }
+        for way in [&self.main, &self.bulk] {
+            way.link
+                .send_replace(Link::Failed(DialError::Unreachable(cause.into())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod model;

@@ -2,6 +2,7 @@
 
 mod calls;
 mod door;
+mod handover;
 mod identity;
 mod load;
 mod pair;

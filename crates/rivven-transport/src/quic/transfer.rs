@@ -10,8 +10,15 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::{dial::supervise, hello::Purpose, limits::HELLO_TIMEOUT, network::QuicNetwork, shared::Shared};
+use super::{
+    dial::supervise,
+    hello::Purpose,
+    limits::HELLO_TIMEOUT,
+    network::{QuicNetwork, shut_down},
+    shared::Shared,
+};
 use crate::{
     CallError, Caller, NodeId, PeerIdentity, TaskGroup, TransferPipe,
     identity::Role,
@@ -28,6 +35,8 @@ const GIVEN_UP: VarInt = VarInt::from_u32(0);
 struct Writer {
     stream: SendStream,
     finished: bool,
+    /// Keeps a connection that is left until the transfer has ended; none at the receiving end.
+    _transfer: Option<TaskTrackerToken>,
 }
 
 impl FrameWriter for Writer {
@@ -79,7 +88,7 @@ impl FrameReader for Reader {
     }
 }
 
-fn pipe(send: SendStream, recv: RecvStream) -> TransferPipe {
+fn pipe(send: SendStream, recv: RecvStream, transfer: Option<TaskTrackerToken>) -> TransferPipe {
     let stopped = send.stopped();
     TransferPipe {
         // Whatever ends it, a reset or the loss of the connection, the other end has given up.
@@ -87,6 +96,7 @@ fn pipe(send: SendStream, recv: RecvStream) -> TransferPipe {
         writer: Box::new(Writer {
             stream: send,
             finished: false,
+            _transfer: transfer,
         }),
         reader: Box::new(Reader(recv)),
     }
@@ -108,12 +118,17 @@ impl QuicNetwork {
         }
         let mut gone = None;
         loop {
-            let line = way.line(gone.as_ref(), until).await;
+            let line = tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => return Err(shut_down()),
+                line = way.line(gone.as_ref(), until) => line,
+            };
             let line = line.map_err(|error| error.into_call_error(to))?;
             let opening = async {
+                let transfer = line.begin_transfer()?;
                 let (mut send, recv) = line.connection.open_bi().await.ok()?;
                 send.write_all(&[TRANSFER_BYTE]).await.ok()?;
-                Some(pipe(send, recv))
+                Some(pipe(send, recv, Some(transfer)))
             };
             match timeout_at(until, opening).await {
                 Ok(Some(pipe)) => return Ok(pipe),
@@ -151,7 +166,7 @@ impl Receiving {
         };
         let in_flight = self.shared.in_flight.token();
         let router = self.shared.router.clone();
-        let pipe = pipe(send, recv);
+        let pipe = pipe(send, recv, None);
         handlers.spawn(async move {
             receive(router, caller, gate, pipe).await;
             drop((room, in_flight));

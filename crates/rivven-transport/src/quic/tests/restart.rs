@@ -27,6 +27,12 @@ impl Restarting {
         self.start_with(boot_epoch, keys, &Slept::default()).await
     }
 
+    /// Waits until somebody knocks where nobody answers yet.
+    async fn hear_a_packet(&self) {
+        let socket = tokio::net::UdpSocket::bind(self.addr).await.unwrap();
+        socket.recv_from(&mut [0; 2_000]).await.unwrap();
+    }
+
     async fn start_with(&self, boot_epoch: u64, keys: QuicKeys, slept: &Slept) -> Transport {
         let end = Instant::now() + Duration::from_secs(5);
         loop {
@@ -56,7 +62,8 @@ async fn a_peer_that_is_not_there_is_unreachable_until_it_comes_up() {
     assert_eq!(echo(&one, 2, ctx(100)).await.unwrap_err().code(), "unreachable");
     let waiting = echo(&one, 2, ctx(10_000));
     let coming = async {
-        sleep(Duration::from_millis(300)).await;
+        // The call is dialling by then.
+        two.hear_a_packet().await;
         two.start(1, two.keys.clone()).await
     };
     let (answer, _two) = tokio::join!(waiting, coming);
@@ -194,6 +201,47 @@ async fn a_peer_that_dies_without_a_word_is_noticed_by_its_missed_pings() {
     tasks.abort();
 }
 
+#[tokio::test]
+async fn a_peer_that_dies_while_it_shuts_down_is_noticed_by_the_pings_it_owes() {
+    let (ca, tasks, slept) = (authority(), TaskGroup::current(), Slept::default());
+    let relay = Relay::start(&tasks).await;
+    let one = identity(&ca, 1);
+    let one = start_with(one.clone(), local(&one, 1), &slept);
+    one.set_address(2, relay.addr.into());
+    let two = start(identity(&ca, 2));
+    *lock(&relay.to) = two.local_addr();
+    echo(&one, 2, ctx(5000)).await.unwrap();
+    // Its own call keeps it from being done, on the connection that node 1 dialled.
+    let held = two.call::<Sleep>(1, &60_000, ctx(60_000));
+    let shutdown = async {
+        slept.wait_for(&["began"]).await;
+        two.shutdown(Duration::from_secs(60)).await;
+    };
+    let killed = async {
+        let end = Instant::now() + Duration::from_secs(10);
+        while echo(&one, 2, ctx(100))
+            .await
+            .map_err(|error| error.code() == "not-sent")
+            != Err(true)
+        {
+            assert!(Instant::now() < end, "the shutdown was not heard");
+        }
+        // As long as it is there it may take its time.
+        sleep(limits::PING_INTERVAL * (limits::MAX_MISSED_PINGS + 3)).await;
+        assert_eq!(echo(&one, 2, ctx(100)).await.unwrap_err().code(), "not-sent");
+        *lock(&relay.to) = None;
+        let began = Instant::now();
+        while echo(&one, 2, ctx(10)).await.unwrap_err().code() == "not-sent" {
+            sleep(Duration::from_millis(10)).await;
+        }
+        began.elapsed()
+    };
+    let (took, held, ()) = tokio::join!(killed, held, shutdown);
+    assert_eq!(held.unwrap_err().code(), "maybe-executed");
+    assert!(took < limits::IDLE_TIMEOUT / 2, "{took:?}");
+    tasks.abort();
+}
+
 /// Blocks the thread of whoever runs it.
 struct Block;
 
@@ -245,10 +293,10 @@ async fn handlers_that_block_every_thread_delay_no_pings() {
 #[tokio::test]
 async fn a_later_start_supersedes_and_an_earlier_one_is_refused() {
     let ca = authority();
-    let one = start(identity(&ca, 1));
+    let (one, slept) = (start(identity(&ca, 1)), Slept::default());
     let two = identity(&ca, 2);
     let start_two = |boot_epoch| {
-        let started = start_with(two.clone(), local(&two, boot_epoch), &Slept::default());
+        let started = start_with(two.clone(), local(&two, boot_epoch), &slept);
         introduce(&started, &one);
         started
     };
@@ -258,7 +306,7 @@ async fn a_later_start_supersedes_and_an_earlier_one_is_refused() {
     // In flight from node 1 to the first start when the second one says hello.
     let in_flight = one.call::<Sleep>(2, &60_000, ctx(60_000));
     let second = async {
-        sleep(Duration::from_millis(300)).await;
+        slept.wait_for(&["began"]).await;
         let second = start_two(6);
         echo(&second, 1, ctx(5000)).await.unwrap();
         second
@@ -302,11 +350,14 @@ async fn a_dropped_transport_frees_its_port_and_tells_its_peers() {
 #[tokio::test]
 async fn a_port_is_free_as_soon_as_its_transport_is_shut_down() {
     let ca = authority();
-    let one = start(identity(&ca, 1));
+    let one = identity(&ca, 1);
+    let slept = Slept::default();
+    let one = start_with(one.clone(), local(&one, 1), &slept);
     let two = Restarting::new(&ca);
     one.set_address(2, two.addr.into());
     for boot_epoch in 1..8 {
-        let running = two.start(boot_epoch, two.keys.clone()).await;
+        lock(&slept.0).clear();
+        let running = two.start_with(boot_epoch, two.keys.clone(), &slept).await;
         introduce(&running, &one);
         echo(&one, 2, ctx(5000)).await.unwrap();
         echo(&running, 1, ctx(5000)).await.unwrap();
@@ -314,7 +365,7 @@ async fn a_port_is_free_as_soon_as_its_transport_is_shut_down() {
         let held = one.call::<Sleep>(2, &60_000, ctx(60_000));
         let holding = running.call::<Sleep>(1, &60_000, ctx(60_000));
         let shutdown = async {
-            sleep(Duration::from_millis(20)).await;
+            slept.wait_for(&["began", "began"]).await;
             running.shutdown(Duration::ZERO).await;
             UdpSocket::bind(two.addr).unwrap();
         };
@@ -328,7 +379,8 @@ async fn a_peer_that_begins_to_listen_is_noticed_and_one_that_always_did_is_not(
     let two = Restarting::new(&ca);
     let waits = begins_to_listen(two.addr);
     let coming = async {
-        sleep(3 * limits::TAP_INTERVAL).await;
+        // The first tap meets nobody who answers.
+        two.hear_a_packet().await;
         two.start(1, two.keys.clone()).await
     };
     let ((), running) = timeout(Duration::from_secs(10), async { tokio::join!(waits, coming) })
