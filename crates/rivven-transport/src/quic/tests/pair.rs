@@ -1,6 +1,9 @@
 //! Two nodes share their connections, whoever dials, and change from one to another without losing a call.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::future::join_all;
 
@@ -171,6 +174,7 @@ async fn a_shutdown_under_load_leaves_no_call_in_doubt() {
         introduce(&one.transport, &two.transport);
         one.mark(2, next.next().unwrap(), false).await;
         let numbers: Vec<_> = next.by_ref().take(16).collect();
+        let leaving = &AtomicBool::new(false);
         let load = numbers.into_iter().map(|first| {
             let one = &one;
             async move {
@@ -178,7 +182,13 @@ async fn a_shutdown_under_load_leaves_no_call_in_doubt() {
                 let mut number = first * 1_000_000;
                 loop {
                     number += 1;
-                    match one.transport.call::<Mark<false>>(2, &number, ctx(10_000)).await {
+                    // Once the peer is gone a call waits in vain, and need not for long.
+                    let patience = if leaving.load(Ordering::SeqCst) {
+                        1_000
+                    } else {
+                        10_000
+                    };
+                    match one.transport.call::<Mark<false>>(2, &number, ctx(patience)).await {
                         Ok(_) => {}
                         Err(error) => return (number, error),
                     }
@@ -187,6 +197,7 @@ async fn a_shutdown_under_load_leaves_no_call_in_doubt() {
         });
         let shutdown = async {
             sleep(Duration::from_millis(50)).await;
+            leaving.store(true, Ordering::SeqCst);
             two.transport.shutdown(Duration::from_secs(10)).await;
         };
         let (refused, ()) = tokio::join!(join_all(load), shutdown);
