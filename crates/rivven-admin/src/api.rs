@@ -2,6 +2,8 @@
 //!
 //! Fields are only added; a client ignores those it does not know.
 
+use std::fmt;
+
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +90,40 @@ pub struct CreateTopicBody {
     /// Replicas of each partition; the node's `partitioning.replication_factor` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication_factor: Option<u16>,
+}
+
+/// Body of `POST /v1/join-tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MakeJoinTokenBody {
+    /// The node that is to join with it.
+    pub node: NodeId,
+    /// How long it is good, in seconds; an hour when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life_s: Option<u64>,
+}
+
+/// Answer of `POST /v1/join-tokens`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenBody {
+    /// The token. A secret.
+    pub token: String,
+    /// What logs call it.
+    pub id: String,
+    /// The node that it is for.
+    pub node: NodeId,
+    /// When it ends, in seconds since the beginning of 1970, UTC.
+    pub expires_s: u64,
+}
+
+impl fmt::Debug for JoinTokenBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinTokenBody")
+            .field("id", &self.id)
+            .field("node", &self.node)
+            .field("expires_s", &self.expires_s)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Answer of `GET /v1/topics`.

@@ -46,6 +46,7 @@ pub(crate) enum Route {
     Watch(WatchQuery),
     Session(SessionRoute),
     TransferLeader { to: NodeId },
+    MakeJoinToken,
     Health(HealthRoute),
 }
 
@@ -125,7 +126,8 @@ impl Route {
             | Self::KvPut(_)
             | Self::KvDelete(_)
             | Self::Session(_)
-            | Self::TransferLeader { .. } => true,
+            | Self::TransferLeader { .. }
+            | Self::MakeJoinToken => true,
         }
     }
 
@@ -168,6 +170,8 @@ impl Route {
             }
             "/v1/sessions" => Err(ApiError::method_not_allowed("POST")),
             "/v1/leader/transfer" => transfer(method, query),
+            "/v1/join-tokens" if *method == Method::POST => Ok(Self::MakeJoinToken),
+            "/v1/join-tokens" => Err(ApiError::method_not_allowed("POST")),
             _ => HealthRoute::parse(method, path).map(Self::Health),
         }
     }
@@ -334,6 +338,7 @@ mod tests {
             "/v1/leader/transfer?to=2",
             Route::TransferLeader { to: 2 },
         );
+        check(Method::POST, "/v1/join-tokens", Route::MakeJoinToken);
         check(Method::GET, "/livez", Route::Health(HealthRoute::Livez(None)));
         check(
             Method::GET,
@@ -393,6 +398,7 @@ mod tests {
         check(Method::GET, "/v1/kv/", 404, "unknown-path");
         check(Method::GET, "/metrics/x", 404, "unknown-path");
         check(Method::PATCH, "/v1/kv/a", 405, "method-not-allowed");
+        check(Method::GET, "/v1/join-tokens", 405, "method-not-allowed");
         check(Method::POST, "/v1/status", 405, "method-not-allowed");
         check(Method::POST, "/v1/leader/transfer", 400, "bad-parameter");
         check(Method::POST, "/v1/leader/transfer?to=-1", 400, "bad-parameter");

@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     MetricsRecorder,
-    api::{ChangedBody, CreateTopicBody, SessionBody, TransferBody},
+    api::{ChangedBody, CreateTopicBody, JoinTokenBody, MakeJoinTokenBody, SessionBody, TransferBody},
     error::{ApiError, Body, json},
     guard::{AdminToken, check_host, check_token},
     health,
@@ -28,6 +28,9 @@ pub use self::watch::MAX_WATCHES;
 
 /// Most bytes of a request body: the largest value of the key-value map.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Life of a join token when the request does not say.
+const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -138,6 +141,7 @@ impl Inner {
             Route::Watch(query) => watch::serve(cluster, &self.watches, query),
             Route::Session(session) => self.session(session).await,
             Route::TransferLeader { to } => self.transfer_leader(to).await,
+            Route::MakeJoinToken => self.join_token(from_json(&read_body(request).await?)?).await,
             Route::Health(route) => Ok(health::answer(cluster, self.options.metrics.as_ref(), &route)),
         }
     }
@@ -166,6 +170,19 @@ impl Inner {
         let transferred = self.cluster.transfer_leader(to).await;
         transferred.map_err(|error| refuse::transfer(&error))?;
         Ok(json(StatusCode::OK, &TransferBody { to }))
+    }
+
+    async fn join_token(&self, asked: MakeJoinTokenBody) -> Result<Response<Body>, ApiError> {
+        let life = asked.life_s.map_or(JOIN_TOKEN_LIFE, Duration::from_secs);
+        let made = self.cluster.join_token(asked.node, life).await;
+        let token = made.map_err(|error| refuse::join_token(&error))?;
+        let body = JoinTokenBody {
+            token: token.to_text().to_string(),
+            id: token.id().to_string(),
+            node: token.node(),
+            expires_s: token.expires_s(),
+        };
+        Ok(json(StatusCode::OK, &body))
     }
 }
 

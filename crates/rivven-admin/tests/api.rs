@@ -108,6 +108,7 @@ async fn keys_topics_and_views_work_and_mistakes_are_named() {
     sessions(&api).await;
     topics(&api).await;
     views(&api).await;
+    join_tokens(&api).await;
     guards(&api).await;
     api.cluster.shutdown().await;
     api.check_error(Method::PUT, "/v1/kv/late", "v", 503, "not-ready")
@@ -390,6 +391,27 @@ async fn views(api: &Api) {
         (404, 404),
         "nothing but health"
     );
+}
+
+/// The node that is asked holds no authority's key.
+async fn join_tokens(api: &Api) {
+    let path = "/v1/join-tokens";
+    for (body, status, code) in [
+        (r#"{"node":4}"#, 503, "no-issuer"),
+        (r#"{"node":4,"life_s":1}"#, 400, "join-token-life"),
+        (r#"{"node":4,"life":60}"#, 400, "bad-json"),
+        ("", 400, "bad-json"),
+    ] {
+        api.check_error(Method::POST, path, body, status, code).await;
+    }
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, "127.0.0.1:9640");
+    let answer = api
+        .send(request.body(Full::new(r#"{"node":4}"#.into())).unwrap())
+        .await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{:?}", answer.body);
 }
 
 async fn guards(api: &Api) {

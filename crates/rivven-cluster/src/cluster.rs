@@ -1,7 +1,7 @@
 //! [`Cluster`]: one node of a cluster, started and held.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use rivven_raft::NodeDir;
 use rivven_swim::{SwimConfig, SwimNode};
 use rivven_transport::{
     LocalIdentity, QuicKeys, QuicTransport, Router, TaskGroup, gossip_keys::KeyKeeper,
-    identity::NodeIdentity, random_bytes,
+    identity::IdentityWatch, random_bytes,
 };
 use rivven_types::NodeId;
 use tokio::sync::{SetOnce, watch};
@@ -25,7 +25,7 @@ use crate::{
     gossip_keys::{self, KeyRequests},
     health,
     inner::{Inner, Stage},
-    probe,
+    joining, probe,
     published::Published,
     ring_meta::RingMeta,
     upkeep,
@@ -85,14 +85,7 @@ impl Cluster {
     /// [`StartError`] names cause and remedy. Nothing keeps running and nothing on disk was harmed.
     pub async fn start(config: ClusterConfig) -> Result<Self, StartError> {
         let config = config.check()?;
-        let identity = NodeIdentity::load_by(&config.tls_dir, &config.provider)?;
-        if identity.node() != config.node_id {
-            return Err(StartError::NodeIdMismatch {
-                tls_dir: config.tls_dir,
-                certificate: identity.node(),
-                configured: config.node_id,
-            });
-        }
+        let (identity, issuer) = joining::load(&config)?;
         let dir = NodeDir::open(
             &config.data_dir,
             identity.cluster(),
@@ -107,15 +100,18 @@ impl Cluster {
         };
         let keys = QuicKeys::load_or_create(&dir.path().join("quic.key"))?;
         let tasks = TaskGroup::current();
-        let keeper = gossip_keys::open(&config.tls_dir, dir.path(), &tasks)?;
+        let first_key = gossip_keys::bootstrap(&config.tls_dir)?;
+        let keeper = gossip_keys::open(first_key.clone(), dir.path(), &tasks)?;
         let founders = Founders::open(local.clone(), dir.path().join("founding.json"), tasks.clone())?;
         let founders = Arc::new(founders);
         let router = Router::new();
         serve(&router, &founders);
-        let transport = QuicTransport::builder(identity, local.clone())
+        let identity = IdentityWatch::from(identity);
+        let transport = QuicTransport::builder(identity.clone(), local.clone())
             .bind(config.bind_address)
             .router(router.clone())
             .keys(keys)
+            .provider(config.provider.clone())
             .start()?;
         let bound = transport.local_addr().unwrap_or(config.bind_address);
         let swim = match start_gossip(&config, &local, &keeper).await {
@@ -138,6 +134,9 @@ impl Cluster {
             key_demand: KeyRequests::default(),
             published: Arc::new(Published::new()),
             founders,
+            identity,
+            ledger: Arc::default(),
+            issues: OnceLock::new(),
             raft: SetOnce::new(),
             dir: Mutex::new(Some(dir)),
             stage: watch::Sender::new(Stage::Up),
@@ -145,6 +144,7 @@ impl Cluster {
             report: tokio::sync::Mutex::default(),
         });
         let cluster = Self(Arc::new(Owner(Arc::clone(&inner))));
+        joining::start(&inner, issuer, first_key);
         if let Err(error) = launch(&inner).await {
             inner.kill().await;
             return Err(error);
@@ -287,7 +287,7 @@ impl Cluster {
         self.inner().kill().await;
     }
 
-    fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0.0
     }
 }

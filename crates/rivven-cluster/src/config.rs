@@ -4,6 +4,7 @@ mod document;
 mod error;
 mod read;
 mod schema;
+mod tls;
 mod validate;
 mod value;
 mod write;
@@ -22,6 +23,7 @@ use rivven_transport::Provider;
 use rivven_types::{NodeId, PeerAddr};
 
 pub use error::{ConfigError, ConfigErrorKind};
+pub use tls::{IssuerSection, Renewal, TlsSection};
 pub use value::Profile;
 
 pub(crate) use validate::{CheckedConfig, with_port};
@@ -74,6 +76,8 @@ pub struct ClusterConfig {
     /// Which cryptography is used: `rust-crypto`, the default, or `ring` or `aws-lc-rs` in a program built with the
     /// feature `crypto-ring` or `crypto-aws-lc-rs`. Nodes with different ones understand each other.
     pub tls_provider: String,
+    /// Renewing and issuing certificates.
+    pub tls: TlsSection,
     /// Failure domain of this node; replicas of a partition are spread over zones. Default: none.
     pub zone: Option<String>,
     /// Source of the timeouts that are not given. Default [`Profile::Lan`].
@@ -199,6 +203,7 @@ impl ClusterConfig {
             data_dir: None,
             tls_dir: None,
             tls_provider: Provider::default().name().to_owned(),
+            tls: TlsSection::default(),
             zone: None,
             profile: Profile::default(),
             raft: RaftSection::default(),

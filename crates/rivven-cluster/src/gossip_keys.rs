@@ -62,13 +62,17 @@ pub(crate) struct KeyRequests {
 }
 
 /// The keys of this node: those it has kept, else the first one of its cluster, else none yet.
-pub(crate) fn open(tls_dir: &Path, data_dir: &Path, tasks: &TaskGroup) -> Result<Arc<KeyKeeper>, StartError> {
+pub(crate) fn open(
+    first: Option<GossipKey>,
+    data_dir: &Path,
+    tasks: &TaskGroup,
+) -> Result<Arc<KeyKeeper>, StartError> {
     let path = data_dir.join(FILE);
-    Ok(KeyKeeper::open(Some(path), bootstrap(tls_dir)?, tasks.clone())?)
+    Ok(KeyKeeper::open(Some(path), first, tasks.clone())?)
 }
 
 /// The first key of the cluster; `None` if there is no file, and the nodes make one.
-fn bootstrap(tls_dir: &Path) -> Result<Option<GossipKey>, GossipKeyError> {
+pub(crate) fn bootstrap(tls_dir: &Path) -> Result<Option<GossipKey>, GossipKeyError> {
     match GossipKey::load(&tls_dir.join(GOSSIP_KEY_FILE)) {
         Ok(key) => Ok(Some(key)),
         Err(GossipKeyError::Unreadable { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -113,7 +117,7 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
 
 /// Every node this one knows how to reach, or will as soon as it answers.
 fn peers(inner: &Inner) -> Vec<NodeId> {
-    let mut nodes: BTreeSet<NodeId> = inner.resolver.nodes().into_iter().collect();
+    let mut nodes: BTreeSet<NodeId> = inner.resolver.found().into_iter().collect();
     if let Some(founding) = inner.founders.accepted() {
         nodes.extend(founding.founders.keys().copied());
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -11,7 +11,9 @@ use futures_util::FutureExt as _;
 use rivven_partition::{Applied, Liveness, PartitionCommand, PartitionState};
 use rivven_raft::{Consistency, NodeDir, ProposeOptions, RaftConfig, RaftNode, Read, Role};
 use rivven_swim::{MemberState, SwimNode};
-use rivven_transport::{LocalIdentity, PeerStatus, Router, TaskGroup, Transport, gossip_keys::KeyKeeper};
+use rivven_transport::{
+    LocalIdentity, PeerStatus, Router, TaskGroup, Transport, gossip_keys::KeyKeeper, identity::IdentityWatch,
+};
 use rivven_types::{NodeId, PeerAddr};
 use tokio::sync::{SetOnce, watch};
 
@@ -20,6 +22,7 @@ use crate::{
     config::{CheckedConfig, with_port},
     founding::{Founders, Founding, bootstrap::Resolver},
     gossip_keys::KeyRequests,
+    joining::{self, Ledger},
     kv::unexpected,
     published::Published,
     shutdown::ShutdownReport,
@@ -55,6 +58,11 @@ pub(crate) struct Inner {
     pub(crate) published: Arc<Published>,
     pub(crate) founders: Arc<Founders>,
     pub(crate) resolver: Arc<Resolver>,
+    /// This node's certificate and authorities, at this moment.
+    pub(crate) identity: IdentityWatch,
+    pub(crate) ledger: Arc<Ledger>,
+    /// The authority this node issues for, by its hash, once it does.
+    pub(crate) issues: OnceLock<[u8; 32]>,
     /// Set once a founding is accepted: before, this disk takes no part in Raft.
     pub(crate) raft: SetOnce<RaftNode<ClusterState>>,
     /// The data directory, until Raft takes it over.
@@ -104,7 +112,7 @@ impl Inner {
     ) -> Result<Applied, WriteError> {
         match self.propose(Op::Partitions(command), timeout).await? {
             OpResponse::Partitions(response) => response.map_err(WriteError::Partition),
-            other @ OpResponse::Kv(_) => Err(unexpected(&other)),
+            other @ (OpResponse::Kv(_) | OpResponse::Tokens(_)) => Err(unexpected(&other)),
         }
     }
 
@@ -168,7 +176,7 @@ impl Inner {
         }
     }
 
-    fn known_quic_addr(&self) -> Option<PeerAddr> {
+    pub(crate) fn known_quic_addr(&self) -> Option<PeerAddr> {
         if let Some(addr) = &self.config.advertise_address {
             return Some(addr.clone());
         }
@@ -243,6 +251,7 @@ impl Inner {
         let own = own.into_iter().map(|(code, message)| Problem::new(code, message));
         own.chain(self.founders.problems())
             .chain(self.resolver.double())
+            .chain(joining::problem(self))
             .collect()
     }
 

@@ -356,7 +356,7 @@ impl Kv {
         match inner.propose_with(Op::Kv(command), options).await? {
             OpResponse::Kv(KvResponse::Refused(refusal)) => Err(WriteError::Refused(refusal)),
             OpResponse::Kv(response) => Ok(response),
-            other @ OpResponse::Partitions(_) => Err(unexpected(&other)),
+            other @ (OpResponse::Partitions(_) | OpResponse::Tokens(_)) => Err(unexpected(&other)),
         }
     }
 }

@@ -41,6 +41,7 @@ mod founding;
 mod gossip_keys;
 mod health;
 mod inner;
+mod joining;
 mod kv;
 mod members;
 mod partitions;
@@ -50,14 +51,16 @@ mod ring_meta;
 mod shutdown;
 mod state;
 mod status;
+mod tokens;
 mod upkeep;
 
 pub use cluster::{Cluster, NotReady};
 pub use config::{
-    AdminSection, ClusterConfig, ConfigError, ConfigErrorKind, GossipSection, MAX_CONFIG_BYTES,
-    PartitioningSection, Profile, RaftSection,
+    AdminSection, ClusterConfig, ConfigError, ConfigErrorKind, GossipSection, IssuerSection,
+    MAX_CONFIG_BYTES, PartitioningSection, Profile, RaftSection, Renewal, TlsSection,
 };
 pub use error::{ReadError, RotateError, StartError, TransferError, WriteError};
+pub use joining::JoinTokenError;
 pub use kv::{Kv, KvCommitted, KvListing, KvWatch, KvWritten, Swap};
 pub use members::{Member, MemberEvent, MemberEvents, Members};
 pub use partitions::{AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};
@@ -76,5 +79,5 @@ pub use rivven_raft::{
     SessionId, StateMachine, WatchFrom,
 };
 pub use rivven_swim::{SwimConfig, SwimNode};
-pub use rivven_transport::identity;
+pub use rivven_transport::{identity, join};
 pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

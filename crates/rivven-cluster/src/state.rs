@@ -1,4 +1,5 @@
-//! What the cluster replicates: the key-value map and the partitions, changed together or not at all.
+//! What the cluster replicates: the key-value map, the partitions and the join tokens, changed together or
+//! not at all.
 
 use std::{
     fmt,
@@ -8,13 +9,17 @@ use std::{
 
 use rivven_partition::{PartitionCommand, PartitionResponse, PartitionState};
 use rivven_raft::{ApplyCtx, KvCommand, KvResponse, KvStore, Refusal, StateMachine};
+use rivven_transport::join::{TokenBook, TokenRefusal};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error as _, SeqAccess, Visitor},
+    de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
     ser::SerializeTuple as _,
 };
 
-use crate::published::Published;
+use crate::{
+    published::Published,
+    tokens::{self, TokenCommand},
+};
 
 /// Namespace of the key-value map in a command. 0 is the system's; user modules start at 1,024.
 const KV: u16 = 1;
@@ -22,11 +27,17 @@ const KV: u16 = 1;
 /// Namespace of topics and partitions.
 const PARTITIONS: u16 = 2;
 
+/// Namespace of join tokens.
+const TOKENS: u16 = 3;
+
 /// Version of the snapshot's frame. 0 is unstable: the next release may refuse it.
 const SNAPSHOT_VERSION: u8 = 0;
 
 /// Longest encoded partition state that is restored.
 const MAX_PARTITIONS_BYTES: u64 = 1 << 30;
+
+/// Longest encoded tokens that are restored: those of a full book need about a tenth.
+const MAX_TOKENS_BYTES: u64 = 1 << 20;
 
 /// Most operations in one command (design section 6).
 pub(crate) const MAX_OPS: usize = 128;
@@ -36,6 +47,7 @@ pub(crate) const MAX_OPS: usize = 128;
 pub(crate) enum Op {
     Kv(KvCommand),
     Partitions(PartitionCommand),
+    Tokens(TokenCommand),
 }
 
 /// What a module answered.
@@ -43,6 +55,7 @@ pub(crate) enum Op {
 pub(crate) enum OpResponse {
     Kv(KvResponse),
     Partitions(PartitionResponse),
+    Tokens(Result<(), TokenRefusal>),
 }
 
 impl AsRef<KvStore> for ClusterState {
@@ -66,11 +79,12 @@ pub(crate) struct ClusterResponse {
 
 /// The replicated state, and where its changes are announced.
 ///
-/// Both modules share what has not changed with their clones, so a snapshot costs a few counters.
+/// All modules share what has not changed with their clones, so a snapshot costs a few counters.
 #[derive(Debug)]
 pub(crate) struct ClusterState {
     pub(crate) kv: KvStore,
     pub(crate) partitions: PartitionState,
+    pub(crate) tokens: Arc<TokenBook>,
     published: Arc<Published>,
 }
 
@@ -80,6 +94,7 @@ impl ClusterState {
         Self {
             kv: KvStore::new(),
             partitions: PartitionState::default(),
+            tokens: Arc::default(),
             published,
         }
     }
@@ -88,6 +103,9 @@ impl ClusterState {
         match op {
             Op::Kv(command) => OpResponse::Kv(self.kv.apply(ctx, command)),
             Op::Partitions(command) => OpResponse::Partitions(self.partitions.apply(ctx.log_index, command)),
+            Op::Tokens(command) => {
+                OpResponse::Tokens(tokens::apply(Arc::make_mut(&mut self.tokens), command))
+            }
         }
     }
 }
@@ -98,6 +116,7 @@ impl OpResponse {
         match self {
             Self::Kv(response) => response.is_refusal(),
             Self::Partitions(response) => response.is_err(),
+            Self::Tokens(response) => response.is_err(),
         }
     }
 }
@@ -105,7 +124,7 @@ impl OpResponse {
 impl StateMachine for ClusterState {
     type Command = ClusterCommand;
     type Response = ClusterResponse;
-    type Snapshot = (KvStore, PartitionState);
+    type Snapshot = (KvStore, PartitionState, Arc<TokenBook>);
 
     fn check(command: &ClusterCommand) -> Result<(), Refusal> {
         if command.ops.is_empty() || command.ops.len() > MAX_OPS {
@@ -114,22 +133,23 @@ impl StateMachine for ClusterState {
         }
         command.ops.iter().try_for_each(|op| match op {
             Op::Kv(command) => KvStore::check(command),
-            Op::Partitions(_) => Ok(()),
+            Op::Partitions(_) | Op::Tokens(_) => Ok(()),
         })
     }
 
     fn apply(&mut self, ctx: &ApplyCtx, command: ClusterCommand) -> ClusterResponse {
         // A lone operation changes nothing when it is refused; several need somewhere to go back to.
-        let before = (command.ops.len() > 1).then(|| (self.kv.clone(), self.partitions.clone()));
+        let before = (command.ops.len() > 1).then(|| self.snapshot());
         let mut results = Vec::with_capacity(command.ops.len().min(MAX_OPS));
         for op in command.ops {
             let result = self.apply_op(ctx, op);
             let refused = result.is_refusal();
             results.push(result);
             if refused {
-                if let Some((kv, partitions)) = before {
+                if let Some((kv, partitions, tokens)) = before {
                     self.kv = kv;
                     self.partitions = partitions;
+                    self.tokens = tokens;
                 }
                 break;
             }
@@ -150,45 +170,59 @@ impl StateMachine for ClusterState {
     }
 
     fn snapshot(&self) -> Self::Snapshot {
-        (self.kv.clone(), self.partitions.clone())
+        (self.kv.clone(), self.partitions.clone(), Arc::clone(&self.tokens))
     }
 
-    /// Version, the map in its own format, then the partitions behind their length.
-    fn encode_snapshot((kv, partitions): &Self::Snapshot, out: &mut dyn Write) -> io::Result<()> {
+    /// Version, the map in its own format, then the partitions and the tokens, each behind its length.
+    fn encode_snapshot((kv, partitions, tokens): &Self::Snapshot, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&[SNAPSHOT_VERSION])?;
         KvStore::encode_snapshot(kv, out)?;
-        let bytes = postcard::to_allocvec(partitions).map_err(io::Error::other)?;
-        out.write_all(&(bytes.len() as u64).to_le_bytes())?;
-        out.write_all(&bytes)
+        write_part(partitions, out)?;
+        write_part(&**tokens, out)
     }
 
     fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
-        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let mut version = [0];
         input.read_exact(&mut version)?;
         if version != [SNAPSHOT_VERSION] {
             let what = "the snapshot of the cluster has an unknown version; upgrade this node";
-            return Err(invalid(what.into()));
+            return Err(invalid(what));
         }
         let mut kv = KvStore::new();
         kv.restore(input)?;
-        let mut len = [0; 8];
-        input.read_exact(&mut len)?;
-        let len = u64::from_le_bytes(len);
-        if len > MAX_PARTITIONS_BYTES {
-            return Err(invalid(format!(
-                "the partitions of the snapshot claim {len} bytes"
-            )));
-        }
-        // Grows as bytes arrive, so that a wrong length allocates nothing.
-        let mut bytes = Vec::new();
-        input.take(len).read_to_end(&mut bytes)?;
-        let partitions = postcard::from_bytes(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let partitions = read_part("partitions", MAX_PARTITIONS_BYTES, input)?;
+        let tokens = read_part("tokens", MAX_TOKENS_BYTES, input)?;
         self.kv = kv;
         self.partitions = partitions;
+        self.tokens = Arc::new(tokens);
         self.published.publish(&self.partitions);
         Ok(())
     }
+}
+
+/// A module's state in postcard, behind its length.
+fn write_part(part: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    let bytes = postcard::to_allocvec(part).map_err(io::Error::other)?;
+    out.write_all(&(bytes.len() as u64).to_le_bytes())?;
+    out.write_all(&bytes)
+}
+
+/// What [`write_part`] wrote, of at most `limit` bytes.
+fn read_part<T: DeserializeOwned>(what: &str, limit: u64, input: &mut dyn Read) -> io::Result<T> {
+    let mut len = [0; 8];
+    input.read_exact(&mut len)?;
+    let len = u64::from_le_bytes(len);
+    if len > limit {
+        return Err(invalid(format!("the {what} of the snapshot claim {len} bytes")));
+    }
+    // Grows as bytes arrive, so that a wrong length allocates nothing.
+    let mut bytes = Vec::new();
+    input.take(len).read_to_end(&mut bytes)?;
+    postcard::from_bytes(&bytes).map_err(|error| invalid(error.to_string()))
+}
+
+fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
 /// Namespace, then the module's own command. A namespace this release does not know is an error: skipping
@@ -203,6 +237,10 @@ impl Serialize for Op {
             }
             Self::Partitions(command) => {
                 tuple.serialize_element(&PARTITIONS)?;
+                tuple.serialize_element(command)?;
+            }
+            Self::Tokens(command) => {
+                tuple.serialize_element(&TOKENS)?;
                 tuple.serialize_element(command)?;
             }
         }
@@ -231,6 +269,7 @@ impl<'de> Visitor<'de> for OpVisitor {
         match namespace {
             KV => Ok(Op::Kv(seq.next_element()?.ok_or_else(missing)?)),
             PARTITIONS => Ok(Op::Partitions(seq.next_element()?.ok_or_else(missing)?)),
+            TOKENS => Ok(Op::Tokens(seq.next_element()?.ok_or_else(missing)?)),
             other => Err(A::Error::custom(format_args!(
                 "namespace {other} is not known to this release; upgrade this node"
             ))),

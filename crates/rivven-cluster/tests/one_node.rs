@@ -11,7 +11,10 @@ mod common;
 use std::{net::UdpSocket, time::Duration};
 
 use common::{Nodes, PATIENCE, refused};
-use rivven_cluster::{Cluster, ClusterConfig, Consistency, Phase, Swap, TopicSpec, identity};
+use rivven_cluster::{
+    Cluster, ClusterConfig, Consistency, KeyRange, KvCompare, KvOp, KvOpResult, KvTxn, KvUpdate, Lifetime,
+    Phase, Swap, TopicSpec, WatchFrom, identity,
+};
 
 #[tokio::test]
 async fn a_cluster_of_one_works_and_keeps_its_data() {
@@ -57,6 +60,7 @@ async fn a_cluster_of_one_works_and_keeps_its_data() {
     node.kv().delete("k2").await.unwrap();
 
     topics_come_and_go(&node).await;
+    keys_change_together_and_end_with_their_lease(&node).await;
 
     let report = node.shutdown().await;
     assert!(report.warnings.is_empty(), "{report:?}");
@@ -74,6 +78,48 @@ async fn a_cluster_of_one_works_and_keeps_its_data() {
         node.kv().get("k2", Consistency::Linearizable).await.unwrap(),
         None
     );
+}
+
+async fn keys_change_together_and_end_with_their_lease(node: &Cluster) {
+    let kv = node.kv();
+    let lease = kv.grant_lease(Duration::from_secs(60)).await.unwrap();
+    let before = kv.put_for("lock", "me", Lifetime::Lease(lease)).await.unwrap();
+    let claim = |owner: &'static str| {
+        KvTxn::new()
+            .when(KvCompare::absent("lock"))
+            .then(KvOp::put("lock", owner))
+            .otherwise(KvOp::get("lock"))
+    };
+    let lost = kv.txn(claim("you")).await.unwrap();
+    assert_eq!((lost.succeeded, lost.revision), (false, before.revision));
+    assert!(matches!(&lost.results[..], [KvOpResult::Range { entries, .. }] if entries[0].1.value == "me"));
+
+    let mut watch = kv
+        .watch(KeyRange::key("lock"), WatchFrom::Revision(before.revision + 1))
+        .unwrap();
+    kv.renew_lease(lease).await.unwrap();
+    kv.revoke_lease(lease).await.unwrap();
+    let gone = tokio::time::timeout(PATIENCE, watch.next())
+        .await
+        .unwrap()
+        .unwrap();
+    let KvUpdate::Changes { events } = gone else {
+        panic!("{gone:?}")
+    };
+    assert_eq!(
+        (events[0].key.as_str(), events[0].entry.is_none()),
+        ("lock", true)
+    );
+    assert_eq!(kv.renew_lease(lease).await.unwrap_err().code(), "lease-not-found");
+    let won = kv.txn(claim("you")).await.unwrap();
+    assert!(won.succeeded);
+
+    assert_eq!(kv.compact(won.revision).await.unwrap(), won.revision);
+    let past = kv
+        .range(&KeyRange::all(), Some(before.revision), 1, Consistency::Stale)
+        .await;
+    assert_eq!(past.unwrap_err().code(), "compacted");
+    kv.delete("lock").await.unwrap();
 }
 
 async fn topics_come_and_go(node: &Cluster) {

@@ -11,8 +11,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rivven_admin::{
-    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, ErrorBody, MembersBody,
-    REVISION_HEADER, StatusBody, TopicsBody, TransferBody,
+    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, ErrorBody, JoinTokenBody,
+    MakeJoinTokenBody, MembersBody, REVISION_HEADER, StatusBody, TopicsBody, TransferBody,
 };
 use rivven_cluster::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
@@ -207,6 +207,20 @@ impl AdminClient {
     pub async fn create_topic(&mut self, topic: &CreateTopicBody) -> Result<ChangedBody, ClientError> {
         let body = encode(topic);
         self.json(Method::POST, "/v1/topics", body).await
+    }
+
+    /// Has a token made with which `node` can join, good for `life`; the server's default when left out.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn join_token(
+        &mut self,
+        node: NodeId,
+        life: Option<Duration>,
+    ) -> Result<JoinTokenBody, ClientError> {
+        let life_s = life.map(|life| life.as_secs());
+        let body = encode(&MakeJoinTokenBody { node, life_s });
+        self.json(Method::POST, "/v1/join-tokens", body).await
     }
 
     /// Asks node `to` to lead the Raft group.

@@ -281,6 +281,50 @@ fn certificates_are_never_overwritten() {
     );
 }
 
+#[test]
+fn a_token_that_is_none_and_an_issuer_that_is_not_there_are_named() {
+    let bench = Bench::new();
+    let out = bench.harness.dir().join("joined");
+    let join = |token: &str, exit, code| {
+        fails(
+            [
+                "cert".as_ref(),
+                "join".as_ref(),
+                token.as_ref(),
+                "--out".as_ref(),
+                out.as_os_str(),
+            ],
+            exit,
+            code,
+        )
+    };
+    join("token", 2, "join-token-unreadable");
+    join("rivven-join-aaaa", 2, "join-token-unreadable");
+    // Nothing on standard input.
+    join("-", 2, "join-token-unreadable");
+    assert!(!out.exists(), "nothing is made for what is no token");
+    let (admin, no_token) = (
+        bench.config().admin.address.to_string(),
+        bench.data_dir().join("admin.token"),
+    );
+    let ask = |node: &str, exit, code| {
+        let options = ["--admin", &admin, "--node", node, "--admin-token"].map(OsStr::new);
+        let args = ["cert", "join-token"].map(OsStr::new).into_iter().chain(options);
+        fails(args.chain([no_token.as_os_str()]), exit, code)
+    };
+    ask("4", 2, "admin-token-unusable");
+    fs::create_dir_all(bench.data_dir()).unwrap();
+    fs::write(&no_token, "00".repeat(32)).unwrap();
+    fs::set_permissions(&no_token, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    ask("4", 1, "node-unreachable");
+    assert_eq!(
+        rivven_node(["cert", "join-token", "--node", "4", "--ttl", "soon"])
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
 #[tokio::test]
 async fn a_directory_of_another_cluster_or_process_is_left_alone() {
     let mut bench = Bench::new();

@@ -117,17 +117,21 @@ impl NodeIdentity {
         Self::read(tls_dir, Terms::of(template, &Provider::default()))
     }
 
-    /// [`Self::load_with`] for a node that can have its certificate renewed: it may have expired.
+    /// [`Self::load_with`], with the cryptography of `provider`, for a node that can have its certificate
+    /// renewed: it may have expired.
     ///
     /// With an expired certificate a node reaches nothing but the renewal, see [`crate::issuer`].
     ///
     /// # Errors
     /// As [`Self::load_with`], without `Expired`.
-    pub fn load_for_renewal(tls_dir: &Path, template: &SanTemplate) -> Result<Self, IdentityError> {
-        let provider = Provider::default();
+    pub fn load_for_renewal(
+        tls_dir: &Path,
+        template: &SanTemplate,
+        provider: &Provider,
+    ) -> Result<Self, IdentityError> {
         let terms = Terms {
             expired: true,
-            ..Terms::of(template, &provider)
+            ..Terms::of(template, provider)
         };
         Self::read(tls_dir, terms)
     }
@@ -359,6 +363,14 @@ impl NodeIdentity {
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         self.0.key.to_der()
     }
+}
+
+/// The private key of an authority, PEM, in a file that only its owner may read. A secret.
+///
+/// # Errors
+/// [`IdentityError`]: missing, unreadable, readable by others, or too long.
+pub fn read_key(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
+    read_secret(path)
 }
 
 /// A file that only its owner may read.

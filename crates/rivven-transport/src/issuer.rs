@@ -10,10 +10,11 @@ mod tests;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use rivven_crypto::random_bytes;
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     CallCtx, CallError, Class, Method, Rejection, Router, Transport,
@@ -33,6 +34,10 @@ pub use due::{remind_at, renew_at};
 /// Life of a renewed certificate.
 pub const ONLINE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Time after its end for which a certificate still reaches the renewal: a cluster may sleep for months, and
+/// the key in an old backup shall not open it for ever.
+pub const RENEWABLE_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Time for one attempt to renew.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
@@ -41,6 +46,9 @@ const MIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// See [`MIN_PAUSE`].
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// Bound of the pause while the certificate has expired: until it is renewed the node can do nothing else.
+const EXPIRED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Longest sleep: calendar time may jump, so even a far date is looked at this often.
 const RECHECK: Duration = Duration::from_secs(3600);
@@ -183,6 +191,9 @@ pub enum RenewError {
         /// What it said.
         source: CallError,
     },
+    /// Those who were asked answered, and none of them issues certificates.
+    #[error("no member that could be asked issues certificates")]
+    NobodyIssues,
     /// The answer is no certificate of this node, for instance because the issuer's authority is not in
     /// `ca.pem`. Compare the two.
     #[error("the renewed certificate is not usable: {0}")]
@@ -195,49 +206,83 @@ impl RenewError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NoIssuer { .. } => "renewal-failed",
+            Self::NobodyIssues => "no-issuer",
             Self::Unusable(error) => error.code(),
         }
     }
 }
 
 /// Keeps one node's certificate from expiring.
-#[derive(Debug)]
 pub struct Renewer {
     transport: Transport,
     identity: IdentityWatch,
-    issuers: Vec<NodeId>,
+    issuers: Box<dyn Fn() -> Vec<NodeId> + Send + Sync>,
+}
+
+impl fmt::Debug for Renewer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewer")
+            .field("transport", &self.transport)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Renewer {
-    /// Renews `identity`, the one that `transport` uses, at any of `issuers`; this node may be among them.
+    /// Renews `identity`, the one that `transport` uses, at any of the nodes that `issuers` names at the time;
+    /// this node may be among them, and so may some that issue nothing.
     #[must_use]
-    pub const fn new(transport: Transport, identity: IdentityWatch, issuers: Vec<NodeId>) -> Self {
+    pub fn new(
+        transport: Transport,
+        identity: IdentityWatch,
+        issuers: impl Fn() -> Vec<NodeId> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             transport,
             identity,
-            issuers,
+            issuers: Box::new(issuers),
         }
     }
 
-    /// Renews at two thirds of each certificate's life, for as long as it is polled.
+    /// Renews at two thirds of each certificate's life, or a little later so that nodes that were certified at
+    /// once do not all come at once, for as long as it is polled.
     ///
     /// Cancel safety: dropping it leaves either the earlier certificate or the new one.
     pub async fn run(self) {
         let mut pause = MIN_PAUSE;
+        let share = random_bytes().map_or(0, u16::from_be_bytes);
         loop {
-            let left = renew_at(self.identity.current().validity()).saturating_sub(now());
+            let validity = self.identity.current().validity();
+            let left = due::attempt_at(validity, share).saturating_sub(now());
             if !left.is_zero() {
                 sleep(left.min(RECHECK)).await;
                 continue;
             }
-            match self.renew().await {
-                Ok(()) => pause = MIN_PAUSE,
-                Err(error) => {
-                    warn!(%error, "cannot renew this node's certificate; trying again");
-                    sleep(pause).await;
-                    pause = pause.saturating_mul(2).min(MAX_PAUSE);
-                }
-            }
+            let Err(error) = self.renew().await else {
+                pause = MIN_PAUSE;
+                continue;
+            };
+            self.report(validity, &error);
+            sleep(pause).await;
+            let bound = if self.identity.current().is_expired() {
+                EXPIRED_PAUSE
+            } else {
+                MAX_PAUSE
+            };
+            pause = pause.saturating_mul(2).min(bound);
+        }
+    }
+
+    /// Says that nobody renewed, loudly only when it is late for it: see [`remind_at`].
+    fn report(&self, validity: Validity, error: &RenewError) {
+        let node_id = self.transport.local().node;
+        if matches!(error, RenewError::NobodyIssues) && !self.identity.current().is_expired() {
+            // Nobody ever will, perhaps: then the daily reminder tells what to do.
+            debug!(node_id, %error, "this node's certificate is not renewed");
+        } else if now() < remind_at(validity) {
+            info!(node_id, %error, "cannot renew this node's certificate yet; trying again");
+        } else {
+            warn!(node_id, %error, "cannot renew this node's certificate; trying again");
         }
     }
 
@@ -250,20 +295,22 @@ impl Renewer {
         let asked = RenewRequest {
             request: current.request()?,
         };
-        let mut failure = RenewError::NoIssuer {
-            node: 0,
-            source: CallError::NotSent {
-                cause: "no issuer is configured".into(),
-            },
-        };
-        for node in &self.issuers {
+        let issuers = (self.issuers)();
+        let mut failure = (!issuers.is_empty()).then_some(RenewError::NobodyIssues);
+        for node in issuers {
             let ctx = CallCtx::timeout(ATTEMPT);
-            match self.transport.call::<Renew>(*node, &asked, ctx).await {
+            match self.transport.call::<Renew>(node, &asked, ctx).await {
                 Ok(answer) => return self.install(&answer.certificate),
-                Err(source) => failure = RenewError::NoIssuer { node: *node, source },
+                Err(CallError::Rejected(rejection)) if rejection.code == "unknown-method" => {}
+                Err(source) => failure = Some(RenewError::NoIssuer { node, source }),
             }
         }
-        Err(failure)
+        Err(failure.unwrap_or_else(|| RenewError::NoIssuer {
+            node: 0,
+            source: CallError::NotSent {
+                cause: "no member is known yet that could be asked".into(),
+            },
+        }))
     }
 
     fn install(&self, certificate: &str) -> Result<(), RenewError> {

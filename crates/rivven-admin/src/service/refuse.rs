@@ -1,7 +1,9 @@
 //! Errors of the cluster as answers: which status, and what to do.
 
 use hyper::StatusCode;
-use rivven_cluster::{KvReadError, Outcome, PartitionError, ReadError, TransferError, WriteError};
+use rivven_cluster::{
+    JoinTokenError, KvReadError, Outcome, PartitionError, ReadError, TransferError, WriteError,
+};
 
 use crate::error::ApiError;
 
@@ -82,6 +84,15 @@ pub(super) fn transfer(error: &TransferError) -> ApiError {
         &error.to_string(),
         "look at /v1/status and repeat",
     )
+}
+
+pub(super) fn join_token(error: &JoinTokenError) -> ApiError {
+    let status = match error {
+        JoinTokenError::Write(error) => return write(error),
+        JoinTokenError::Life { .. } | JoinTokenError::Make(_) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer(status, error.code(), &error.to_string(), WAIT)
 }
 
 pub(super) fn unknown_topic(name: &str) -> ApiError {

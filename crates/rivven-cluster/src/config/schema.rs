@@ -27,6 +27,15 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
     visit.field("data_dir", &mut config.data_dir)?;
     visit.field("tls_dir", &mut config.tls_dir)?;
     visit.field("tls_provider", &mut config.tls_provider)?;
+    let tls = &mut config.tls;
+    visit.section("tls", |visit| {
+        visit.field("renewal", &mut tls.renewal)?;
+        let issuer = &mut tls.issuer;
+        visit.section("issuer", |visit| {
+            visit.field("ca_key", &mut issuer.ca_key)?;
+            visit.field("certificate_life_days", &mut issuer.certificate_life_days)
+        })
+    })?;
     visit.field("zone", &mut config.zone)?;
     visit.field("profile", &mut config.profile)?;
     let raft = &mut config.raft;

@@ -37,6 +37,8 @@ fn the_promised_file_is_accepted_unchanged() {
 fn what_is_written_reads_back_equal() {
     let mut odd = ClusterConfig::dev("/a \"b\"\\\n\u{7}é");
     odd.zone = Some("#1: true".into());
+    odd.tls.renewal = Renewal::Manual;
+    odd.tls.issuer.ca_key = Some("keys: #/ca.key".into());
     odd.advertise_address = Some("[::1]:1".parse().unwrap());
     for config in [
         verdict(PROMISED).unwrap(),
@@ -46,6 +48,51 @@ fn what_is_written_reads_back_equal() {
         let text = config.to_yaml();
         assert_eq!(parse(&text).unwrap(), config, "{text}");
     }
+}
+
+#[test]
+fn an_issuer_is_told_its_key_and_what_it_issues() {
+    let check = |text: &str| verdict(&format!("cluster: {{node_id: 1, tls: {text}}}"));
+    let issuer = check("{issuer: {ca_key: a/ca.key}}").unwrap();
+    assert_eq!(issuer.effective().tls.issuer.certificate_life_days, Some(30));
+    let checked = issuer.check().unwrap();
+    let life = checked
+        .issuer
+        .map(|issuer| (issuer.ca_key, issuer.life.as_secs()));
+    assert_eq!(life, Some(("a/ca.key".into(), 30 * 24 * 3600)));
+    let plain = check("{}").unwrap();
+    assert_eq!(plain.effective().tls, TlsSection::default());
+    assert_eq!(plain.tls.renewal, Renewal::Automatic);
+    assert_eq!(check("{renewal: manual}").unwrap().tls.renewal, Renewal::Manual);
+    for (text, expected) in [
+        ("{renewal: never}", "expected `automatic` or `manual`"),
+        (
+            "{issuer: {certificate_life_days: 7}}",
+            "this node issues no certificates",
+        ),
+        (
+            "{issuer: {ca_key: a, certificate_life_days: 0}}",
+            "0 is out of range",
+        ),
+        (
+            "{issuer: {ca_key: a, certificate_life_days: 366}}",
+            "write a number from 1 to 365",
+        ),
+        ("{issuer: {ca_key: ''}}", "the path is empty"),
+        ("{ca_key: a}", "`ca_key` belongs in `cluster.tls.issuer`"),
+    ] {
+        let error = check(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected:?} is not in:\n{error}");
+    }
+}
+
+#[test]
+fn what_is_filled_in_is_valid_too() {
+    let text = "cluster: {node_id: 1, raft: {peers: ['127.0.0.1:1', '127.0.0.1:2', 'b:1']}}";
+    let full = verdict(text).unwrap().effective();
+    full.validate().unwrap();
+    let known = ["127.0.0.1:7946", "b:7946"].map(|addr| addr.parse().unwrap());
+    assert_eq!(full.gossip.known_peers, known);
 }
 
 #[test]

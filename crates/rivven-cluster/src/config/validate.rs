@@ -11,7 +11,7 @@ use rivven_partition::MAX_REPLICATION_FACTOR;
 use rivven_transport::{Provider, ProviderError};
 use rivven_types::{NodeId, PeerAddr};
 
-use super::{ClusterConfig, ConfigError, ConfigErrorKind};
+use super::{ClusterConfig, ConfigError, ConfigErrorKind, Renewal};
 
 /// Most founders; more names than this in a list are a mistake.
 pub(super) const MAX_FOUNDERS: usize = 15;
@@ -34,6 +34,12 @@ const KEY_HOURS: RangeInclusive<u64> = 1..=8_760;
 const VIRTUAL_NODES: RangeInclusive<u64> = 1..=4_096;
 const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=MAX_REPLICATION_FACTOR as u64;
 
+/// Days that an issued certificate lives. The longest is what `cert init` gives.
+const LIFE_DAYS: RangeInclusive<u64> = 1..=365;
+
+/// Days that an issued certificate lives when the file names none (design D6).
+const DEFAULT_LIFE_DAYS: u64 = 30;
+
 /// Periods a member stays suspect when the file names no time (Lifeguard's default multiplier).
 const SUSPECT_PERIODS: u64 = 5;
 
@@ -46,6 +52,8 @@ pub(crate) struct CheckedConfig {
     pub(crate) data_dir: PathBuf,
     pub(crate) tls_dir: PathBuf,
     pub(crate) provider: Provider,
+    pub(crate) renewal: Renewal,
+    pub(crate) issuer: Option<IssuerConfig>,
     pub(crate) zone: Option<String>,
     pub(crate) peers: Vec<PeerAddr>,
     pub(crate) election_timeout_ms: Range<u64>,
@@ -60,6 +68,13 @@ pub(crate) struct CheckedConfig {
     pub(crate) replication_factor: u16,
 }
 
+/// What a node issues certificates with.
+#[derive(Clone, Debug)]
+pub(crate) struct IssuerConfig {
+    pub(crate) ca_key: PathBuf,
+    pub(crate) life: Duration,
+}
+
 /// Fills in what follows from other values.
 pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
     let mut full = config.clone();
@@ -69,6 +84,10 @@ pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
         .unwrap_or_else(|| PathBuf::from("./rivven-data").join(config.node_id.to_string()));
     full.tls_dir = Some(config.tls_dir.clone().unwrap_or_else(|| data_dir.join("tls")));
     full.data_dir = Some(data_dir);
+    let issuer = &mut full.tls.issuer;
+    if issuer.ca_key.is_some() {
+        issuer.certificate_life_days.get_or_insert(DEFAULT_LIFE_DAYS);
+    }
     let bind = config.bind_address;
     if config.advertise_address.is_none() && !bind.ip().is_unspecified() && bind.port() != 0 {
         full.advertise_address = Some(bind.into());
@@ -99,9 +118,12 @@ pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
     }
     if gossip.known_peers.is_empty() && gossip.bind_port != 0 {
         let peers = config.raft.peers.iter();
-        full.gossip.known_peers = peers
-            .filter_map(|peer| with_port(peer, gossip.bind_port))
-            .collect();
+        for peer in peers.filter_map(|peer| with_port(peer, gossip.bind_port)) {
+            // Peers on one host differ in their ports alone, and would be named twice.
+            if !full.gossip.known_peers.contains(&peer) {
+                full.gossip.known_peers.push(peer);
+            }
+        }
     }
     full.gossip.protocol_period_ms = Some(period);
     let suspect = gossip
@@ -141,6 +163,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
     let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
     let (period, suspect) = check.gossip(&full)?;
     check.placement()?;
+    let issuer = check.issuer(&full)?;
     let data_dir = full.data_dir.unwrap_or_default();
     Ok(CheckedConfig {
         node_id: full.node_id,
@@ -149,6 +172,8 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         tls_dir: full.tls_dir.unwrap_or_else(|| data_dir.join("tls")),
         data_dir,
         provider,
+        renewal: full.tls.renewal,
+        issuer,
         zone: full.zone,
         peers: full.raft.peers,
         election_timeout_ms,
@@ -341,6 +366,28 @@ impl Check<'_> {
             replicas,
             REPLICATION_FACTOR,
         )
+    }
+
+    fn issuer(&self, full: &ClusterConfig) -> Result<Option<IssuerConfig>, ConfigError> {
+        let issuer = &full.tls.issuer;
+        let life = "cluster.tls.issuer.certificate_life_days";
+        let Some(ca_key) = &issuer.ca_key else {
+            if issuer.certificate_life_days.is_some() {
+                let help = "name the authority's key in `cluster.tls.issuer.ca_key`, or leave this out";
+                return Err(self.invalid(life, "this node issues no certificates", help));
+            }
+            return Ok(None);
+        };
+        if ca_key.as_os_str().is_empty() {
+            let help = "name the authority's key, ca.key of `rivven-node cert init`, or leave it out";
+            return Err(self.invalid("cluster.tls.issuer.ca_key", "the path is empty", help));
+        }
+        let days = issuer.certificate_life_days.unwrap_or(DEFAULT_LIFE_DAYS);
+        self.range(life, days, LIFE_DAYS)?;
+        Ok(Some(IssuerConfig {
+            ca_key: ca_key.clone(),
+            life: Duration::from_secs(days * 24 * 3600),
+        }))
     }
 
     fn range(&self, path: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {

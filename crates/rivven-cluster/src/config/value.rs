@@ -21,7 +21,7 @@ pub(super) struct Mistake {
 
 impl Mistake {
     /// Nothing more to say.
-    fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         Self::default()
     }
 
@@ -272,7 +272,7 @@ impl Value for Vec<PeerAddr> {
     }
 }
 
-fn text(node: &Node) -> Result<&str, Mistake> {
+pub(super) fn text(node: &Node) -> Result<&str, Mistake> {
     match &node.content {
         Content::Text(text) | Content::Untyped(text) => Ok(text),
         Content::Int(_) | Content::Float(_) | Content::Bool(_) => Err(Mistake::help("put it in quotes")),

@@ -107,9 +107,9 @@ impl Resolver {
         Some(Problem::new("duplicate-node-id", message))
     }
 
-    /// Nodes that have answered.
-    pub(crate) fn nodes(&self) -> Vec<NodeId> {
-        lock(&self.found).values().map(|peer| peer.node).collect()
+    /// Who has answered.
+    pub(crate) fn found(&self) -> Vec<NodeId> {
+        lock(&self.found).values().map(|identity| identity.node).collect()
     }
 
     /// Addresses that have not answered.

@@ -1,6 +1,7 @@
 //! One log entry changes several modules together or not at all.
 
 use rivven_partition::{NodeAddrs, Registration};
+use rivven_transport::join::TokenId;
 use rivven_types::{BootEpoch, InstanceId, NodeId};
 
 use super::*;
@@ -33,6 +34,26 @@ fn register(node: NodeId) -> Op {
     }))
 }
 
+const TOKEN: TokenId = TokenId::from_bytes([1; 32]);
+
+fn issue() -> Op {
+    Op::Tokens(TokenCommand::Issue {
+        token: TOKEN,
+        node: 4,
+        expires_s: 100,
+        now_s: 1,
+    })
+}
+
+fn spend(key: u8) -> Op {
+    Op::Tokens(TokenCommand::Spend {
+        token: TOKEN,
+        node: 4,
+        key: [key; 32],
+        now_s: 2,
+    })
+}
+
 fn delete_topic() -> Op {
     Op::Partitions(PartitionCommand::DeleteTopic {
         name: "missing".into(),
@@ -58,6 +79,30 @@ fn operations_on_several_modules_take_effect_together_or_not_at_all() {
         assert_eq!((state.kv.revision(), state.partitions.clone()), before);
         assert_eq!(state.kv.get("c"), None);
     }
+}
+
+#[test]
+fn a_token_is_spent_once_whoever_asks_and_wherever_the_state_came_from() {
+    let mut state = state();
+    let answer = |state: &mut ClusterState, op| {
+        let command = ClusterCommand { ops: vec![op] };
+        match state.apply(&ApplyCtx::new(1, 1), command).results.remove(0) {
+            OpResponse::Tokens(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(answer(&mut state, spend(1)), Err(TokenRefusal::Unknown));
+    assert_eq!(answer(&mut state, issue()), Ok(()));
+    // Refused together with what it came with, it is not spent.
+    apply(&mut state, 2, vec![spend(1), conflict()]);
+    assert_eq!(answer(&mut state, spend(2)), Ok(()));
+    assert_eq!(answer(&mut state, spend(1)), Err(TokenRefusal::Used));
+    let mut bytes = Vec::new();
+    ClusterState::encode_snapshot(&state.snapshot(), &mut bytes).unwrap();
+    let mut restored = self::state();
+    restored.restore(&mut bytes.as_slice()).unwrap();
+    assert_eq!(answer(&mut restored, spend(1)), Err(TokenRefusal::Used));
+    assert_eq!(answer(&mut restored, spend(2)), Ok(()));
 }
 
 #[test]
@@ -102,7 +147,12 @@ fn a_command_carries_its_namespace_and_an_unknown_one_is_an_error() {
     // Two operations; namespace 1, variant put, "k", "v", unlimited; namespace 2, variant delete topic, "missing".
     assert_eq!(bytes, b"\x02\x01\x00\x01k\x01v\x00\x02\x03\x07missing");
     assert_eq!(postcard::from_bytes::<ClusterCommand>(&bytes).unwrap(), command);
-    assert!(postcard::from_bytes::<ClusterCommand>(b"\x01\x03\x00\x01k\x01v").is_err());
+    let token = postcard::to_allocvec(&ClusterCommand { ops: vec![issue()] }).unwrap();
+    // Namespace 3, variant issue, the id, node 4, the end, the time.
+    assert_eq!(token, [&[1, 3, 0][..], &[1; 32], &[4, 100, 1]].concat());
+    let token = postcard::to_allocvec(&ClusterCommand { ops: vec![spend(9)] }).unwrap();
+    assert_eq!(token, [&[1, 3, 1][..], &[1; 32], &[4], &[9; 32], &[2]].concat());
+    assert!(postcard::from_bytes::<ClusterCommand>(b"\x01\x04\x00\x01k\x01v").is_err());
     assert!(postcard::from_bytes::<ClusterCommand>(b"\x01\x01").is_err());
 }
 

@@ -4,12 +4,13 @@ mod cert;
 mod config;
 mod dev;
 mod failure;
+mod join;
 mod log;
 mod output;
 mod run;
 mod status;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rivven_cluster::NodeId;
@@ -104,6 +105,32 @@ enum CertCommand {
         #[arg(long, value_name = "ID")]
         node: NodeId,
     },
+    /// Have a running node make a token with which one node gets its certificate, once.
+    JoinToken(JoinTokenArgs),
+    /// Get this node's certificate with a token, and everything else that its TLS directory holds.
+    Join {
+        /// The token, or `-` to read it from standard input.
+        token: String,
+        /// Directory to write to. Nothing complete in it is overwritten.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct JoinTokenArgs {
+    /// Id of the node that is to join.
+    #[arg(long, value_name = "ID")]
+    node: NodeId,
+    /// Admin address of the node to ask.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9640")]
+    admin: SocketAddr,
+    /// The asked node's admin.token, in its data directory.
+    #[arg(long, value_name = "FILE")]
+    admin_token: PathBuf,
+    /// How long the token is good: 1m to 7d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = join::life)]
+    ttl: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,6 +158,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => crate::demo::run(args.keep, &mut out),
         Command::Cert(CertCommand::Init { nodes, out: dir }) => cert::init(&nodes, &dir, &mut out),
         Command::Cert(CertCommand::Issue { ca, node }) => cert::issue(&ca, node, &mut out),
+        Command::Cert(CertCommand::JoinToken(args)) => join::token(&args, &mut out),
+        Command::Cert(CertCommand::Join { token, out: dir }) => join::run(&token, &dir, &mut out),
         Command::Config(ConfigCommand::Check { file }) => config::check(&file, &mut out),
         Command::Status(args) => status::run(args.admin, &mut out),
     };

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long a peer may take to answer; it writes a small file meanwhile.
-const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a starting node holds back its own keys while it looks for newer ones. Then it is taken to be
 /// among the first to start.
@@ -33,7 +33,7 @@ const START_PATIENCE: Duration = Duration::from_secs(1);
 const START_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Least time between two fetches for keys that are missing: forgeries ask for them too.
-const FETCH_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a node compares its ring with some peers even if nothing is missing: one that nobody
 /// answers any more may not notice otherwise.
@@ -53,6 +53,8 @@ pub struct KeyKeeper {
     /// One ring at a time, from decision to disk.
     adopting: tokio::sync::Mutex<()>,
     changed: watch::Sender<Option<RingVersion>>,
+    /// The peer last heard of that has a greater ring; asked first at the next fetch.
+    ahead: Mutex<Option<NodeId>>,
 }
 
 /// Why a peer's ring was not taken over. The ring in use stays.
@@ -109,6 +111,7 @@ impl KeyKeeper {
             changed: watch::Sender::new(held.as_ref().map(KeyRing::version)),
             held: Mutex::new(held.map(Arc::new)),
             adopting: tokio::sync::Mutex::default(),
+            ahead: Mutex::default(),
         })
     }
 
@@ -173,8 +176,7 @@ impl KeyKeeper {
         let (this, admitted) = (Arc::clone(self), Arc::clone(&admits));
         router.register::<FetchKeys, _, _>(move |caller, theirs| {
             let answer = if admitted(caller.peer.node) {
-                let held = this.held().filter(|ring| Some(ring.version()) > theirs);
-                Ok(held.map(|ring| RingText::of(&ring)))
+                Ok(this.answer(caller.peer.node, theirs))
             } else {
                 Err(refused())
             };
@@ -196,6 +198,20 @@ impl KeyKeeper {
                 Ok(this.held().map_or(version, |ring| ring.version()))
             }
         });
+    }
+
+    /// What `peer`, which has `theirs`, is sent.
+    ///
+    /// A peer that has more asks because it cannot read somebody, and that is whoever is behind: perhaps this
+    /// node, which may read all that the others send, and would not look for keys by itself.
+    fn answer(&self, peer: NodeId, theirs: Option<RingVersion>) -> Option<RingText> {
+        let held = self.held();
+        let ours = held.as_ref().map(|ring| ring.version());
+        if theirs > ours {
+            *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+            self.keys.report_missing();
+        }
+        held.filter(|_| ours > theirs).map(|ring| RingText::of(&ring))
     }
 
     /// Takes over the ring of `peer` if it is greater. `true` if this node then has one, `false` if neither
@@ -276,13 +292,12 @@ impl KeyKeeper {
             .filter(|node| *node != transport.local().node)
             .collect();
         let asked = others.len().min(FETCH_PEERS);
-        let chosen: Vec<NodeId> = others
-            .iter()
-            .copied()
-            .cycle()
-            .skip(turn.checked_rem(others.len()).unwrap_or_default())
-            .take(asked)
-            .collect();
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ahead = ahead.filter(|node| others.contains(node));
+        let in_turn = others.iter().copied().cycle();
+        let in_turn = in_turn.skip(turn.checked_rem(others.len()).unwrap_or_default());
+        let in_turn = in_turn.take(others.len()).filter(|node| Some(*node) != ahead);
+        let chosen: Vec<NodeId> = ahead.into_iter().chain(in_turn).take(asked).collect();
         *turn = turn.wrapping_add(asked);
         let fetched = join_all(chosen.into_iter().map(|peer| async move {
             let fetched = self.fetch(transport, peer).await;

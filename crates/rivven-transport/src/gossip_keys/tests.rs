@@ -215,6 +215,29 @@ async fn what_is_missing_is_fetched_but_not_as_often_as_forgeries_ask() {
     tasks.abort();
 }
 
+/// Node 1 went away when it had acknowledged key 1, and comes back when the others have dropped key 0. It
+/// reads all that they send, so that it has no reason of its own to look for keys.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_only_the_others_can_not_read_learns_of_it_without_a_controller() {
+    let network = MemoryNetwork::new();
+    let staged = KeyRing::bootstrap(made(1)).stage(made(2), 1, 0, 0, false);
+    let retired = staged.activate(1, 0).retire(1, 0);
+    let tasks = TaskGroup::current();
+    let keepers = [&staged, &retired, &retired, &retired, &retired].map(|ring| keeper(Some(ring)));
+    for (node, keeper) in (1..).zip(&keepers) {
+        let transport = join(&network, node, keeper);
+        let peers = || (1..=5).collect();
+        tasks.spawn(Arc::clone(keeper).follow(transport, peers, node == 1));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..60 {
+        keepers[1].keys().report_missing();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(keepers[0].held().unwrap().version(), retired.version());
+    tasks.abort();
+}
+
 #[tokio::test]
 async fn a_ring_is_kept_across_restarts_readable_by_its_owner_alone() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use rivven_crypto::random_bytes;
+use rivven_crypto::{Provider, random_bytes};
 use rivven_types::{ClusterId, NodeId};
 use zeroize::Zeroizing;
 
@@ -89,7 +89,7 @@ pub fn issue_node(out: &Path, node: NodeId) -> Result<Issued, IdentityError> {
     let authority = CertificateAuthority::from_pem(&ca_pem, &ca_key)?;
     let dir = out.join(node_dir_name(node));
     if dir.join(KEY_FILE).exists() {
-        let identity = NodeIdentity::load_for_renewal(&dir, &SanTemplate::default())?;
+        let identity = NodeIdentity::load_for_renewal(&dir, &SanTemplate::default(), &Provider::default())?;
         let renewed = authority.renew(&identity)?;
         identity.with_certificate(&renewed)?;
         let path = dir.join(CERT_FILE);

@@ -17,6 +17,13 @@ pub fn renew_at(validity: Validity) -> Duration {
     at(validity, 2, 3)
 }
 
+/// When a node that drew `share` asks: at [`renew_at`], or up to a twenty-fourth of the life later, which is
+/// before [`remind_at`] still.
+pub(super) fn attempt_at(validity: Validity, share: u16) -> Duration {
+    let life = validity.not_after.saturating_sub(validity.not_before);
+    renew_at(validity).saturating_add(life / 24 * u32::from(share) / u32::from(u16::MAX))
+}
+
 /// When an operator is to be told that nobody has renewed a certificate: at three quarters of its life, so
 /// that a working issuer is never complained about.
 #[must_use]
@@ -60,6 +67,11 @@ mod tests {
             not_after: days(130),
         };
         assert_eq!(renew_at(month), days(120));
+        assert_eq!(attempt_at(month, 0), days(120));
+        assert_eq!(
+            attempt_at(month, u16::MAX),
+            days(121) + Duration::from_secs(6 * 3600)
+        );
         assert_eq!(remind_at(month), days(122) + Duration::from_secs(12 * 3600));
         let reversed = Validity {
             not_before: days(2),

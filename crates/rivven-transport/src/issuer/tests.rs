@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use rivven_crypto::Provider;
 use rivven_types::{BootEpoch, ClusterId, InstanceId};
 use tokio::time::Instant;
 
@@ -61,7 +62,8 @@ struct Member {
 fn member(ca: &CertificateAuthority, node: NodeId, validity: Validity) -> Member {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), ca, node, validity);
-    let identity = NodeIdentity::load_for_renewal(dir.path(), &SanTemplate::default()).unwrap();
+    let identity =
+        NodeIdentity::load_for_renewal(dir.path(), &SanTemplate::default(), &Provider::default()).unwrap();
     let local = LocalIdentity {
         cluster: identity.cluster(),
         node,
@@ -98,11 +100,10 @@ async fn greet(from: &Member, to: NodeId, ms: u64) -> Result<NodeId, CallError> 
 }
 
 fn renewer(member: &Member, issuers: &[NodeId]) -> Renewer {
-    Renewer::new(
-        member.transport.clone(),
-        member.identity.clone(),
-        issuers.to_vec(),
-    )
+    let issuers = issuers.to_vec();
+    Renewer::new(member.transport.clone(), member.identity.clone(), move || {
+        issuers.clone()
+    })
 }
 
 fn reissue(ca: &CertificateAuthority) -> Issuer {
@@ -209,6 +210,13 @@ async fn only_the_caller_itself_is_certified_and_only_by_an_authority_it_knows()
     let ctx = CallCtx::timeout(Duration::from_secs(5));
     let error = two.transport.call::<Renew>(1, &garbage, ctx).await.unwrap_err();
     assert_eq!(error.code(), "bad-certificate-request", "{error}");
+    // Who issues nothing is told from who cannot be reached.
+    let code = |error: RenewError| error.code();
+    assert_eq!(renewer(&one, &[2]).renew().await.map_err(code), Err("no-issuer"));
+    assert_eq!(
+        renewer(&one, &[2, 7]).renew().await.map_err(code),
+        Err("renewal-failed")
+    );
     // Several issuers: the first one that answers will do, and one that is gone does no harm.
     renewer(&two, &[7, 1]).renew().await.unwrap();
     assert_eq!(two.identity.current().name(), before.name());

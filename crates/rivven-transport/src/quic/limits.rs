@@ -141,9 +141,5 @@ pub(super) const ATTEMPT_COST: Duration = Duration::from_secs(10);
 /// Sources of refused attempts that are remembered.
 pub(super) const MAX_SOURCES: usize = 1_024;
 
-/// Time after its end for which a certificate still reaches the renewal: a cluster may sleep for months, and
-/// the key in an old backup shall not open it for ever.
-pub(super) const RENEWABLE_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// Life of a connection made with an expired certificate.
 pub(super) const RENEWAL_TIME: Duration = Duration::from_secs(10);

@@ -22,10 +22,11 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tracing::error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{config::JOIN_ALPN, limits::RENEWABLE_FOR};
+use super::config::JOIN_ALPN;
 use crate::{
     Router,
     identity::{IdentityWatch, NodeIdentity},
+    issuer::RENEWABLE_FOR,
 };
 
 /// Which side of a handshake the peer was on.
