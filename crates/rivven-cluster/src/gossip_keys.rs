@@ -211,15 +211,11 @@ impl Reign {
             lives || inner.transport.status(node) == PeerStatus::Up
         };
         let (members, removals) = inner.published.read(|state| {
-            let (mut members, mut removals) = (BTreeMap::new(), 0);
-            for node in state.map().nodes() {
-                if node.status == NodeStatus::Removed {
-                    removals += 1;
-                } else {
-                    members.insert(node.registration.node, alive(node.registration.node));
-                }
-            }
-            (members, removals)
+            let staying = state.map().nodes();
+            let staying = staying.filter(|node| node.status != NodeStatus::Removed);
+            let staying = staying.map(|node| node.registration.node);
+            let members: BTreeMap<NodeId, bool> = staying.map(|node| (node, alive(node))).collect();
+            (members, state.map().removals())
         });
         RotationInput {
             term: self.term,

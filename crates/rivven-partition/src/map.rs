@@ -12,6 +12,7 @@ use crate::{LeaderEpoch, Node, Partition, Topic, TopicName};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionMap {
     pub(crate) generation: u64,
+    pub(crate) removals: u64,
     pub(crate) nodes: Arc<BTreeMap<NodeId, Node>>,
     pub(crate) topics: Arc<BTreeMap<TopicName, Arc<Topic>>>,
 }
@@ -54,6 +55,15 @@ impl PartitionMap {
     #[must_use]
     pub fn node(&self, node: NodeId) -> Option<&Node> {
         self.nodes.get(&node)
+    }
+
+    /// How often a node has been removed, ever.
+    ///
+    /// Only grows: another instance that takes the number of a removed node undoes nothing, because the
+    /// removed one keeps what it knows.
+    #[must_use]
+    pub const fn removals(&self) -> u64 {
+        self.removals
     }
 
     /// The registered nodes in the order of their numbers, removed ones included.

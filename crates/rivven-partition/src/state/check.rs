@@ -16,6 +16,15 @@ impl PartitionState {
             let zone = node.zone().is_none_or(is_zone);
             ensure(*id == node.registration.node && zone, || format!("node {id}"))?;
         }
+        let removed = nodes
+            .values()
+            .filter(|node| node.status == NodeStatus::Removed)
+            .count();
+        let removals = self.map.removals;
+        let plausible = removed as u64 <= removals && removals <= self.map.generation;
+        ensure(plausible, || {
+            format!("{removals} removals, {removed} removed nodes")
+        })?;
         let counted = self.map.partitions().count();
         ensure(counted == self.partitions, || "partition count".into())?;
         ensure(self.names.len() == topics.len(), || "a topic number twice".into())?;

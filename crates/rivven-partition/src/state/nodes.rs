@@ -61,6 +61,9 @@ impl PartitionState {
             },
             (_, NodeStatus::Active | NodeStatus::Draining | NodeStatus::Down) => {}
         }
+        if status == NodeStatus::Removed {
+            self.map.removals = self.map.removals.saturating_add(1);
+        }
         if let Some(known) = Arc::make_mut(&mut self.map.nodes).get_mut(&node) {
             known.status = status;
             known.since_ms = at_ms;

@@ -16,6 +16,7 @@ struct Repr<Nodes, Topics> {
     format: u16,
     generation: u64,
     next_topic: u64,
+    removals: u64,
     nodes: Nodes,
     topics: Topics,
 }
@@ -26,6 +27,7 @@ impl Serialize for PartitionState {
             format: FORMAT_VERSION,
             generation: self.map.generation,
             next_topic: self.next_topic,
+            removals: self.map.removals,
             nodes: &*self.map.nodes,
             topics: &*self.map.topics,
         };
@@ -57,6 +59,7 @@ impl TryFrom<Owned> for PartitionState {
             partitions: repr.topics.values().map(|topic| topic.partitions.len()).sum(),
             map: PartitionMap {
                 generation: repr.generation,
+                removals: repr.removals,
                 nodes: Arc::new(repr.nodes),
                 topics: Arc::new(repr.topics),
             },

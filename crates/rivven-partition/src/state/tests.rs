@@ -391,6 +391,29 @@ fn a_node_that_leads_is_not_removed() {
 }
 
 #[test]
+fn every_removal_counts_whoever_takes_the_number_afterwards() {
+    let (mut state, _) = cluster(&["", "", ""]);
+    assert_eq!(state.map().removals(), 0);
+    set_status(&mut state, 2, NodeStatus::Removed);
+    set_status(&mut state, 2, NodeStatus::Removed);
+    assert_eq!(state.map().removals(), 1, "once for each removal");
+    let mut again = registration(2, 1, None);
+    again.instance = InstanceId::from_bytes([9; 16]);
+    apply(&mut state, PartitionCommand::RegisterNode(again));
+    assert_eq!(state.map().removals(), 1, "the number is taken again");
+    set_status(&mut state, 3, NodeStatus::Removed);
+    assert_eq!(state.map().removals(), 2, "as many are removed as before");
+
+    let bytes = postcard::to_allocvec(&state).unwrap();
+    assert_eq!(postcard::from_bytes::<PartitionState>(&bytes).unwrap(), state);
+    // Fewer removals than there are removed nodes cannot be.
+    let mut forged = state;
+    forged.map.removals = 0;
+    let bytes = postcard::to_allocvec(&forged).unwrap();
+    assert!(postcard::from_bytes::<PartitionState>(&bytes).is_err());
+}
+
+#[test]
 fn a_snapshot_does_not_follow_later_changes() {
     let mut state = one_partition();
     let (snapshot, map) = (state.clone(), state.map().clone());

@@ -250,7 +250,7 @@ impl KeyRing {
         self.since_ms
     }
 
-    /// How many nodes had been removed from the cluster when a key was staged last.
+    /// How often a node had been removed from the cluster when a key was staged last.
     #[must_use]
     pub const fn removals(&self) -> u64 {
         self.removals

@@ -54,7 +54,9 @@ pub struct KeyMember {
 pub struct KeyDemand {
     /// An operator.
     pub by_hand: bool,
-    /// Nodes removed from the cluster so far, who know the keys of their time.
+    /// How often a node has been removed from the cluster, ever; whoever was knows the keys of its time.
+    ///
+    /// Must only grow: a number that sank with a node's return would hide the next removal.
     pub removals: u64,
 }
 
