@@ -7,6 +7,8 @@
 //! The number of series is bounded: only [`MAX_LABELLED_PEERS`] peers have series of their own, and every other
 //! label has a fixed set of values.
 
+mod events;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -16,149 +18,23 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 use rivven_types::NodeId;
 use tokio::time::Instant;
 
 use crate::{CallError, Class};
+use names::{
+    CALL_SECONDS, CALLS, CALLS_STARTED, DROPPED, OPENED, OPENED_BYTES, RECEIVED_BYTES, SEALED, SEALED_BYTES,
+    SENT_BYTES, SERVED, SERVED_SECONDS, SERVED_STARTED, describe,
+};
+
+pub(crate) use events::{Connected, Dialler, Direction, TransferMetrics, handshake_failed, refused};
 
 /// Peers with series of their own, for each handle to a network; those met later share the label `other`.
 pub(crate) const MAX_LABELLED_PEERS: usize = 64;
 
 /// The label of the peers that have no series of their own.
 const OTHER_PEERS: &str = "other";
-
-/// What kind of number a metric is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Counter,
-    Histogram,
-}
-
-/// A metric: its name, kind, unit, labels and meaning.
-type Described = (&'static str, Kind, Unit, &'static [&'static str], &'static str);
-
-const CALLS_STARTED: &str = "transport_calls_started_total";
-const CALLS: &str = "transport_calls_total";
-const CALL_SECONDS: &str = "transport_call_seconds";
-const SENT_BYTES: &str = "transport_sent_bytes_total";
-const RECEIVED_BYTES: &str = "transport_received_bytes_total";
-const SERVED_STARTED: &str = "transport_served_started_total";
-const SERVED: &str = "transport_served_total";
-const SERVED_SECONDS: &str = "transport_served_seconds";
-
-const SEALED: &str = "transport_datagrams_sealed_total";
-const SEALED_BYTES: &str = "transport_datagram_sealed_bytes_total";
-const OPENED: &str = "transport_datagrams_opened_total";
-const OPENED_BYTES: &str = "transport_datagram_opened_bytes_total";
-const DROPPED: &str = "transport_datagrams_dropped_total";
-
-const CLASS: &[&str] = &["peer", "class"];
-const OUTCOME: &[&str] = &["peer", "class", "outcome"];
-
-const ALL: [Described; 13] = [
-    (
-        CALLS_STARTED,
-        Kind::Counter,
-        Unit::Count,
-        CLASS,
-        "Calls that this node began.",
-    ),
-    (
-        CALLS,
-        Kind::Counter,
-        Unit::Count,
-        OUTCOME,
-        "Calls of this node that ended, by what the caller was told.",
-    ),
-    (
-        CALL_SECONDS,
-        Kind::Histogram,
-        Unit::Seconds,
-        CLASS,
-        "Time from the begin of an answered call to its response, queues included.",
-    ),
-    (
-        SENT_BYTES,
-        Kind::Counter,
-        Unit::Bytes,
-        CLASS,
-        "Bytes of requests and responses that this node sent, without their frames.",
-    ),
-    (
-        RECEIVED_BYTES,
-        Kind::Counter,
-        Unit::Bytes,
-        CLASS,
-        "Bytes of requests and responses that this node received, without their frames.",
-    ),
-    (
-        SERVED_STARTED,
-        Kind::Counter,
-        Unit::Count,
-        CLASS,
-        "Calls of peers whose handler began here.",
-    ),
-    (
-        SERVED,
-        Kind::Counter,
-        Unit::Count,
-        OUTCOME,
-        "Calls of peers whose handler ended here, by how.",
-    ),
-    (
-        SERVED_SECONDS,
-        Kind::Histogram,
-        Unit::Seconds,
-        CLASS,
-        "Time that a handler took for a call it answered.",
-    ),
-    (
-        SEALED,
-        Kind::Counter,
-        Unit::Count,
-        &[],
-        "Datagrams sealed, to be sent.",
-    ),
-    (
-        SEALED_BYTES,
-        Kind::Counter,
-        Unit::Bytes,
-        &[],
-        "Bytes of sealed datagrams, seal included.",
-    ),
-    (
-        OPENED,
-        Kind::Counter,
-        Unit::Count,
-        &[],
-        "Datagrams received and found authentic and new.",
-    ),
-    (
-        OPENED_BYTES,
-        Kind::Counter,
-        Unit::Bytes,
-        &[],
-        "Bytes of opened datagrams, seal included.",
-    ),
-    (
-        DROPPED,
-        Kind::Counter,
-        Unit::Count,
-        &["reason"],
-        "Datagrams received and dropped, by the code of the error.",
-    ),
-];
-
-/// Tells the recorder what the metrics mean. Saying it again changes nothing.
-fn describe() {
-    for (name, kind, unit, _, text) in ALL {
-        match kind {
-            Kind::Counter => describe_counter!(name, unit, text),
-            Kind::Histogram => describe_histogram!(name, unit, text),
-        }
-    }
-}
 
 /// Which end of a call is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::{
     end::End,
     link::{Frame, Kind},
 };
-use crate::{Caller, MethodSpec, Rejection};
+use crate::{Caller, MethodSpec, Rejection, metrics::refused};
 
 /// What a frame does when it arrives.
 #[derive(Clone)]
@@ -117,6 +117,7 @@ fn refuse(end: &End, request: &Request) -> Option<Rejection> {
 fn start(network: &MemoryNetwork, end: &Arc<End>, request: Request) {
     let served = end.in_flight.token();
     if let Some(rejection) = refuse(end, &request) {
+        refused(request.method.class.name(), &rejection);
         return respond(network, end, &request, Answer::Rejected(rejection), served);
     }
     let (network, answering) = (network.clone(), Arc::clone(end));

@@ -7,15 +7,21 @@ use std::{
 };
 
 use metrics::{
-    CounterFn, Gauge, GaugeFn, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString,
+    CounterFn, Gauge, GaugeFn, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     set_default_local_recorder,
 };
 use rivven_types::{BootEpoch, ClusterId, InstanceId};
+use tokio::runtime::Handle;
 
-use super::*;
+use super::{
+    names::{ALL, HANDSHAKE_FAILURES},
+    *,
+};
 use crate::{
-    CallCtx, LocalIdentity, MemoryNetwork, Method, Rejection, Router, Transport,
+    CallCtx, LocalIdentity, MemoryNetwork, Method, QuicTransport, Rejection, Router, Transfer, TransferCtx,
+    TransferError, Transport,
     datagram::{DatagramOpener, DatagramSealer, GossipKey},
+    identity::{CertificateAuthority, NodeIdentity},
 };
 
 /// Sum of what was recorded under each name and its labels' values.
@@ -62,11 +68,15 @@ impl Sums {
         Arc::new(Sum(self.clone(), name))
     }
 
+    fn sum_of(&self, name: &str) -> f64 {
+        self.0.lock().unwrap().get(name).copied().unwrap_or(0.0)
+    }
+
     fn check(&self, name: &str, expected: f64) {
-        let found = self.0.lock().unwrap().get(name).copied();
+        let found = self.sum_of(name);
         assert!(
-            (found.unwrap_or(0.0) - expected).abs() < f64::EPSILON,
-            "{name}: {found:?}, not {expected}"
+            (found - expected).abs() < f64::EPSILON,
+            "{name}: {found}, not {expected}"
         );
     }
 
@@ -210,6 +220,109 @@ fn datagrams_are_counted_and_those_dropped_by_reason() {
     sums.check(OPENED_BYTES, sealed.len() as f64);
     sums.check("transport_datagrams_dropped_total datagram-replayed", 2.0);
     sums.check("transport_datagrams_dropped_total datagram-too-short", 1.0);
+}
+
+/// Takes a text; refuses `"no"` before its first byte.
+struct Text;
+
+impl Transfer for Text {
+    const ID: u16 = 0x8000;
+    const NAME: &'static str = "text";
+    const MAX_HEADER: usize = 8;
+    const MAX_RECEIPT: usize = 16;
+    type Header = String;
+    type Receipt = u64;
+}
+
+fn take_text(router: &Router) {
+    router.register_transfer::<Text, _, _>(|_, how, offered| async move {
+        if how == "no" {
+            return Err(Rejection::new("any-code", ""));
+        }
+        let mut incoming = offered.accept_from(0).await;
+        while incoming.chunk().await?.is_some() {}
+        Ok(incoming.offset())
+    });
+}
+
+async fn send_text(from: &Transport, to: NodeId, how: &str) -> Result<u64, TransferError> {
+    let text = b"0123456789";
+    let source = |offset: u64| {
+        let rest = text.get(usize::try_from(offset).unwrap()..).unwrap();
+        std::future::ready(Ok(rest.into()))
+    };
+    from.send_stream::<Text, _, _>(to, &how.to_owned(), source, TransferCtx::new())
+        .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_ends_of_a_transfer_are_counted_and_refusals_before_a_handler_by_their_code() {
+    let sums = Sums::default();
+    let _installed = set_default_local_recorder(&sums);
+    let network = MemoryNetwork::new();
+    let router = Router::new();
+    take_text(&router);
+    let (one, two) = (join(&network, 1), network.join(local(2), router.clone()).unwrap());
+    assert_eq!(send_text(&one, 2, "yes").await.unwrap(), 10);
+    send_text(&one, 2, "no").await.unwrap_err();
+    sums.check("transport_transfers_total sent text answered", 1.0);
+    sums.check("transport_transfers_total received text answered", 1.0);
+    sums.check("transport_transfer_bytes_total sent text", 10.0);
+    sums.check("transport_transfer_bytes_total received text", 10.0);
+    sums.check("transport_transfers_total sent text rejected", 1.0);
+    sums.check("transport_transfers_total received text rejected", 1.0);
+    router.clear();
+    send_text(&one, 2, "yes").await.unwrap_err();
+    call(&one, 2, "answer").await.unwrap_err();
+    sums.check("transport_transfers_total received unknown refused", 1.0);
+    sums.check("transport_refused_total bulk unknown-transfer", 1.0);
+    sums.check("transport_refused_total raft unknown-method", 1.0);
+    drop(two);
+    send_text(&one, 3, "yes").await.unwrap_err();
+    sums.check("transport_transfers_total sent text not-begun", 1.0);
+}
+
+/// A node whose tasks all run on the calling thread, where the recorder of this test is.
+fn start(authority: &CertificateAuthority, node: NodeId) -> Transport {
+    let issued = authority.issue(node).unwrap();
+    let identity = NodeIdentity::from_pem(authority.cert_pem(), issued.cert_pem(), issued.key_pem());
+    QuicTransport::builder(identity.unwrap(), local(node))
+        .runtime(Handle::current())
+        .start()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn connections_are_counted_while_they_last_and_those_that_came_to_nothing_by_reason() {
+    let sums = Sums::default();
+    let _installed = set_default_local_recorder(&sums);
+    let ours = CertificateAuthority::generate(ClusterId::from_bytes([1; 16])).unwrap();
+    let theirs = CertificateAuthority::generate(ClusterId::from_bytes([1; 16])).unwrap();
+    let (one, two, three) = (start(&ours, 1), start(&ours, 2), start(&theirs, 3));
+    for to in [&two, &three] {
+        one.set_address(to.local().node, to.local_addr().unwrap().into());
+    }
+    let ctx = || CallCtx::timeout(Duration::from_secs(2));
+    let refused = one.call::<Do>(2, &"answer".into(), ctx()).await.unwrap_err();
+    assert_eq!(refused.code(), "unknown-method");
+    sums.check("transport_refused_total raft unknown-method", 1.0);
+    sums.check("transport_connections dialled main", 1.0);
+    sums.check("transport_connections accepted main", 1.0);
+    one.call::<Do>(3, &"answer".into(), ctx()).await.unwrap_err();
+    let failures = |side: &str| {
+        let start = format!("{HANDSHAKE_FAILURES} {side} tls");
+        sums.names().iter().any(|name| name.starts_with(&start))
+    };
+    assert!(failures("dialled"), "{:?}", sums.names());
+    two.shutdown(Duration::from_millis(100)).await;
+    let end = Instant::now() + Duration::from_secs(10);
+    while sums.sum_of("transport_connections dialled main")
+        + sums.sum_of("transport_connections accepted main")
+        > 0.0
+    {
+        assert!(Instant::now() < end, "the connection is still counted");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Name, kind, unit and labels of each metric of this crate, as `docs/operating/metrics.md` has them.

@@ -20,13 +20,19 @@ use super::{
     transfer::{Receiving, TRANSFER_BYTE},
     trust::Side,
 };
-use crate::{PeerIdentity, TaskGroup, identity::Role, stream::MAX_TRANSFERS};
+use crate::{
+    PeerIdentity, TaskGroup,
+    identity::Role,
+    metrics::{Dialler, handshake_failed},
+    stream::MAX_TRANSFERS,
+};
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept_loop(shared: Arc<Shared>, endpoint: Endpoint) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+            handshake_failed(Dialler::Peer, "too-many-handshakes");
             incoming.refuse();
             continue;
         };
@@ -68,6 +74,16 @@ enum Denied {
     Unreadable(Connection),
 }
 
+impl Denied {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(_, refusal) => refusal.reason(),
+            Self::Lost(error) => explain(error).reason(),
+            Self::Unreadable(_) => Refusal::Malformed.reason(),
+        }
+    }
+}
+
 /// Who has come.
 enum Greeted {
     Certified(Met, Arc<Line>),
@@ -80,12 +96,16 @@ async fn accept(shared: &Arc<Shared>, incoming: Incoming) -> Option<Greeted> {
     match timeout(HELLO_TIMEOUT, greet(shared, incoming)).await {
         Ok(Ok(greeted)) => return Some(greeted),
         Ok(Err(denied)) => deny(shared, remote, denied),
-        Err(_) => debug!(%remote, "no hello in time"),
+        Err(_) => {
+            handshake_failed(Dialler::Peer, "timeout");
+            debug!(%remote, "no hello in time");
+        }
     }
     None
 }
 
 fn deny(shared: &Shared, remote: SocketAddr, denied: Denied) {
+    handshake_failed(Dialler::Peer, denied.reason());
     match denied {
         Denied::Refused(connection, refusal) => {
             shared.warn_refused(remote, &refusal);

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     Class, PeerIdentity,
     identity::{NodeIdentity, Subject},
+    metrics::{Dialler, handshake_failed},
 };
 
 /// Keeps the way to `peer` for `purpose` open whenever calls want it, and replaces a connection that was made
@@ -155,9 +156,10 @@ pub(super) async fn dial(
             .await
             .map_err(|error| close_after(shared, &connection, remote, error))
     };
-    timeout(DIAL_TIMEOUT, attempt)
-        .await
-        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("nobody answered at {addr}"))))
+    timeout(DIAL_TIMEOUT, attempt).await.unwrap_or_else(|_| {
+        handshake_failed(Dialler::Us, "timeout");
+        Err(DialError::Unreachable(format!("nobody answered at {addr}")))
+    })
 }
 
 /// Shakes hands with whoever listens at `remote`. With `taps` it is noticed when that begins only later, and a
@@ -279,6 +281,7 @@ async fn greet(
 fn close_after(shared: &Shared, connection: &Connection, remote: SocketAddr, error: GreetError) -> DialError {
     match error {
         GreetError::Refused(refusal) => {
+            handshake_failed(Dialler::Us, refusal.reason());
             shared.warn_refused(remote, &refusal);
             let text = refusal.to_string();
             connection.close(refusal.close_code(), text.as_bytes());
@@ -294,6 +297,7 @@ fn close_after(shared: &Shared, connection: &Connection, remote: SocketAddr, err
             DialError::Needless
         }
         GreetError::Unreadable(cause) => {
+            handshake_failed(Dialler::Us, Refusal::Malformed.reason());
             connection.close(VarInt::from_u32(close::MALFORMED), b"malformed hello");
             DialError::Unreachable(format!("the hello of {remote} cannot be read: {cause}"))
         }
@@ -303,6 +307,7 @@ fn close_after(shared: &Shared, connection: &Connection, remote: SocketAddr, err
 /// What a failed connection means, said aloud when one side refused the other.
 fn failed(shared: &Shared, remote: SocketAddr, error: &ConnectionError) -> DialError {
     let reason = explain(error);
+    handshake_failed(Dialler::Us, reason.reason());
     if reason.is_refusal() {
         shared.warn_explained(remote, &reason);
     }

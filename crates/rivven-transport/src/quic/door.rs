@@ -30,7 +30,11 @@ use super::{
     serve::encode_rejection,
     shared::Shared,
 };
-use crate::{Caller, PeerIdentity, Rejection, join::UNAVAILABLE};
+use crate::{
+    Caller, PeerIdentity, Rejection,
+    join::UNAVAILABLE,
+    metrics::{Dialler, handshake_failed, refused},
+};
 
 /// Whether who connected wants nothing but to join.
 pub(super) fn is_stranger(connection: &Connection) -> bool {
@@ -60,6 +64,7 @@ pub(super) async fn serve(shared: Arc<Shared>, connection: Connection) {
     let remote = connection.remote_address();
     let refuse = |refusal: Refusal| {
         warn!(%remote, reason = %refusal, "refused connection");
+        handshake_failed(Dialler::Peer, refusal.reason());
         connection.close(refusal.close_code(), refusal.to_string().as_bytes());
     };
     if !lock(&shared.door.attempts).may_try(remote.ip(), Instant::now()) {
@@ -91,7 +96,10 @@ async fn one_call(shared: &Arc<Shared>, connection: &Connection) -> Result<(), S
         return Err(FrameError::Direction.into());
     }
     let answer = match refuse(shared, head.method, head.len) {
-        Some(rejection) => Some(Err(rejection)),
+        Some(rejection) => {
+            refused("stranger", &rejection);
+            Some(Err(rejection))
+        }
         None => match frames.next().await? {
             Some(Part::Body(_, body)) => call(shared, head.method, body).await,
             Some(Part::Head(_)) | None => return Err(FrameError::TooShort.into()),

@@ -15,7 +15,11 @@ use super::{
     peer::{DialError, Link, Peer, Tie},
     shared::Shared,
 };
-use crate::{PeerIdentity, TaskGroup, identity::Subject};
+use crate::{
+    PeerIdentity, TaskGroup,
+    identity::Subject,
+    metrics::{Connected, Dialler},
+};
 
 /// Who is at the other end of a connection, and how that was learnt.
 pub(super) struct Met {
@@ -59,6 +63,8 @@ pub(super) async fn run(met: Met, line: Arc<Line>) {
     } = met;
     info!(peer = %subject, ?purpose, dialled, "connected");
     let _end = shared.ends.token();
+    let dialler = if dialled { Dialler::Us } else { Dialler::Peer };
+    let _counted = Connected::new(dialler, purpose.label());
     let lanes = AbortOnDrop(TaskGroup::current());
     let handlers = AbortOnDrop(shared.callers.sibling());
     let left_by_peer = {

@@ -18,12 +18,18 @@ pub(super) struct Explained {
     text: Cow<'static, str>,
     refusal: bool,
     cause: Cause,
+    reason: &'static str,
 }
 
 impl Explained {
     /// Whether one side refused the other, rather than the network failing them.
     pub(super) const fn is_refusal(&self) -> bool {
         self.refusal
+    }
+
+    /// What the end of a connection before its hellos is counted as.
+    pub(super) const fn reason(&self) -> &'static str {
+        self.reason
     }
 
     /// What tells one refusal from another, beside the words.
@@ -49,10 +55,12 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
         | ConnectionError::VersionMismatch
         | ConnectionError::CidsExhausted => Cause::Ours(close::DONE.into()),
     };
+    let reason = reason(error);
     let plain = |text: &'static str| Explained {
         text: text.into(),
         refusal: false,
         cause,
+        reason,
     };
     match error {
         ConnectionError::TransportError(error) => match alert(u64::from(error.code)) {
@@ -65,11 +73,13 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
                 .into(),
                 refusal: true,
                 cause,
+                reason,
             },
             None => Explained {
                 text: format!("this node gave up: {}", quote(&error.reason)).into(),
                 refusal: false,
                 cause,
+                reason,
             },
         },
         ConnectionError::ConnectionClosed(frame) => match alert(u64::from(frame.error_code)) {
@@ -77,11 +87,13 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
                 text: format!("the peer refused this node: {}", describe(alert)).into(),
                 refusal: true,
                 cause,
+                reason,
             },
             None => Explained {
                 text: format!("the peer gave up: {}", quote_bytes(&frame.reason)).into(),
                 refusal: false,
                 cause,
+                reason,
             },
         },
         ConnectionError::ApplicationClosed(frame) => match u32::try_from(frame.error_code.into_inner()) {
@@ -93,6 +105,7 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
                 text: format!("the peer refused this node: {}", quote_bytes(&frame.reason)).into(),
                 refusal: true,
                 cause,
+                reason,
             },
         },
         ConnectionError::Reset => plain("the peer has restarted"),
@@ -100,6 +113,26 @@ pub(super) fn explain(error: &ConnectionError) -> Explained {
         ConnectionError::LocallyClosed => plain("closed by this node"),
         ConnectionError::VersionMismatch => plain("the peer speaks another version of QUIC"),
         ConnectionError::CidsExhausted => plain("no connection ids are left"),
+    }
+}
+
+/// One of a few words; the code and the text of a peer may be anything.
+fn reason(error: &ConnectionError) -> &'static str {
+    match error {
+        ConnectionError::TransportError(error) => match alert(u64::from(error.code)) {
+            Some(_) => "tls",
+            None => "protocol",
+        },
+        ConnectionError::ConnectionClosed(frame) => match alert(u64::from(frame.error_code)) {
+            Some(_) => "tls-by-peer",
+            None => "protocol-by-peer",
+        },
+        ConnectionError::ApplicationClosed(_) => "closed-by-peer",
+        ConnectionError::Reset => "reset",
+        ConnectionError::TimedOut => "timeout",
+        ConnectionError::LocallyClosed => "closed",
+        ConnectionError::VersionMismatch => "quic-version",
+        ConnectionError::CidsExhausted => "protocol",
     }
 }
 

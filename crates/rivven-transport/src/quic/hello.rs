@@ -119,6 +119,29 @@ impl Refusal {
         })
     }
 
+    /// What the refusal is counted as.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Version { .. } => "version",
+            Self::OtherCluster { .. } => "other-cluster",
+            Self::Nameless => "nameless",
+            Self::WrongNode { .. } => "wrong-node",
+            Self::Unexpected { .. } => "unexpected-node",
+            Self::StaleEpoch { .. } => "stale-epoch",
+            Self::DuplicateNode(_) => "duplicate-node-id",
+            Self::TooManyPeers => "too-many-peers",
+            Self::Removed(_) => "removed",
+            Self::Expired(_) => "expired",
+            Self::Untrusted(_) => "untrusted",
+            Self::NotANode(_) => "not-a-node",
+            Self::TooManyStrangers => "too-many-strangers",
+            Self::Throttled => "throttled",
+            Self::Superseded => "superseded",
+            Self::ShuttingDown => "shutting-down",
+        }
+    }
+
     /// Whether this is in the nature of nodes that come, go and meet, and nothing to warn of.
     pub(super) const fn is_ordinary(&self) -> bool {
         matches!(self, Self::Superseded | Self::ShuttingDown)
@@ -164,6 +187,17 @@ pub(super) mod close {
     pub(in super::super) const SILENT: u32 = 14;
     /// Too many attempts to join from this address were refused.
     pub(in super::super) const THROTTLED: u32 = 15;
+}
+
+impl Purpose {
+    /// What connections are counted by.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Bulk => "bulk",
+            Self::Discover => "discover",
+        }
+    }
 }
 
 impl Hello {

@@ -31,7 +31,9 @@ use super::{
     shared::Shared,
     write::{Outbox, Outgoing},
 };
-use crate::{Caller, Class, PeerIdentity, Rejection, TaskGroup, TraceContext, identity::Role};
+use crate::{
+    Caller, Class, PeerIdentity, Rejection, TaskGroup, TraceContext, identity::Role, metrics::refused,
+};
 
 /// The answering side of one class of one connection.
 pub(super) struct ServedLane {
@@ -161,6 +163,7 @@ impl ServedLane {
                         let remaining = Duration::from_millis(deadline_ms.into()).min(MAX_CALL_TIME);
                         if let Some(rejection) = self.refuse(head.method, head.len) {
                             decoder.skip();
+                            refused(self.class.name(), &rejection);
                             let outcome = Ok(Err(rejection));
                             answer(outbox, head, outcome, held);
                             continue;

@@ -58,6 +58,17 @@ pub enum Interruption {
     Source(#[source] io::Error),
 }
 
+impl Interruption {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Lost(_) => "transfer-interrupted",
+            Self::Stalled(_) => "transfer-stalled",
+            Self::Deadline => "transfer-deadline",
+            Self::Source(_) => "transfer-source-failed",
+        }
+    }
+}
+
 impl TransferError {
     /// Whether the peer may have acted on the whole of the transfer.
     ///
@@ -73,18 +84,23 @@ impl TransferError {
         }
     }
 
+    /// How the transfer is counted: a rejection's own code may be any text.
+    pub(super) const fn label(&self) -> &'static str {
+        match self {
+            Self::NotBegun(_) => "not-begun",
+            Self::Rejected(_) => "rejected",
+            Self::Interrupted { cause, .. } => cause.code(),
+            Self::MaybeExecuted { .. } => "maybe-executed",
+        }
+    }
+
     /// Stable code in kebab case, listed in `docs/errors.md`.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
             Self::NotBegun(error) => error.code(),
             Self::Rejected(rejection) => &rejection.code,
-            Self::Interrupted { cause, .. } => match cause {
-                Interruption::Lost(_) => "transfer-interrupted",
-                Interruption::Stalled(_) => "transfer-stalled",
-                Interruption::Deadline => "transfer-deadline",
-                Interruption::Source(_) => "transfer-source-failed",
-            },
+            Self::Interrupted { cause, .. } => cause.code(),
             Self::MaybeExecuted { .. } => "maybe-executed",
         }
     }

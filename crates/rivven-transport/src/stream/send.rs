@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use metrics::Counter;
 use rivven_types::NodeId;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
@@ -19,7 +20,10 @@ use super::{
     Broken, Frame, FrameReader, FrameWriter, Interruption, MAX_CHUNK_BYTES, MAX_TRANSFERS, TransferCtx,
     TransferError, TransferSpec, window::Window,
 };
-use crate::{CallError, Rejection, Transport};
+use crate::{
+    CallError, Rejection, Transport,
+    metrics::{Direction, TransferMetrics},
+};
 
 /// Room for [`MAX_TRANSFERS`] to, or from, each peer.
 #[derive(Debug, Default)]
@@ -62,12 +66,14 @@ struct State {
 struct Sender<'a> {
     to: NodeId,
     ctx: &'a TransferCtx,
+    /// Counts the bytes of the content.
+    counter: Counter,
     state: Mutex<State>,
     /// There is more room in the window.
     room: Notify,
 }
 
-/// Runs a transfer from its announcement to its receipt.
+/// Runs a transfer from its announcement to its receipt, and counts it.
 pub(super) async fn send<S, F>(
     transport: &Transport,
     to: NodeId,
@@ -75,6 +81,25 @@ pub(super) async fn send<S, F>(
     header: Bytes,
     source: S,
     ctx: &TransferCtx,
+) -> Result<Bytes, TransferError>
+where
+    S: FnMut(u64) -> F + Send,
+    F: Future<Output = io::Result<Bytes>> + Send,
+{
+    let mut counted = TransferMetrics::begin(Direction::Sent, spec.name);
+    let result = run(transport, to, spec, header, source, ctx, counted.bytes()).await;
+    counted.ended(result.as_ref().map_or_else(TransferError::label, |_| "answered"));
+    result
+}
+
+async fn run<S, F>(
+    transport: &Transport,
+    to: NodeId,
+    spec: TransferSpec,
+    header: Bytes,
+    source: S,
+    ctx: &TransferCtx,
+    counter: Counter,
 ) -> Result<Bytes, TransferError>
 where
     S: FnMut(u64) -> F + Send,
@@ -91,6 +116,7 @@ where
     let sender = Sender {
         to,
         ctx,
+        counter,
         state: Mutex::new(State {
             window: Window::new(0),
             moved: Instant::now(),
@@ -189,6 +215,7 @@ impl Sender<'_> {
                 if let Err(broken) = writer.write(Frame::Data(piece)).await {
                     return self.after(&broken).await;
                 }
+                self.counter.increment(len);
             }
         }
         // Set first: from here on the receiver may act.

@@ -5,14 +5,16 @@ use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, sync::
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
+use metrics::Counter;
 use tokio::{sync::Mutex, time::sleep_until};
 use tracing::{debug, error};
 
 use super::{Broken, Frame, FrameReader, FrameWriter, MAX_BODY_BYTES, Transfer, TransferPipe, TransferSpec};
 use crate::{
-    Caller, Rejection, Router,
+    Caller, Class, Rejection, Router,
     call::{MALFORMED_RESPONSE, RESPONSE_TOO_LARGE},
     identity::Role,
+    metrics::{Direction, TransferMetrics, refused},
 };
 
 /// Longest explanation that travels with a refusal; longer ones are cut.
@@ -78,8 +80,8 @@ fn encode_receipt<R: serde::Serialize>(spec: TransferSpec, receipt: &R) -> Resul
     Ok(body.into())
 }
 
-/// Both directions, shared by the handler and by whoever sends its last word.
-type Ends = Arc<Mutex<(Box<dyn FrameWriter>, Box<dyn FrameReader>)>>;
+/// Both directions and the count of bytes, shared by the handler and by whoever sends its last word.
+type Ends = Arc<Mutex<(Box<dyn FrameWriter>, Box<dyn FrameReader>, Counter)>>;
 
 /// A transfer that was announced. Dropping it without a word leaves the answer to the handler's result.
 pub struct Offered(Ends);
@@ -166,13 +168,14 @@ impl Incoming {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
         let mut ends = self.ends.lock().await;
-        let (writer, reader) = &mut *ends;
+        let (writer, reader, counter) = &mut *ends;
         if self.told < self.offset {
             writer.write(Frame::Held(self.offset)).await?;
             self.told = self.offset;
         }
         match reader.read().await? {
             Frame::Data(chunk) => {
+                counter.increment(chunk.len() as u64);
                 let end = self.offset.checked_add(chunk.len() as u64);
                 self.offset = end.ok_or_else(|| Broken("the offset overflows".into()))?;
                 Ok(Some(chunk))
@@ -262,18 +265,30 @@ pub(crate) async fn receive(router: Router, caller: Caller, gate: Gate, pipe: Tr
     };
     let found = router.transfers().get(id);
     let spec = found.as_ref().map(|(spec, _)| *spec);
-    let ends: Ends = Arc::new(Mutex::new((writer, reader)));
+    let name = spec.map_or("unknown", |spec| spec.name);
+    let mut counted = TransferMetrics::begin(Direction::Received, name);
+    let ends: Ends = Arc::new(Mutex::new((writer, reader, counted.bytes())));
     let answer = match (gate.refuse(id, spec, header.len()), found) {
-        (Some(rejection), _) => Ok(Err(rejection)),
+        (Some(rejection), _) => {
+            refused(Class::Bulk.name(), &rejection);
+            counted.ended("refused");
+            Ok(Err(rejection))
+        }
         (None, None) => return,
         (None, Some((_, handler))) => {
             let handling = AssertUnwindSafe(handler(caller, header, Arc::clone(&ends))).catch_unwind();
-            tokio::select! {
+            let answer = tokio::select! {
                 biased;
                 answer = handling => answer,
                 // The handler is dropped with its future.
                 () = gone => return,
-            }
+            };
+            counted.ended(match &answer {
+                Ok(Ok(_)) => "answered",
+                Ok(Err(_)) => "rejected",
+                Err(_) => "lost",
+            });
+            answer
         }
     };
     let last = match answer {
