@@ -50,6 +50,8 @@ enum Command {
 enum Bench {
     /// Calls, bulk transfer and handshakes between two processes on loopback, against raw TCP and quinn.
     Rpc(bench::Args),
+    /// Lookups, builds and balance of the hash ring, against two ring crates.
+    Ring(bench::RingArgs),
     /// The Raft log, against bare redb and plain append + fdatasync.
     Store(bench::StoreArgs),
 }
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::main(&args),
         Command::BenchPeer(args) => bench::peer(&args),
         Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),
+        Command::Bench(Bench::Ring(args)) => bench::ring(root, &args),
         Command::Bench(Bench::Store(args)) => bench::store(root, &args),
     };
     match result {

@@ -4,6 +4,7 @@ mod child;
 mod load;
 mod peer;
 mod report;
+mod ring;
 mod rpc;
 mod store;
 mod stream_per_request;
@@ -20,6 +21,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 pub(crate) use peer::PeerArgs;
+pub(crate) use ring::Args as RingArgs;
 pub(crate) use store::Args as StoreArgs;
 
 /// How long to measure, and where to report.
@@ -57,6 +59,11 @@ pub(crate) fn main(root: &Path, args: &Args) -> Result<bool> {
 /// Runs `cargo xtask bench store`.
 pub(crate) fn store(root: &Path, args: &StoreArgs) -> Result<bool> {
     optimized(root, || store::main(root, args))
+}
+
+/// Runs `cargo xtask bench ring`.
+pub(crate) fn ring(root: &Path, args: &RingArgs) -> Result<bool> {
+    optimized(root, || ring::main(args))
 }
 
 /// Measures in an optimized build: an unoptimized one of this program hands over to one.
