@@ -11,12 +11,23 @@ pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path)?;
-    path.parent().map_or(Ok(()), sync_dir)
+    // A name is durable once the directory that holds it is synced, for each of those that were made.
+    missing
+        .iter()
+        .filter_map(|made| made.parent())
+        .try_for_each(|parent| {
+            sync_dir(if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            })
+        })
 }
 
 /// Replaces the content of `path` in one step: a reader sees the old bytes or the new, never a mixture.

@@ -1,7 +1,7 @@
 //! [`NodeDir`]: the data directory of one node, and who that node is.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -228,7 +228,8 @@ impl NodeDir {
     {
         let path = self.log_path();
         let had_log = self.has_log.load(Ordering::Relaxed);
-        if had_log && !path.exists() {
+        // A snapshot, too, is made of a log.
+        if !path.exists() && (had_log || holds_files(&self.snapshots_path())) {
             return Err(StoreError::Missing { path });
         }
         options.owner = Some(self.owner());
@@ -443,6 +444,14 @@ impl Identity {
             let path = path.to_path_buf();
             NodeDirError::NotWritable { path, source }
         })
+    }
+}
+
+/// Whether there is a file in `dir`; one that cannot be looked into is as good as full.
+fn holds_files(dir: &Path) -> bool {
+    match fs::read_dir(dir) {
+        Ok(mut files) => files.next().is_some(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

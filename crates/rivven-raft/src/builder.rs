@@ -12,9 +12,7 @@ use openraft::{
     storage::{RaftLogStorage, RaftStateMachine},
 };
 use openraft_rt_tokio::TokioWatchReceiver;
-use rivven_raft_store::{
-    LogOptions, LogOwner, MemLogStore, NodeDir, RedbLogStore, SnapshotStore, WriterMode,
-};
+use rivven_raft_store::{LogOptions, MemLogStore, NodeDir, WriterMode};
 use rivven_transport::{Router, TaskGroup, Transport};
 use rivven_types::NodeId;
 use tokio::sync::Semaphore;
@@ -314,32 +312,26 @@ impl<S: StateMachine> Parts<S> {
         writer: WriterMode,
     ) -> Result<Arc<Inner<S>>, StartError> {
         let options = LogOptions {
-            owner: Some(LogOwner {
-                cluster: dir.cluster(),
-                node: dir.node(),
-                instance: dir.instance(),
-            }),
             writer,
             ..LogOptions::default()
         };
-        let (log_path, snapshots_path) = (dir.log_path(), dir.snapshots_path());
-        let cluster = dir.cluster();
         let open = move || {
-            let log = RedbLogStore::<TypeConfig, LogCodec>::open(log_path, options).map_err(|error| {
-                StartError::Storage {
-                    code: error.code(),
-                    cause: io::Error::other(error),
-                }
-            })?;
-            let snapshots =
-                SnapshotStore::open(&snapshots_path, cluster).map_err(|error| StartError::Storage {
+            // The directory refuses to begin a second log: a node that forgot its vote could elect a second
+            // leader.
+            let log = dir
+                .open_log::<TypeConfig, LogCodec>(options)
+                .map_err(|error| StartError::Storage {
                     code: error.code(),
                     cause: io::Error::other(error),
                 })?;
-            Ok((log, snapshots))
+            let snapshots = dir.open_snapshots().map_err(|error| StartError::Storage {
+                code: error.code(),
+                cause: io::Error::other(error),
+            })?;
+            Ok((dir, log, snapshots))
         };
         let opened = self.scope.group().blocking(open).await;
-        let (mut log, snapshots) = opened.map_err(|error| StartError::Core {
+        let (dir, mut log, snapshots) = opened.map_err(|error| StartError::Core {
             cause: error.to_string(),
         })??;
         let patient = Patient {

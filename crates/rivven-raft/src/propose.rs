@@ -208,8 +208,14 @@ impl<S: StateMachine> Inner<S> {
                         tried = true;
                         cause = reason;
                     }
-                    Attempt::Ended(Err(ProposeError::Overloaded)) if tried => {
-                        cause = "the leader is overloaded".into();
+                    // These say that this attempt did nothing; an earlier one may have.
+                    Attempt::Ended(Err(error @ (ProposeError::Overloaded | ProposeError::Refused(_))))
+                        if tried =>
+                    {
+                        cause = error.to_string();
+                    }
+                    Attempt::Ended(Err(ProposeError::Stopped { cause })) if tried => {
+                        return Err(ProposeError::Unknown { cause });
                     }
                     Attempt::Ended(outcome) => return outcome,
                     Attempt::Again(reason) => cause = reason,

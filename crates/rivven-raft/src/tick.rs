@@ -54,7 +54,7 @@ pub(crate) async fn propose_ticks<S: StateMachine>(
     shared: Arc<Shared<S>>,
     source: Arc<StatusSource>,
 ) {
-    let mut reckoning: Option<Reckoning> = None;
+    let mut running: Option<Reckoning> = None;
     loop {
         sleep(TICK_INTERVAL).await;
         let Ok(leader) = source.leader() else { return };
@@ -64,11 +64,11 @@ pub(crate) async fn propose_ticks<S: StateMachine>(
             None
         };
         let Some(log_time_ms) = awaited else {
-            reckoning = None;
+            running = None;
             continue;
         };
         let now = Instant::now();
-        let reckoning = reckoning.get_or_insert(Reckoning::new(log_time_ms, now));
+        let mut reckoning = running.take().unwrap_or(Reckoning::new(log_time_ms, now));
         let now_ms = reckoning.advance(now);
         let Ok(body) = postcard::to_allocvec(&SystemCommand::Tick { now_ms }) else {
             continue;
@@ -77,8 +77,10 @@ pub(crate) async fn propose_ticks<S: StateMachine>(
             namespace: NAMESPACE_SYSTEM,
             body: body.into(),
         };
-        // A tick that does not make it is made up for by the next.
-        let _ = timeout(TICK_INTERVAL, raft.client_write(command)).await;
+        // Time in which nothing is written does not pass: nobody could renew anything in it either.
+        if let Ok(Ok(_)) = timeout(MAX_ADVANCE, raft.client_write(command)).await {
+            running = Some(reckoning);
+        }
     }
 }
 

@@ -65,6 +65,19 @@ async fn a_restarted_node_has_what_it_had() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_whose_log_is_gone_does_not_vote_again() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let node = start_durable(&fabric, root.path(), 1, 1).await;
+    put(&node, "a", "1").await;
+    node.shutdown().await;
+    drop(node);
+    std::fs::remove_file(open(root.path(), 1).log_path()).unwrap();
+    let refused = builder(&fabric, root.path(), 1, 1).start().await.unwrap_err();
+    assert_eq!(refused.code(), "log-missing", "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_node_frees_its_directory_and_loses_nothing_acknowledged() {
     let root = TempDir::new().unwrap();
     let fabric = Fabric::new();

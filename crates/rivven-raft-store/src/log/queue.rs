@@ -171,6 +171,8 @@ pub(super) struct Batch<'a, C: RaftTypeConfig> {
     /// None for a writer that has no queue.
     queue: Option<&'a Receiver<Waiting<C>>>,
     limits: Limits,
+    /// Looks at an empty queue that are left for the whole batch, so that it ends whatever arrives how fast.
+    patience: usize,
     metrics: &'a LogMetrics,
     pub(super) taken: Taken<C>,
 }
@@ -208,6 +210,7 @@ impl<'a, C: RaftTypeConfig> Batch<'a, C> {
             first: Some(first),
             queue,
             limits,
+            patience: limits.expected.saturating_mul(PATIENCE),
             metrics,
             taken: Taken {
                 answers: Vec::with_capacity(limits.expected),
@@ -233,6 +236,10 @@ impl<'a, C: RaftTypeConfig> Batch<'a, C> {
             self.taken.entries = self.taken.entries.saturating_add(entries);
             self.taken.answers.push(answer);
             self.taken.appends += usize::from(matches!(change, Change::Append(_)));
+            if matches!(change, Change::Vote(_)) {
+                // An election waits for it; what is there goes with it, and nothing else is waited for.
+                self.patience = 0;
+            }
             match change {
                 Change::Committed(bytes) => self.taken.committed = Some(bytes),
                 Change::Append(_) | Change::Vote(_) | Change::Truncate { .. } | Change::Purge { .. } => {
@@ -248,17 +255,17 @@ impl<'a, C: RaftTypeConfig> Batch<'a, C> {
             return None;
         }
         let queue = self.queue?;
-        for _ in 0..=self.limits.expected.saturating_mul(PATIENCE) {
+        loop {
             if let Ok((op, room)) = queue.try_recv() {
                 self.taken.room.push(room);
                 self.metrics.dequeued();
                 return Some(op);
             }
-            if self.taken.appends >= self.limits.expected {
+            if self.taken.appends >= self.limits.expected || self.patience == 0 {
                 return None;
             }
+            self.patience -= 1;
             std::hint::spin_loop();
         }
-        None
     }
 }
