@@ -39,7 +39,16 @@ impl AdminToken {
     /// # Errors
     /// When the file is missing, cannot be read, or holds no token.
     pub fn load(path: &Path) -> io::Result<Self> {
-        let length = std::fs::metadata(path)?.len();
+        let metadata = std::fs::metadata(path)?;
+        #[cfg(unix)]
+        if std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "others can read or write the admin token; make it private (chmod 600), or delete it and \
+                 restart the node to get a new one",
+            ));
+        }
+        let length = metadata.len();
         let text = if length <= MAX_TOKEN_FILE {
             std::fs::read_to_string(path)?
         } else {

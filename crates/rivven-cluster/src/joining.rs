@@ -190,7 +190,7 @@ fn own_view(inner: &Inner) -> Option<Result<IssuerView, JoinTokenError>> {
     Some(address.map(|address| IssuerView { authority, address }))
 }
 
-/// Every issuer that answers, this node first.
+/// Every issuer that answers and that this node itself believes, this node first.
 async fn issuers(inner: &Inner) -> Result<Vec<IssuerView>, JoinTokenError> {
     let others = known_nodes(inner)
         .into_iter()
@@ -199,7 +199,13 @@ async fn issuers(inner: &Inner) -> Result<Vec<IssuerView>, JoinTokenError> {
         let ctx = CallCtx::timeout(ASK_TIMEOUT);
         inner.transport.call::<AskIssuer>(node, &(), ctx)
     });
-    let others = join_all(asked).await.into_iter().flatten();
+    let identity = inner.identity.current();
+    // A token names its authority for good, so no other member's word decides which one that is.
+    let others = join_all(asked)
+        .await
+        .into_iter()
+        .flatten()
+        .filter(|view| identity.believes(&view.authority));
     let own = own_view(inner);
     let views: Vec<IssuerView> = own.iter().flatten().cloned().chain(others).collect();
     match own {

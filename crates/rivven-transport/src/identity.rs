@@ -31,6 +31,7 @@ use crate::{
 };
 use check::Paths;
 
+pub(crate) use authority::sections;
 pub use authority::{CertificateAuthority, IssuedIdentity, Validity};
 pub use error::{BadNodes, IdentityError};
 pub use layout::{
@@ -285,6 +286,15 @@ impl NodeIdentity {
 
     pub(crate) fn anchors(&self) -> &[CertificateDer<'static>] {
         &self.0.anchors
+    }
+
+    /// Whether this node believes the authority whose certificate, DER, has this SHA-256.
+    #[must_use]
+    pub fn believes(&self, authority: &[u8; 32]) -> bool {
+        self.0
+            .anchors
+            .iter()
+            .any(|anchor| rivven_crypto::sha256(anchor) == *authority)
     }
 
     /// The certificates of the authorities that this node believes, PEM: what `ca.pem` holds.

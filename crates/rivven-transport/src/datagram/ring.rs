@@ -69,6 +69,15 @@ pub struct RingVersion {
     print: u64,
 }
 
+impl RingVersion {
+    /// Not after any other.
+    const FIRST: Self = Self {
+        term: 0,
+        step: 0,
+        print: 0,
+    };
+}
+
 impl fmt::Display for RingVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{:016x}", self.term, self.step, self.print)
@@ -194,18 +203,20 @@ impl KeyRing {
     /// # Errors
     /// [`RingError::TooFarAhead`].
     pub fn supersedes(&self, ours: Option<&Self>) -> Result<bool, RingError> {
-        let Some(ours) = ours else { return Ok(true) };
-        if self.version <= ours.version {
+        if ours.is_some_and(|ours| self.version <= ours.version) {
             return Ok(false);
         }
-        let steps = if self.version.term == ours.version.term {
-            (self.version.step, ours.version.step)
+        // Who has no ring yet takes one of a young cluster, so that nobody can give it the last of all.
+        let (version, epoch) =
+            ours.map_or((RingVersion::FIRST, 0), |ours| (ours.version, ours.current.epoch));
+        let steps = if self.version.term == version.term {
+            (self.version.step, version.step)
         } else {
             (self.version.step, 0)
         };
         let jumps = [
-            (self.version.term, ours.version.term),
-            (self.current.epoch, ours.current.epoch),
+            (self.version.term, version.term),
+            (self.current.epoch, epoch),
             steps,
         ];
         if jumps
@@ -213,7 +224,7 @@ impl KeyRing {
             .any(|(theirs, ours)| theirs.saturating_sub(*ours) > MAX_JUMP)
         {
             return Err(RingError::TooFarAhead {
-                ours: ours.version,
+                ours: version,
                 theirs: self.version,
             });
         }

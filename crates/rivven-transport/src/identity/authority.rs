@@ -35,6 +35,13 @@ const LATEST: Duration = Duration::from_secs(253_402_300_799);
 /// What ends a certificate in PEM (RFC 7468).
 const END_OF_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 
+/// The certificates of a bundle, PEM, each with the text before it; and what follows the last one.
+pub(crate) fn sections(bundle: &str) -> impl Iterator<Item = &str> {
+    bundle
+        .split_inclusive(END_OF_CERTIFICATE)
+        .take(MAX_CERTIFICATES + 1)
+}
+
 /// Bytes of a key identifier (RFC 7093, section 2, method 1).
 const KEY_ID_LEN: usize = 20;
 
@@ -178,10 +185,7 @@ impl CertificateAuthority {
             path: Path::new("ca.pem").to_path_buf(),
             cause: "it holds no certificate",
         });
-        for section in bundle
-            .split_inclusive(END_OF_CERTIFICATE)
-            .take(MAX_CERTIFICATES + 1)
-        {
+        for section in sections(bundle) {
             match Self::from_pem(section, key_pem) {
                 Ok(found) => return Ok(found),
                 Err(error @ IdentityError::KeyMismatch { .. }) => outcome = Err(error),

@@ -8,7 +8,7 @@ use std::{
 
 use rivven_crypto::{EntropyError, SigningKey, sha256};
 use rivven_types::PeerAddr;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
@@ -17,7 +17,7 @@ use crate::{
     MethodSpec, Rejection,
     identity::{
         CA_FILE, CERT_FILE, CertificateName, GOSSIP_KEY_FILE, IdentityError, KEY_FILE, NodeIdentity,
-        SanTemplate, Subject, make_request, read_secret,
+        SanTemplate, Subject, make_request, read_secret, sections,
     },
     quic::{KnockError, knock},
     secret_file,
@@ -109,13 +109,18 @@ pub async fn join(token: &JoinToken, dir: &Path, timeout: Duration) -> Result<()
     // The request is ours and small, so encoding cannot fail.
     let body = Zeroizing::new(postcard::to_allocvec(&asked).unwrap_or_default());
     loop {
-        let mut last = None;
+        let (mut last, mut stranger) = (None, None);
         for addr in token.addresses() {
             match ask(token, addr, &body, deadline).await {
                 Ok(answer) => return Directory(dir).complete(token, &key, &answer),
+                // Whoever has an old address of the issuer must not keep the node from the right one.
+                Err(error @ JoinError::OtherAuthority { .. }) => stranger = Some(error),
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => last = Some(error),
             }
+        }
+        if let Some(stranger) = stranger.take_if(|_| last.is_none()) {
+            return Err(stranger);
         }
         if let Some(error) = last.take_if(|_| Instant::now() + PAUSE >= deadline) {
             return Err(error);
@@ -206,9 +211,12 @@ impl Directory<'_> {
             path: self.path(CERT_FILE),
             cause: "the cluster's template of names is none",
         })?;
+        let Some(authority) = pinned(token, &answer.authorities) else {
+            let (path, ca) = (self.path(CERT_FILE), self.path(CA_FILE));
+            return Err(IdentityError::NotSignedByCa { path, ca }.into());
+        };
         let key_pem = key.to_pem();
-        let identity =
-            NodeIdentity::from_pem_with(&answer.authorities, &answer.certificate, &key_pem, &template)?;
+        let identity = NodeIdentity::from_pem_with(authority, &answer.certificate, &key_pem, &template)?;
         let expected = CertificateName {
             cluster: token.cluster(),
             subject: Subject::Node(token.node()),
@@ -217,22 +225,28 @@ impl Directory<'_> {
             let (ours, found) = (token.node(), identity.node());
             return Err(IdentityError::OtherNode { ours, found }.into());
         }
-        // TLS has shown that the answer comes from the pinned authority's cluster; this shows that it stays so.
-        let pinned = |anchor: &CertificateDer<'_>| sha256(anchor) == *token.authority();
-        if !identity.anchors().iter().any(pinned) {
-            let (path, ca) = (self.path(CERT_FILE), self.path(CA_FILE));
-            return Err(IdentityError::NotSignedByCa { path, ca }.into());
-        }
         if let Some(gossip_key) = &answer.gossip_key {
             let path = self.path(GOSSIP_KEY_FILE);
             secret_file::replace_secret(&path, gossip_key).map_err(unwritable(&path))?;
         }
-        for (file, text) in [(CA_FILE, &answer.authorities), (CERT_FILE, &answer.certificate)] {
+        for (file, text) in [(CA_FILE, authority), (CERT_FILE, answer.certificate.as_str())] {
             let path = self.path(file);
             secret_file::replace_text(&path, text).map_err(unwritable(&path))?;
         }
         Ok(())
     }
+}
+
+/// The authority of `token` among those of an answer, PEM.
+///
+/// The others are left out: whoever answers has proven to be a member under this one, which gives it no say
+/// in whom the joining node believes beside it.
+fn pinned<'a>(token: &JoinToken, authorities: &'a str) -> Option<&'a str> {
+    let is_pinned = |section: &&str| {
+        CertificateDer::from_pem_slice(section.as_bytes())
+            .is_ok_and(|certificate| sha256(&certificate) == *token.authority())
+    };
+    sections(authorities).find(is_pinned)
 }
 
 fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> JoinError {

@@ -44,6 +44,9 @@ pub enum TokenRefusal {
     /// It was issued for another node. Use the token of this node.
     #[error("the join token was made for another node; use the one that was made for this node")]
     OtherNode,
+    /// It would last longer than [`TOKEN_LIFE`] allows. Ask for a shorter life.
+    #[error("a join token lives for 7 days at most; ask for a shorter life")]
+    TooLong,
     /// Too many tokens are outstanding. Wait until some have ended.
     #[error("{MAX_TOKENS} join tokens are outstanding; wait until some have ended")]
     Full,
@@ -64,6 +67,7 @@ impl TokenRefusal {
             Self::Expired => "join-token-expired",
             Self::Used => "join-token-used",
             Self::OtherNode => "join-token-other-node",
+            Self::TooLong => "join-token-life",
             Self::Full => "join-tokens-full",
             Self::Unavailable { .. } => UNAVAILABLE,
         }
@@ -110,7 +114,7 @@ impl TokenBook {
     /// in seconds since the beginning of 1970.
     ///
     /// # Errors
-    /// [`TokenRefusal::Full`]; those that had ended are forgotten all the same.
+    /// [`TokenRefusal::Full`], and those that had ended are forgotten all the same; [`TokenRefusal::TooLong`].
     pub fn issue(
         &mut self,
         token: TokenId,
@@ -118,6 +122,9 @@ impl TokenBook {
         expires_s: u64,
         now_s: u64,
     ) -> Result<(), TokenRefusal> {
+        if expires_s > now_s.saturating_add(TOKEN_LIFE.1.as_secs()) {
+            return Err(TokenRefusal::TooLong);
+        }
         self.entries.retain(|_, entry| entry.expires_s > now_s);
         if self.entries.len() >= MAX_TOKENS {
             return Err(TokenRefusal::Full);
@@ -259,6 +266,8 @@ mod tests {
         // Its answer may have been lost.
         assert_eq!(book.spend(TOKEN, 4, mine, 99), Ok(()));
         assert_eq!(book.spend(TOKEN, 4, mine, 100), Err(TokenRefusal::Expired));
+        let week = TOKEN_LIFE.1.as_secs();
+        assert_eq!(book.issue(TOKEN, 4, week + 1, 0), Err(TokenRefusal::TooLong));
         // Issuing it again, as a repeated command would, does not unspend it.
         book.issue(TOKEN, 4, 100, 0).unwrap();
         assert_eq!(book.spend(TOKEN, 4, other, 0), Err(TokenRefusal::Used));

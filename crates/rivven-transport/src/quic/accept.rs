@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use quinn::{Connection, ConnectionError, Endpoint, Incoming, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, VarInt};
 use tokio::{io::AsyncReadExt, sync::Semaphore, time::timeout};
 use tracing::{debug, warn};
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     PeerIdentity, TaskGroup,
-    identity::Role,
+    identity::{CertificateName, Role},
     metrics::{Dialler, handshake_failed},
     stream::MAX_TRANSFERS,
 };
@@ -93,12 +93,17 @@ enum Greeted {
 
 async fn accept(shared: &Arc<Shared>, incoming: Incoming) -> Option<Greeted> {
     let remote = incoming.remote_address();
-    match timeout(HELLO_TIMEOUT, greet(shared, incoming)).await {
+    let mut connected = None;
+    match timeout(HELLO_TIMEOUT, greet(shared, incoming, &mut connected)).await {
         Ok(Ok(greeted)) => return Some(greeted),
         Ok(Err(denied)) => deny(shared, remote, denied),
         Err(_) => {
             handshake_failed(Dialler::Peer, "timeout");
             debug!(%remote, "no hello in time");
+            // Whoever watches over its certificate would keep it open otherwise.
+            if let Some(connection) = connected {
+                connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello in time");
+            }
         }
     }
     None
@@ -127,10 +132,17 @@ fn deny(shared: &Shared, remote: SocketAddr, denied: Denied) {
 }
 
 /// Learns and checks who connects, answers who this node is, and takes the connection into use.
-async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Denied> {
+///
+/// `connected` is set as soon as there is a connection, for a caller that does not wait for more.
+async fn greet(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    connected: &mut Option<Connection>,
+) -> Result<Greeted, Denied> {
     let own = shared.trust.watch().current();
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
+    *connected = Some(connection.clone());
     if door::is_stranger(&connection) {
         return Ok(Greeted::Stranger(connection));
     }
@@ -138,17 +150,12 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Deni
     let certified = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
     let (name, expired) = (certified.name, certified.expired);
     let (mut send, mut recv) = connection.accept_bi().await.map_err(Denied::Lost)?;
-    let unreadable = |_| match connection.close_reason() {
-        Some(reason) => Denied::Lost(reason),
-        None => Denied::Unreadable(connection.clone()),
-    };
-    let bytes = read_hello(&mut recv).await.map_err(unreadable)?;
-    let hello = Hello::decode(&bytes, shared.versions).map_err(refuse)?;
-    shared.check_hello(&hello, &name).map_err(refuse)?;
+    let hello = hear(shared, &connection, &mut recv, &name).await?;
     let claim = hello.claim(shared.local.node);
     let (mut room, mut peer) = (None, None);
     // Who may only renew must not speak for a member in any other way, such as ending its connections.
-    if expired || !name.subject.is_member() {
+    let is_guest = expired || !name.subject.is_member();
+    if is_guest {
         let guests = Arc::clone(&shared.guests).try_acquire_owned();
         room = Some(guests.map_err(|_| refuse(Refusal::TooManyPeers))?);
     } else if hello.identity.node != shared.local.node {
@@ -156,7 +163,9 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Deni
         known.admit(&hello.identity).map_err(refuse)?;
         // Peers dial from the socket they listen on, so the source address is one to dial.
         known.set_addr_if_unknown(canonical(connection.remote_address()).into());
-        if hello.purpose != Purpose::Discover {
+        if hello.purpose == Purpose::Discover {
+            room = Some(shared.brief(&connection).map_err(refuse)?);
+        } else {
             // Neither end has used it, so it can be closed at once.
             if known.would_lose(hello.purpose, &claim) {
                 return Err(refuse(Refusal::Superseded));
@@ -164,16 +173,22 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Deni
             peer = Some(Arc::clone(&known));
         }
         known.poke();
-    } else if hello.purpose != Purpose::Discover {
+    } else if hello.purpose == Purpose::Discover {
+        room = Some(shared.brief(&connection).map_err(refuse)?);
+    } else {
         return Err(refuse(Refusal::DuplicateNode(shared.local.node)));
     }
     if shared.is_closing() {
         return Err(refuse(Refusal::ShuttingDown));
     }
-    shared.observe(hello.observed.ip());
+    // Where peers reach this node is for peers to say: it is told to all others.
+    if !is_guest {
+        shared.observe(hello.observed.ip());
+    }
     let mut answer = shared.hello(hello.purpose, connection.remote_address());
     (answer.number, answer.seen) = (hello.number, hello.seen);
-    write_hello(&mut send, &answer).await.map_err(unreadable)?;
+    let answered = write_hello(&mut send, &answer).await;
+    answered.map_err(|_| broken(&connection))?;
     let lanes = match &peer {
         Some(peer) => open_lanes(shared, peer.node, &connection, hello.purpose)
             .await
@@ -196,6 +211,28 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<Greeted, Deni
         _room: room,
     };
     Ok(Greeted::Certified(met, line))
+}
+
+/// Reads the hello of who is certified as `name`.
+async fn hear(
+    shared: &Shared,
+    connection: &Connection,
+    recv: &mut RecvStream,
+    name: &CertificateName,
+) -> Result<Hello, Denied> {
+    let refuse = |refusal| Denied::Refused(connection.clone(), refusal);
+    let bytes = read_hello(recv).await.map_err(|_| broken(connection))?;
+    let hello = Hello::decode(&bytes, shared.versions).map_err(refuse)?;
+    shared.check_hello(&hello, name).map_err(refuse)?;
+    Ok(hello)
+}
+
+/// What a broken stream means, which the end of its connection explains better.
+fn broken(connection: &Connection) -> Denied {
+    match connection.close_reason() {
+        Some(reason) => Denied::Lost(reason),
+        None => Denied::Unreadable(connection.clone()),
+    }
 }
 
 /// Without the IPv6 clothes in which a dual-stack socket shows an IPv4 address.
@@ -224,16 +261,16 @@ pub(super) async fn serve(
             Ok(streams) => streams,
             Err(error) => return error,
         };
-        let first = recv.read_u8().await.ok();
-        if first == Some(TRANSFER_BYTE) && purpose == Purpose::Bulk {
+        // A transfer may be given up before its first byte; that the connection is gone, the next turn tells.
+        let Ok(first) = recv.read_u8().await else {
+            continue;
+        };
+        if first == TRANSFER_BYTE && purpose == Purpose::Bulk {
             transfers.start(send, recv, handlers);
             continue;
         }
-        let class = first.and_then(|byte| {
-            let at = left.iter().position(|class| class_byte(*class) == byte)?;
-            Some(left.swap_remove(at))
-        });
-        let Some(class) = class else {
+        let expected = left.iter().position(|class| class_byte(*class) == first);
+        let Some(class) = expected.map(|at| left.swap_remove(at)) else {
             warn!(
                 peer = peer.node,
                 "closing connection: a stream of no expected class"

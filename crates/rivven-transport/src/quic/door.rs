@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     config::JOIN_ALPN,
+    end::AbortOnDrop,
     frame::{FrameError, Head, Kind, Part, max_stranger_frame},
     hello::{Refusal, close},
     limits::{ATTEMPT_COST, ATTEMPTS_IN_HAND, MAX_SOURCES, MAX_STRANGERS, STRANGER_TIME},
@@ -63,16 +64,16 @@ impl Door {
 pub(super) async fn serve(shared: Arc<Shared>, connection: Connection) {
     let remote = connection.remote_address();
     let refuse = |refusal: Refusal| {
-        warn!(%remote, reason = %refusal, "refused connection");
+        shared.warn_refused(remote, &refusal);
         handshake_failed(Dialler::Peer, refusal.reason());
         connection.close(refusal.close_code(), refusal.to_string().as_bytes());
     };
-    if !lock(&shared.door.attempts).may_try(remote.ip(), Instant::now()) {
-        return refuse(Refusal::Throttled);
-    }
     let Ok(_room) = Arc::clone(&shared.door.room).try_acquire_owned() else {
         return refuse(Refusal::TooManyStrangers);
     };
+    if !lock(&shared.door.attempts).try_begin(remote.ip(), Instant::now()) {
+        return refuse(Refusal::Throttled);
+    }
     match timeout(STRANGER_TIME, one_call(&shared, &connection)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
@@ -109,11 +110,12 @@ async fn one_call(shared: &Arc<Shared>, connection: &Connection) -> Result<(), S
         Some(Ok(_)) => info!(%remote, "let a node join"),
         Some(Err(rejection)) => {
             info!(%remote, code = rejection.code, "refused to let a stranger join");
-            if rejection.code != UNAVAILABLE {
-                lock(&shared.door.attempts).failed(remote.ip(), Instant::now());
-            }
         }
         None => warn!(%remote, "the answer to a stranger is lost"),
+    }
+    let is_its_fault = matches!(&answer, Some(Err(rejection)) if rejection.code != UNAVAILABLE);
+    if !is_its_fault {
+        lock(&shared.door.attempts).give_back(remote.ip(), Instant::now());
     }
     write_answer(&mut send, head, answer).await?;
     // The peer closes once it has read the answer; closing before could outrun it.
@@ -159,7 +161,8 @@ async fn call(shared: &Shared, method: u16, body: Bytes) -> Option<Result<Bytes,
         drop(in_flight);
         answer
     };
-    shared.callers.spawn(work).await.ok().flatten()
+    let handlers = AbortOnDrop(shared.callers.sibling());
+    handlers.0.spawn(work).await.ok().flatten()
 }
 
 async fn write_answer(
@@ -183,7 +186,10 @@ async fn write_answer(
     Ok(())
 }
 
-/// Refused attempts, by where they came from: a source has a few in hand, and earns one back now and then.
+/// Attempts, by where they came from: a source has a few in hand, and earns one back now and then.
+///
+/// An attempt is charged when it begins, so that one who says nothing, or comes with many at once, pays too;
+/// one that succeeds, or that this node cannot decide, is given back.
 ///
 /// A secret of 256 bits is not guessed at any rate. What is bounded here is the work and the log lines that
 /// a stranger causes.
@@ -203,8 +209,25 @@ impl Attempts {
         debt + ATTEMPT_COST <= ATTEMPT_COST * ATTEMPTS_IN_HAND
     }
 
-    /// Charges `from` for a refused attempt. Of too many sources, the one closest to being paid is forgotten.
-    fn failed(&mut self, from: IpAddr, now: Instant) {
+    /// Charges `from` for an attempt, if it has one in hand.
+    fn try_begin(&mut self, from: IpAddr, now: Instant) -> bool {
+        let may = self.may_try(from, now);
+        if may {
+            self.charge(from, now);
+        }
+        may
+    }
+
+    /// Takes back the charge for an attempt.
+    fn give_back(&mut self, from: IpAddr, now: Instant) {
+        let from = source(from);
+        if let Some(at) = self.paid_at.get_mut(&from) {
+            *at = at.checked_sub(ATTEMPT_COST).unwrap_or(now);
+        }
+    }
+
+    /// Charges `from`. Of too many sources, the one closest to being paid is forgotten.
+    fn charge(&mut self, from: IpAddr, now: Instant) {
         let from = source(from);
         self.paid_at.retain(|_, at| *at > now);
         if self.paid_at.len() >= MAX_SOURCES
@@ -241,15 +264,18 @@ mod tests {
         let bad = ip("2001:db8::1");
         for _ in 0..ATTEMPTS_IN_HAND {
             assert!(attempts.may_try(bad, now));
-            attempts.failed(bad, now);
+            attempts.charge(bad, now);
         }
         // Its whole network is one source, and nobody else is.
         assert!(!attempts.may_try(ip("2001:db8::2"), now));
         assert!(attempts.may_try(ip("2001:db8:0:1::1"), now));
         assert!(attempts.may_try(ip("10.0.0.1"), now));
         assert!(attempts.may_try(bad, now + ATTEMPT_COST));
-        attempts.failed(bad, now + ATTEMPT_COST);
-        assert!(!attempts.may_try(bad, now + ATTEMPT_COST));
+        assert!(attempts.try_begin(bad, now + ATTEMPT_COST));
+        assert!(!attempts.try_begin(bad, now + ATTEMPT_COST));
+        // One that succeeded costs nothing.
+        attempts.give_back(bad, now + ATTEMPT_COST);
+        assert!(attempts.try_begin(bad, now + ATTEMPT_COST));
         assert!(attempts.may_try(ip("::ffff:10.0.0.1"), now));
     }
 
@@ -258,13 +284,13 @@ mod tests {
         let (mut attempts, now) = (Attempts::default(), Instant::now());
         let ip = |n: usize| IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
         for n in 0..MAX_SOURCES {
-            attempts.failed(ip(n), now);
+            attempts.charge(ip(n), now);
         }
-        attempts.failed(ip(0), now);
-        attempts.failed(ip(MAX_SOURCES), now);
+        attempts.charge(ip(0), now);
+        attempts.charge(ip(MAX_SOURCES), now);
         assert_eq!(attempts.paid_at.len(), MAX_SOURCES);
         assert!(attempts.paid_at.contains_key(&ip(0)) && attempts.paid_at.contains_key(&ip(MAX_SOURCES)));
-        attempts.failed(ip(7), now + ATTEMPT_COST * 3);
+        attempts.charge(ip(7), now + ATTEMPT_COST * 3);
         assert_eq!(attempts.paid_at.len(), 1);
     }
 }

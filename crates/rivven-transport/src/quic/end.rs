@@ -39,7 +39,7 @@ pub(super) struct Met {
 }
 
 /// Ends a group with its owner.
-struct AbortOnDrop(TaskGroup);
+pub(super) struct AbortOnDrop(pub(super) TaskGroup);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -79,8 +79,16 @@ impl ServerCertVerifier for Gullible {
 
 /// Dials without a certificate, for `protocol`.
 async fn dial(to: &Transport, protocol: &[u8]) -> (Endpoint, Result<Connection, ConnectionError>) {
+    dial_from(Ipv4Addr::LOCALHOST, to, protocol).await
+}
+
+async fn dial_from(
+    source: Ipv4Addr,
+    to: &Transport,
+    protocol: &[u8],
+) -> (Endpoint, Result<Connection, ConnectionError>) {
     let provider = Provider::default();
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = UdpSocket::bind((source, 0)).unwrap();
     let endpoint = provider.quic_endpoint(&[7; 32]);
     let endpoint = Endpoint::new(endpoint, None, socket, Arc::new(quinn::TokioRuntime)).unwrap();
     let client = config::stranger_client(Arc::new(Gullible), &provider, protocol).unwrap();
@@ -161,8 +169,10 @@ async fn strangers_have_few_places_and_take_none_from_members() {
     let ca = authority();
     let one = open(&ca);
     let mut idle = Vec::new();
-    for _ in 0..limits::MAX_STRANGERS {
-        let (endpoint, connection) = dial(&one, b"rivven-join/0").await;
+    // Nobody has more than a few of them, so they come from several addresses.
+    let sources = [2, 3, 4, 5].map(|host| Ipv4Addr::new(127, 0, 0, host));
+    for source in sources.into_iter().cycle().take(limits::MAX_STRANGERS) {
+        let (endpoint, connection) = dial_from(source, &one, b"rivven-join/0").await;
         idle.push((endpoint, connection.unwrap()));
     }
     // A place is taken once the node has seen the end of the handshake.
@@ -199,6 +209,7 @@ async fn what_breaks_the_protocol_of_strangers_ends_the_connection() {
         bytes.put_bytes(0, rest);
         bytes
     };
+    let source = Ipv4Addr::new(127, 0, 0, 2);
     for bytes in [
         frame(u32::MAX, 0, 0),
         frame(12, 0, 0),
@@ -206,7 +217,7 @@ async fn what_breaks_the_protocol_of_strangers_ends_the_connection() {
         frame(16, 9, 4),
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
     ] {
-        let (_endpoint, connection) = dial(&one, b"rivven-join/0").await;
+        let (_endpoint, connection) = dial_from(source, &one, b"rivven-join/0").await;
         let connection = connection.unwrap();
         let (mut send, _recv) = connection.open_bi().await.unwrap();
         send.write_all(&bytes).await.unwrap();
@@ -214,5 +225,9 @@ async fn what_breaks_the_protocol_of_strangers_ends_the_connection() {
         let error = connection.closed().await;
         assert_eq!(close_code(&error), Some(1), "{bytes:?}: {error}");
     }
+    // It has used up its attempts, and nobody else's.
+    let (_endpoint, connection) = dial_from(source, &one, b"rivven-join/0").await;
+    let closed = connection.unwrap().closed().await;
+    assert!(closed.to_string().contains("too many attempts"), "{closed}");
     assert_eq!(knock(&one, &ca, false).await.unwrap(), [0]);
 }

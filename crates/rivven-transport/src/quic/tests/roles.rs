@@ -59,6 +59,24 @@ fn serving(identity: NodeIdentity) -> Transport {
         .unwrap()
 }
 
+#[tokio::test]
+async fn a_guest_does_not_say_where_a_node_is_reached() {
+    let (ca, template) = (authority(), SanTemplate::default());
+    let one = serving(holder(&ca, Subject::Node(1), &template));
+    let client = serving(holder(
+        &ca,
+        Subject::Client(Label::new("back-up").unwrap()),
+        &template,
+    ));
+    introduce(&client, &one);
+    client.call::<Report>(1, &(), ctx(5_000)).await.unwrap();
+    assert_eq!(one.observed_ip(), None);
+    let two = serving(holder(&ca, Subject::Node(2), &template));
+    introduce(&two, &one);
+    echo(&two, 1, ctx(5_000)).await.unwrap();
+    assert_eq!(one.observed_ip(), Some(Ipv4Addr::LOCALHOST.into()));
+}
+
 async fn check_roles(template: &SanTemplate) {
     let ca = authority().with_template(template.clone());
     let one = serving(holder(&ca, Subject::Node(1), template));
