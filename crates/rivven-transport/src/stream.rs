@@ -93,8 +93,9 @@ pub const MAX_TRANSFERS: usize = 4;
 /// # let _two = network.join(identity(2), router)?;
 /// let content = Bytes::from_static(b"hello world");
 /// let rest_from = |offset: u64| {
-///     let rest = content.slice(offset as usize..);
-///     async move { io::Result::Ok(rest) }
+///     // The offset is the receiver's word.
+///     let rest = content.get(offset as usize..).map(Bytes::copy_from_slice);
+///     async move { rest.ok_or_else(|| io::Error::other("the receiver holds more than there is")) }
 /// };
 /// let ctx = TransferCtx::new();
 /// let taken = one.send_stream::<File, _, _>(2, &"greeting".into(), rest_from, ctx).await?;

@@ -13,7 +13,8 @@ use rustls::{
 use super::{
     keys::QuicKeys,
     limits::{
-        CONNECTION_WINDOW, IDLE_TIMEOUT, INITIAL_RTT, KEEP_ALIVE, MAX_HANDSHAKES, MAX_STREAMS, STREAM_WINDOW,
+        CONNECTION_WINDOW, IDLE_TIMEOUT, INITIAL_RTT, KEEP_ALIVE, MAX_HANDSHAKES, MAX_STREAMS, SEND_WINDOW,
+        STREAM_WINDOW,
     },
     trust::Trust,
 };
@@ -80,7 +81,7 @@ fn transport() -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW));
+        .send_window(SEND_WINDOW);
     config
 }
 

@@ -148,16 +148,23 @@ pub(super) async fn dial(
     purpose: Purpose,
     attempt: u32,
 ) -> Result<Dialled, DialError> {
+    let mut reached = None;
     let attempt = async {
         let remote = resolve(shared, addr, attempt).await?;
         let taps = matches!(whom, Whom::Peer(..)) && attempt < TAPPED_ATTEMPTS;
         let connection = reach(shared, remote, taps).await?;
+        reached = Some(connection.clone());
         greet(shared, &connection, whom, purpose)
             .await
             .map_err(|error| close_after(shared, &connection, remote, error))
     };
-    timeout(DIAL_TIMEOUT, attempt).await.unwrap_or_else(|_| {
+    let outcome = timeout(DIAL_TIMEOUT, attempt).await;
+    outcome.unwrap_or_else(|_| {
         handshake_failed(Dialler::Us, "timeout");
+        // Whoever watches over its certificate would keep it open otherwise.
+        if let Some(connection) = reached {
+            connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello in time");
+        }
         Err(DialError::Unreachable(format!("nobody answered at {addr}")))
     })
 }

@@ -105,14 +105,18 @@ pub(super) const MAX_HANDSHAKES: usize = 256;
 /// Incoming handshakes at a time above which a peer must first prove its address (RFC 9000, section 8.1.2).
 pub(super) const RETRY_ABOVE: usize = 64;
 
-/// Streams a peer may have open on a connection: hello, and one per class.
+/// Streams a peer may have open on a connection: hello, one per class, and transfers.
 pub(super) const MAX_STREAMS: u32 = 8;
 
 /// Flow-control window of a stream.
-pub(super) const STREAM_WINDOW: u32 = 8 << 20;
+pub(super) const STREAM_WINDOW: u32 = 4 << 20;
 
-/// Flow-control window of a connection, and the most bytes it keeps for retransmission.
-pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Flow-control window of a connection: that of all its streams, so that readers who stand still on some keep
+/// nothing from the others. Filled only by a peer whose calls are not read.
+pub(super) const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
+
+/// The most bytes a connection keeps for retransmission.
+pub(super) const SEND_WINDOW: u64 = 16 << 20;
 
 /// Size asked for the socket's buffers.
 pub(super) const SOCKET_BUFFER: usize = 4 << 20;

@@ -19,6 +19,7 @@ use super::{
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
     lock,
+    peer::DialError,
     peer::Peer,
     runtime::IoRuntime,
     shared::{Shared, purpose},
@@ -189,23 +190,23 @@ impl Network for QuicNetwork {
             let shared = Arc::clone(&self.shared);
             let target = addr.clone();
             // A connection belongs to the runtime that it is made on.
-            let dialling = self
-                .shared
-                .tasks
-                .spawn(async move { dial(&shared, &target, Whom::Anybody, Purpose::Discover, 0).await });
+            let dialling = self.shared.tasks.spawn(async move {
+                let dialled = dial(&shared, &target, Whom::Anybody, Purpose::Discover, 0).await?;
+                // Here, since nobody may wait for the answer any more.
+                let done = VarInt::from_u32(close::DONE);
+                dialled.connection.close(done, b"discovered");
+                Ok(dialled.identity)
+            });
             let unreachable = |cause| CallError::Unreachable { node: 0, cause };
-            let dialled = timeout_at(ctx.deadline, dialling)
+            let identity = timeout_at(ctx.deadline, dialling)
                 .await
                 .map_err(|_| unreachable(format!("nobody answered at {addr} before the deadline")))?
                 .ok()
                 .flatten()
                 .ok_or_else(|| unreachable("this node is shut down".into()))?
-                .map_err(|error| error.into_call_error(0))?;
-            dialled
-                .connection
-                .close(VarInt::from_u32(close::DONE), b"discovered");
-            self.set_address(dialled.identity.node, addr);
-            Ok(dialled.identity)
+                .map_err(|error: DialError| error.into_call_error(0))?;
+            self.set_address(identity.node, addr);
+            Ok(identity)
         }
         .boxed()
     }

@@ -242,6 +242,10 @@ impl ServedLane {
             trace,
             held,
         } = begun;
+        // It may have waited for room until nobody waited for it any more.
+        if deadline <= Instant::now() {
+            return Ok(());
+        }
         let caller = Caller {
             peer: self.peer.clone(),
             role: Some(self.role),

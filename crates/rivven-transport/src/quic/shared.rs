@@ -7,9 +7,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, Endpoint, VarInt};
 use rivven_types::{ClusterId, NodeId};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -17,8 +20,8 @@ use super::{
     door::Door,
     explain::Explained,
     guard::{self, Certified, Denied},
-    hello::{Hello, MAX_LEN, Purpose, Refusal, Versions},
-    limits::MAX_PEERS,
+    hello::{Hello, MAX_LEN, Purpose, Refusal, Versions, close},
+    limits::{HELLO_TIMEOUT, MAX_PEERS},
     lock,
     peer::Peer,
     rank::Turn,
@@ -121,6 +124,19 @@ impl Shared {
         let guarding = guard::guard(Arc::clone(self), connection.clone(), certified.clone());
         self.tasks.spawn(guarding);
         Ok(certified)
+    }
+
+    /// A guest's place for a connection that only asks who this node is, and that ends within
+    /// [`HELLO_TIMEOUT`].
+    pub(super) fn brief(&self, connection: &Connection) -> Result<OwnedSemaphorePermit, Refusal> {
+        let place = Arc::clone(&self.guests).try_acquire_owned();
+        let place = place.map_err(|_| Refusal::TooManyPeers)?;
+        let connection = connection.clone();
+        self.tasks.spawn(async move {
+            sleep(HELLO_TIMEOUT).await;
+            connection.close(VarInt::from_u32(close::DONE), b"discovered");
+        });
+        Ok(place)
     }
 
     pub(super) fn observe(&self, ip: IpAddr) {

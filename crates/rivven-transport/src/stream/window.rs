@@ -98,7 +98,8 @@ impl Window {
 
     /// Bytes that may be sent at this moment.
     pub(super) const fn room(&self) -> u64 {
-        (self.held + self.size).saturating_sub(self.sent)
+        // The offset to begin at is the peer's word, and may be the last there is.
+        self.size.saturating_sub(self.sent.saturating_sub(self.held))
     }
 
     /// Offset of the next byte to be sent.
