@@ -7,6 +7,7 @@
 //! - [`NodeDir`] is the data directory: its lock, its owner, its boot epoch.
 //! - [`RedbLogStore`] keeps the log in one file, with one fsync for everything that waits.
 //! - [`SnapshotStore`] keeps snapshots in files, the newest two of which are known to be whole.
+//! - [`SimulatedDisk`] is a disk for a log that takes simulated time and forgets what was not synced.
 //! - [`MemLogStore`] keeps the log in memory: deterministic, without a thread, gone with the process.
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod membership;
 mod node_dir;
 mod plain;
 mod record;
+mod simulated;
 mod snapshot;
 mod window;
 
@@ -33,6 +35,7 @@ pub use node_dir::{NodeDir, NodeDirError};
 /// The openraft release this crate is built for, pinned to the letter because it is an alpha.
 pub use openraft;
 pub use plain::{CommandCodec, PlainCodec};
+pub use simulated::{DiskPace, DiskStats, SimulatedDisk};
 pub use snapshot::{
     DamagedSnapshot, SnapshotContent, SnapshotError, SnapshotFile, SnapshotGap, SnapshotReceiver,
     SnapshotStore, SnapshotTransfer,

@@ -7,6 +7,7 @@ mod options;
 mod queue;
 mod reader;
 mod shared;
+mod simulate;
 mod writer;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
+use futures_util::future::BoxFuture;
 use openraft::{
     LogState, OptionalSend, RaftTypeConfig,
     entry::RaftEntry,
@@ -23,7 +25,7 @@ use openraft::{
     type_config::alias::{LogIdOf, VoteOf},
 };
 use redb::StorageBackend;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 pub use self::{
     inspect::{LogReport, inspect, verify},
@@ -40,6 +42,7 @@ use crate::{
     codec::EntryCodec,
     error::{Record, StoreError},
     record,
+    simulated::SimulatedDisk,
 };
 
 /// A Raft log in one redb file.
@@ -67,6 +70,8 @@ enum Driver<C: RaftTypeConfig> {
         owner: Option<std::thread::JoinHandle<()>>,
     },
     Inline(Mutex<Writer<C>>),
+    /// The owner is a task of the caller's.
+    Task(Callers<C>),
 }
 
 impl<C, K> RedbLogStore<C, K>
@@ -100,6 +105,37 @@ where
         Self::start(shared, options)
     }
 
+    /// Opens the log on a simulated disk, and gives the task that has to run for anything to be written.
+    ///
+    /// What the task has not written when it is dropped is lost. Whatever [`LogOptions::writer`] says, nobody
+    /// else writes.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_simulated(
+        disk: &SimulatedDisk,
+        name: impl AsRef<Path>,
+        options: LogOptions,
+    ) -> Result<(Self, BoxFuture<'static, ()>), StoreError> {
+        let shared = open::from_backend::<C, K>(disk.attach(), name.as_ref(), &options)?;
+        let shared = Arc::new(shared);
+        let writer = Writer::new(Arc::clone(&shared), &options);
+        let (sender, waiting) = mpsc::channel();
+        let arrived = Arc::new(Notify::new());
+        let callers = Callers::of_task(Room::new(&options), sender, Arc::clone(&arrived));
+        let log = Self {
+            shared,
+            driver: Driver::Task(callers),
+            options,
+            entry_bytes: 0,
+            codec: PhantomData,
+        };
+        Ok((
+            log,
+            Box::pin(simulate::run(writer, waiting, arrived, disk.clone())),
+        ))
+    }
+
     /// A handle that tells, also after the store has been handed to openraft, why it has stopped.
     #[must_use]
     pub fn monitor(&self) -> LogMonitor<C> {
@@ -131,7 +167,7 @@ where
                     })?;
                 let room = Room::new(&options);
                 Driver::Thread {
-                    queue: Some(Callers { room, sender }),
+                    queue: Some(Callers::new(room, sender)),
                     owner: Some(owner),
                 }
             }
@@ -148,15 +184,14 @@ where
     /// Waits for room in the queue for one operation of `bytes`.
     async fn reserve(&self, bytes: usize) -> Result<Place<'_, C>, StoreError> {
         self.shared.check()?;
-        match &self.driver {
-            Driver::Inline(writer) => Ok(Place::Inline(writer)),
-            Driver::Thread { queue, .. } => {
-                let callers = queue.as_ref().ok_or_else(|| self.shared.closed())?;
-                let room = callers.room.take(bytes).await;
-                let room = room.ok_or_else(|| self.shared.closed())?;
-                Ok(Place::Queue(&self.shared, callers, room))
-            }
-        }
+        let callers = match &self.driver {
+            Driver::Inline(writer) => return Ok(Place::Inline(writer)),
+            Driver::Thread { queue, .. } => queue.as_ref().ok_or_else(|| self.shared.closed())?,
+            Driver::Task(callers) => callers,
+        };
+        let room = callers.room.take(bytes).await;
+        let room = room.ok_or_else(|| self.shared.closed())?;
+        Ok(Place::Queue(&self.shared, callers, room))
     }
 
     /// Encodes the entries of one append and checks each against the limit.
@@ -208,9 +243,7 @@ impl<C: RaftTypeConfig> Place<'_, C> {
         match self {
             Self::Queue(shared, callers, room) => {
                 shared.metrics.queued();
-                // The owner ends only after the last sender; if it panicked, the answer is dropped with the
-                // operation, and whoever waits for it is told.
-                drop(callers.sender.send((op, room)));
+                callers.send((op, room));
             }
             Self::Inline(writer) => {
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,6 +346,8 @@ impl<C: RaftTypeConfig, K: EntryCodec<C>> Drop for RedbLogStore<C, K> {
             Driver::Inline(writer) => {
                 writer.get_mut().unwrap_or_else(PoisonError::into_inner).close();
             }
+            // The task closes the log when it finds its callers gone.
+            Driver::Task(_) => {}
         }
     }
 }

@@ -7,13 +7,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use futures_util::future::BoxFuture;
 use openraft::RaftTypeConfig;
 use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EntryCodec, LogOptions, LogOwner, RedbLogStore, SnapshotError, SnapshotStore, StoreError, durable,
-    error::REPLACE,
+    EntryCodec, LogOptions, LogOwner, RedbLogStore, SimulatedDisk, SnapshotError, SnapshotStore, StoreError,
+    durable, error::REPLACE,
 };
 
 /// Version of `identity.json` that this build writes. 0 is unstable: the next release may refuse it.
@@ -227,14 +228,52 @@ impl NodeDir {
         K: EntryCodec<C>,
     {
         let path = self.log_path();
-        let had_log = self.has_log.load(Ordering::Relaxed);
-        // A snapshot, too, is made of a log.
-        if !path.exists() && (had_log || holds_files(&self.snapshots_path())) {
-            return Err(StoreError::Missing { path });
-        }
+        self.check_log(path.exists())?;
         options.owner = Some(self.owner());
         let log = RedbLogStore::open(&path, options)?;
-        if !had_log {
+        self.remember_log()?;
+        Ok(log)
+    }
+
+    /// Opens the log of this node on a simulated disk, creating it the first time; the rest of the directory
+    /// is on the real one. The task returned has to run for anything to be written.
+    ///
+    /// # Errors
+    /// As [`Self::open_log`].
+    pub fn open_simulated_log<C, K>(
+        &self,
+        disk: &SimulatedDisk,
+        mut options: LogOptions,
+    ) -> Result<(RedbLogStore<C, K>, BoxFuture<'static, ()>), StoreError>
+    where
+        C: RaftTypeConfig,
+        K: EntryCodec<C>,
+    {
+        self.check_log(!disk.is_empty())?;
+        if !self.has_log.load(Ordering::Relaxed) {
+            // A creation that the power interrupted, as a file that did not get its name yet.
+            disk.wipe();
+        }
+        options.owner = Some(self.owner());
+        let opened = RedbLogStore::open_simulated(disk, self.log_path(), options)?;
+        self.remember_log()?;
+        Ok(opened)
+    }
+
+    /// Refuses to begin a second log.
+    fn check_log(&self, exists: bool) -> Result<(), StoreError> {
+        let had_log = self.has_log.load(Ordering::Relaxed);
+        // A snapshot, too, is made of a log.
+        if !exists && (had_log || holds_files(&self.snapshots_path())) {
+            let path = self.log_path();
+            return Err(StoreError::Missing { path });
+        }
+        Ok(())
+    }
+
+    /// Makes it durable that there is a log.
+    fn remember_log(&self) -> Result<(), StoreError> {
+        if !self.has_log.load(Ordering::Relaxed) {
             let identity = Identity {
                 cluster: self.cluster,
                 node: self.node,
@@ -245,12 +284,12 @@ impl NodeDir {
             identity
                 .write(&self.path.join(IDENTITY_FILE))
                 .map_err(|error| StoreError::Open {
-                    path,
+                    path: self.log_path(),
                     source: error.into(),
                 })?;
             self.has_log.store(true, Ordering::Relaxed);
         }
-        Ok(log)
+        Ok(())
     }
 
     /// Opens the snapshots of this node.

@@ -12,7 +12,7 @@ use openraft::{
     storage::{RaftLogStorage, RaftStateMachine},
 };
 use openraft_rt_tokio::TokioWatchReceiver;
-use rivven_raft_store::{LogOptions, MemLogStore, NodeDir, WriterMode};
+use rivven_raft_store::{MemLogStore, NodeDir, SimulatedDisk, WriterMode};
 use rivven_transport::{Router, TaskGroup, Transport};
 use rivven_types::NodeId;
 use tokio::sync::Semaphore;
@@ -23,6 +23,7 @@ use crate::{
     codec::LogCodec,
     config::Timing,
     fabric::fabric_addr,
+    log_disk::LogDisk,
     network::Peers,
     node::{Inner, MAX_PROPOSAL_BYTES, MAX_PROPOSALS},
     repair::Patient,
@@ -58,6 +59,8 @@ pub struct RaftBuilder<S: StateMachine> {
     machine: Option<S>,
     snapshot_every: u64,
     writer: WriterMode,
+    disk: Option<SimulatedDisk>,
+    tasks: Option<TaskGroup>,
     seed: Option<u64>,
     features: BTreeMap<String, u32>,
 }
@@ -84,6 +87,8 @@ impl<S: StateMachine> RaftBuilder<S> {
             machine: None,
             snapshot_every: DEFAULT_SNAPSHOT_EVERY,
             writer: WriterMode::default(),
+            disk: None,
+            tasks: None,
             seed: None,
             features: BTreeMap::new(),
         }
@@ -141,6 +146,21 @@ impl<S: StateMachine> RaftBuilder<S> {
     #[must_use]
     pub const fn inline_writes(mut self) -> Self {
         self.writer = WriterMode::Inline;
+        self
+    }
+
+    /// Keeps the log of the data directory on a simulated disk, written by a task: for simulation.
+    #[must_use]
+    pub fn simulated_disk(mut self, disk: &SimulatedDisk) -> Self {
+        self.disk = Some(disk.clone());
+        self
+    }
+
+    /// Runs everything in this group, which is the node's alone, in place of one that the node makes: for
+    /// simulation, where a [simulated](TaskGroup::simulated) group can be suspended.
+    #[must_use]
+    pub fn tasks(mut self, tasks: TaskGroup) -> Self {
+        self.tasks = Some(tasks);
         self
     }
 
@@ -202,11 +222,18 @@ impl<S: StateMachine> RaftBuilder<S> {
             machine,
             transport,
             fabric,
-            scope: NodeScope::new(TaskGroup::current(), seed),
+            scope: NodeScope::new(self.tasks.unwrap_or_else(TaskGroup::current), seed),
             features: Features::supporting(self.features),
         };
         let inner = match self.dir {
-            Some(dir) => parts.start_durable(core, dir, self.writer).await?,
+            Some(dir) => {
+                let disk = LogDisk {
+                    dir,
+                    writer: self.writer,
+                    simulated: self.disk,
+                };
+                parts.start_durable(core, disk).await?
+            }
             None => {
                 warn_not_durable(node_id);
                 let snapshots = Snapshots::memory();
@@ -305,25 +332,14 @@ struct Parts<S> {
 }
 
 impl<S: StateMachine> Parts<S> {
-    async fn start_durable(
-        self,
-        core: CoreConfig,
-        dir: NodeDir,
-        writer: WriterMode,
-    ) -> Result<Arc<Inner<S>>, StartError> {
-        let options = LogOptions {
-            writer,
-            ..LogOptions::default()
-        };
+    async fn start_durable(self, core: CoreConfig, disk: LogDisk) -> Result<Arc<Inner<S>>, StartError> {
+        let group = self.scope.group().clone();
         let open = move || {
-            // The directory refuses to begin a second log: a node that forgot its vote could elect a second
-            // leader.
-            let log = dir
-                .open_log::<TypeConfig, LogCodec>(options)
-                .map_err(|error| StartError::Storage {
-                    code: error.code(),
-                    cause: io::Error::other(error),
-                })?;
+            let log = disk.open_log(&group).map_err(|error| StartError::Storage {
+                code: error.code(),
+                cause: io::Error::other(error),
+            })?;
+            let dir = disk.dir;
             let snapshots = dir.open_snapshots().map_err(|error| StartError::Storage {
                 code: error.code(),
                 cause: io::Error::other(error),

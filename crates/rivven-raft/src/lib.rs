@@ -12,6 +12,7 @@ mod expiry;
 mod fabric;
 mod kv;
 mod kv_watch;
+mod log_disk;
 mod machine;
 mod network;
 mod node;
@@ -55,8 +56,8 @@ pub use system::{
 };
 pub use tick::TICK_INTERVAL;
 
-pub use rivven_raft_store::{NodeDir, NodeDirError};
-pub use rivven_transport::{MemoryNetwork, Outcome};
+pub use rivven_raft_store::{DiskPace, DiskStats, NodeDir, NodeDirError, SimulatedDisk};
+pub use rivven_transport::{MemoryNetwork, Outcome, TaskGroup};
 pub use rivven_types::{NodeId, PeerAddr};
 
 /// Most bytes of one encoded command; larger ones are refused before they are proposed.

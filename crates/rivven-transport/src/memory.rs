@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::Instant;
 
-use crate::{LocalIdentity, Router, Transport, identity::Role};
+use crate::{LocalIdentity, Router, TaskGroup, Transport, identity::Role};
 use end::{End, MemoryEnd};
 use wire::Hub;
 
@@ -79,6 +79,20 @@ impl MemoryNetwork {
         self.join_as(identity, Role::Node, router)
     }
 
+    /// [`Self::join`], with what arrives handled by tasks of `tasks`: they are suspended and ended with the
+    /// simulated process that the group stands for.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub fn join_in(
+        &self,
+        identity: LocalIdentity,
+        router: Router,
+        tasks: TaskGroup,
+    ) -> Result<Transport, MemoryNetworkError> {
+        self.add(End::new(identity, Role::Node, router).in_tasks(tasks))
+    }
+
     /// [`Self::join`] as the holder of a certificate with `role`, which decides which methods it may call.
     ///
     /// Operators and clients only call: no node finds or calls them, and any number of them may have one id,
@@ -92,7 +106,11 @@ impl MemoryNetwork {
         role: Role,
         router: Router,
     ) -> Result<Transport, MemoryNetworkError> {
-        let end = Arc::new(End::new(identity, role, router));
+        self.add(End::new(identity, role, router))
+    }
+
+    fn add(&self, end: End) -> Result<Transport, MemoryNetworkError> {
+        let end = Arc::new(end);
         self.lock().join(Arc::clone(&end))?;
         Ok(Transport::new(MemoryEnd::new(end, self.clone())))
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use openraft::{RaftTypeConfig, storage::IOFlushed, type_config::alias::VoteOf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{metrics::LogMetrics, options::LogOptions};
 use crate::error::StoreError;
@@ -139,7 +139,49 @@ pub(super) type Waiting<C> = (Op<C>, OwnedSemaphorePermit);
 /// The sending end.
 pub(super) struct Callers<C: RaftTypeConfig> {
     pub(super) room: Room,
-    pub(super) sender: Sender<Waiting<C>>,
+    sender: Sender<Waiting<C>>,
+    /// Wakes an owner that is a task; dropped after the sender, so that the owner finds the queue closed.
+    arrived: Option<Bell>,
+}
+
+/// Rings for every operation, and when there will be no more.
+struct Bell(Arc<Notify>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl<C: RaftTypeConfig> Callers<C> {
+    pub(super) const fn new(room: Room, sender: Sender<Waiting<C>>) -> Self {
+        let arrived = None;
+        Self {
+            room,
+            sender,
+            arrived,
+        }
+    }
+
+    /// Callers of an owner that waits for `arrived`.
+    pub(super) fn of_task(room: Room, sender: Sender<Waiting<C>>, arrived: Arc<Notify>) -> Self {
+        let arrived = Some(Bell(arrived));
+        Self {
+            room,
+            sender,
+            arrived,
+        }
+    }
+
+    /// Hands an operation over.
+    pub(super) fn send(&self, waiting: Waiting<C>) {
+        // The owner ends only after the last sender; if it panicked, the answer is dropped with the
+        // operation, and whoever waits for it is told.
+        drop(self.sender.send(waiting));
+        if let Some(arrived) = &self.arrived {
+            arrived.0.notify_one();
+        }
+    }
 }
 
 /// What came out of waiting for the next operation.

@@ -25,12 +25,18 @@ pub(super) const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::ne
 pub(super) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 
 pub(super) struct Writer<C: RaftTypeConfig> {
-    shared: Arc<Shared<C>>,
+    pub(super) shared: Arc<Shared<C>>,
     /// The newest committed id that no transaction has taken along yet; the inner `None` erases it.
     committed: Option<Option<Vec<u8>>>,
     limits: Limits,
     tail_bytes: usize,
     committed_flush: Duration,
+}
+
+/// What became of one transaction, before anyone is told.
+pub(super) enum Written<C: RaftTypeConfig> {
+    Durable(Taken<C>),
+    Refused(Vec<Answer<C>>, Arc<StoreError>),
 }
 
 impl<C: RaftTypeConfig> Writer<C> {
@@ -51,8 +57,7 @@ impl<C: RaftTypeConfig> Writer<C> {
     /// The owner thread: until every caller is gone and the queue is empty.
     pub(super) fn run(mut self, queue: &Receiver<Waiting<C>>) {
         loop {
-            let quiet = self.committed.is_some().then_some(self.committed_flush);
-            match queue::wait(queue, quiet) {
+            match queue::wait(queue, self.quiet()) {
                 Next::Op((op, room)) => {
                     self.shared.metrics.dequeued();
                     self.commit(op, Some(queue));
@@ -65,17 +70,27 @@ impl<C: RaftTypeConfig> Writer<C> {
         self.close();
     }
 
+    /// How long the log has to be quiet until a committed id is written by itself, if one waits.
+    pub(super) fn quiet(&self) -> Option<Duration> {
+        self.committed.is_some().then_some(self.committed_flush)
+    }
+
     /// Makes `first` and what arrives behind it durable, then answers; a store that has stopped only
     /// answers.
     pub(super) fn commit(&mut self, first: Op<C>, queue: Option<&Receiver<Waiting<C>>>) {
-        if let Some(cause) = self.shared.failure() {
-            refuse(vec![first.answer], &cause);
-            return;
-        }
         if let Change::Committed(bytes) = first.change {
             // It waits for company, or until the log has been quiet for a while.
             self.committed = Some(bytes);
             return;
+        }
+        let written = self.write(first, queue);
+        self.answer(written);
+    }
+
+    /// Makes `first` and what arrives behind it durable, unless the store has stopped.
+    pub(super) fn write(&mut self, first: Op<C>, queue: Option<&Receiver<Waiting<C>>>) -> Written<C> {
+        if let Some(cause) = self.shared.failure() {
+            return Written::Refused(vec![first.answer], cause);
         }
         let shared = Arc::clone(&self.shared);
         let committed = self.committed.take();
@@ -94,9 +109,17 @@ impl<C: RaftTypeConfig> Writer<C> {
                 self.limits.expected = taken.appends;
                 let took = begin.elapsed();
                 shared.metrics.committed(taken.entries, taken.bytes, took);
-                self.acknowledge(taken);
+                Written::Durable(taken)
             }
-            Err(error) => refuse(taken.answers, &shared.fail(error)),
+            Err(error) => Written::Refused(taken.answers, shared.fail(error)),
+        }
+    }
+
+    /// Tells everyone whose change was in a transaction what became of it.
+    pub(super) fn answer(&self, written: Written<C>) {
+        match written {
+            Written::Durable(taken) => self.acknowledge(taken),
+            Written::Refused(answers, cause) => refuse(answers, &cause),
         }
     }
 
@@ -115,7 +138,7 @@ impl<C: RaftTypeConfig> Writer<C> {
     }
 
     /// Writes a committed id that nothing has taken along.
-    fn flush_committed(&mut self) {
+    pub(super) fn flush_committed(&mut self) {
         let Some(bytes) = self.committed.take() else {
             return;
         };

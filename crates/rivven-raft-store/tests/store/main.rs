@@ -33,6 +33,8 @@ mod reopen;
 #[cfg(test)]
 mod repair;
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
 mod snapshots;
 #[cfg(test)]
 mod support;

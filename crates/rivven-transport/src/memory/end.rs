@@ -76,6 +76,13 @@ impl End {
         }
     }
 
+    pub(super) fn in_tasks(self, tasks: TaskGroup) -> Self {
+        Self {
+            tasks: OnceLock::from(tasks),
+            ..self
+        }
+    }
+
     pub(super) fn proven(&self) -> PeerIdentity {
         PeerIdentity {
             node: self.identity.node,
