@@ -20,7 +20,6 @@ use tokio::sync::Semaphore;
 use crate::{
     Fabric, InitializeError, RaftConfig, RaftNode, StartError, StateMachine,
     adapter::{Machine, Shared},
-    codec::LogCodec,
     config::Timing,
     fabric::fabric_addr,
     log_disk::LogDisk,
