@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use openraft::{
@@ -15,21 +15,22 @@ use openraft_rt_tokio::TokioWatchReceiver;
 use rivven_raft_store::{MemLogStore, NodeDir, SimulatedDisk, WriterMode};
 use rivven_transport::{Router, TaskGroup, Transport};
 use rivven_types::NodeId;
-use tokio::sync::Semaphore;
 
 use crate::{
     Fabric, InitializeError, RaftConfig, RaftNode, StartError, StateMachine,
     adapter::{Machine, Shared},
     config::Timing,
+    courier::Courier,
     fabric::fabric_addr,
     log_disk::LogDisk,
     network::Peers,
-    node::{Inner, MAX_PROPOSAL_BYTES, MAX_PROPOSALS},
+    node::Inner,
     repair::Patient,
     runtime::{NodeScope, entropy},
     service,
     snapshot::Snapshots,
     status::StatusSource,
+    submit::Room,
     system::{Features, RIVVEN_FEATURE},
     tick::propose_ticks,
     types::{RaftMetrics, TypeConfig},
@@ -407,6 +408,8 @@ impl<S: StateMachine> Parts<S> {
             Arc::clone(&source),
         );
         drop(scope.group().spawn(ticks));
+        let courier = Courier::new(transport.clone(), scope.group().clone());
+        let courier = Arc::new(courier);
         Ok(Arc::new(Inner {
             node_id: core.node_id,
             raft,
@@ -418,8 +421,9 @@ impl<S: StateMachine> Parts<S> {
             source,
             reception: Arc::default(),
             supported,
-            proposals: Semaphore::new(MAX_PROPOSALS),
-            proposal_bytes: Semaphore::new(MAX_PROPOSAL_BYTES),
+            room: Room::default(),
+            courier,
+            shelf: Mutex::default(),
             dir: tokio::sync::Mutex::new(dir),
         }))
     }

@@ -236,6 +236,9 @@ pub enum ReadError {
         /// Index the read needs.
         needed: u64,
     },
+    /// The state machine refused to answer. Correct the query.
+    #[error("the query was refused: {0}")]
+    Refused(Refusal),
     /// The node has stopped.
     #[error("the node has stopped: {cause}")]
     Stopped {
@@ -251,6 +254,7 @@ impl ReadError {
         match self {
             Self::NoLeader { .. } => "no-leader",
             Self::Behind { .. } => "behind",
+            Self::Refused(_) => "query-refused",
             Self::Stopped { .. } => "stopped",
         }
     }

@@ -5,6 +5,7 @@ mod command;
 mod encode;
 mod history;
 mod lease;
+mod query;
 mod range;
 mod read;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use self::query::{KvAnswer, KvQuery};
 pub use self::{
     command::{
         CompareTarget, Comparison, KvCommand, KvCompare, KvEntry, KvOp, KvOpResult, KvResponse, KvTxn,
@@ -23,11 +25,14 @@ pub use self::{
     },
     history::{MAX_HISTORY_BYTES, MAX_HISTORY_EVENTS},
     lease::{MAX_LEASE_KEYS, MAX_LEASE_TTL_MS, MAX_LEASES, MIN_LEASE_TTL_MS},
+    query::KvPage,
     range::KeyRange,
     read::{KvChanges, KvEvent, KvLease, KvReadError},
     write::{MAX_DELETED_KEYS, MAX_TXN_READ_BYTES},
 };
 use self::{history::History, lease::Leases, write::Writer};
+use rivven_transport::identity::Role;
+
 use crate::{ApplyCtx, Refusal, StateMachine, shared_map::SharedMap};
 
 /// Most bytes of a key.
@@ -179,6 +184,14 @@ impl StateMachine for KvStore {
 
     fn check(command: &KvCommand) -> Result<(), Refusal> {
         check::check(command)
+    }
+
+    fn open_to(role: Role, _command: &KvCommand) -> bool {
+        matches!(role, Role::Client | Role::Operator)
+    }
+
+    fn query(&self, role: Role, query: &[u8]) -> Result<Vec<u8>, Refusal> {
+        query::answer(self, role, query)
     }
 
     fn apply(&mut self, _ctx: &ApplyCtx, command: KvCommand) -> KvResponse {

@@ -5,13 +5,17 @@
 
 mod adapter;
 mod builder;
+mod client;
 mod codec;
 mod config;
+mod courier;
 mod error;
 mod expiry;
 mod fabric;
+mod forward;
 mod kv;
 mod kv_watch;
+mod lead;
 mod log_disk;
 mod machine;
 mod network;
@@ -25,20 +29,23 @@ mod runtime;
 mod service;
 mod session;
 mod shared_map;
+mod shelf;
 mod snapshot;
 mod status;
+mod submit;
 mod system;
 mod tick;
 mod types;
 mod wire;
 
 pub use builder::RaftBuilder;
+pub use client::{Client, ConnectError};
 pub use config::RaftConfig;
 pub use error::{FinalizeError, InitializeError, ProposeError, ReadError, StartError, TransferError};
 pub use fabric::Fabric;
 pub use kv::{
     CompareTarget, Comparison, KeyRange, KvChanges, KvCommand, KvCompare, KvEntry, KvEvent, KvLease, KvOp,
-    KvOpResult, KvReadError, KvResponse, KvStore, KvTxn, LeaseId, Lifetime, MAX_DELETED_KEYS,
+    KvOpResult, KvPage, KvReadError, KvResponse, KvStore, KvTxn, LeaseId, Lifetime, MAX_DELETED_KEYS,
     MAX_HISTORY_BYTES, MAX_HISTORY_EVENTS, MAX_KEY_BYTES, MAX_LEASE_KEYS, MAX_LEASE_TTL_MS, MAX_LEASES,
     MAX_TXN_OPS, MAX_TXN_READ_BYTES, MAX_VALUE_BYTES, MIN_LEASE_TTL_MS,
 };
@@ -57,7 +64,7 @@ pub use system::{
 pub use tick::TICK_INTERVAL;
 
 pub use rivven_raft_store::{DiskPace, DiskStats, NodeDir, NodeDirError, SimulatedDisk};
-pub use rivven_transport::{MemoryNetwork, Outcome, TaskGroup};
+pub use rivven_transport::{MemoryNetwork, Outcome, TaskGroup, identity::Role as CallerRole};
 pub use rivven_types::{NodeId, PeerAddr};
 
 /// Most bytes of one encoded command; larger ones are refused before they are proposed.

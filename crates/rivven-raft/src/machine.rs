@@ -2,6 +2,7 @@
 
 use std::{fmt, io};
 
+use rivven_transport::identity::Role;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Replicated state: commands go in, in the same order on every node, and responses come out.
@@ -66,6 +67,22 @@ pub trait StateMachine: Sized + Send + Sync + 'static {
     /// See [`RaftNode::finalize_feature`](crate::RaftNode::finalize_feature).
     fn requires(_command: &Self::Command) -> Option<(&'static str, u32)> {
         None
+    }
+
+    /// Whether a program with a certificate of `role` may propose `command`, other than a node, which may
+    /// propose whatever is offered to it. Without this function no program outside may propose anything.
+    fn open_to(_role: Role, _command: &Self::Command) -> bool {
+        false
+    }
+
+    /// Answers a program outside, in bytes that it and this state machine agree on. Must be short, because
+    /// commands wait meanwhile.
+    ///
+    /// # Errors
+    /// Why there is no answer; without this function, that this state machine takes no queries.
+    fn query(&self, _role: Role, _query: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let message = "this state machine answers no queries; read on a node";
+        Err(Refusal::new("no-queries", message))
     }
 
     /// Carries out one committed command.

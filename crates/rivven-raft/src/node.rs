@@ -1,41 +1,40 @@
 //! `RaftNode`: the handle that applications hold.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use openraft::{async_runtime::watch::WatchReceiver, errors::RaftError};
 use rivven_raft_store::NodeDir;
 use rivven_transport::{CallCtx, CallError, PeerStatus, Transport};
 use rivven_types::{NodeId, PeerAddr};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     Fabric, InitializeError, KvStore, NoLeader, RaftBuilder, RaftConfig, RaftStatus, RaftWatch, StartError,
     StateMachine, TransferError,
     adapter::{Machine, Shared},
+    courier::Courier,
     reception::Reception,
     runtime::NodeScope,
+    shelf::Shelf,
     snapshot::Snapshots,
     status::StatusSource,
+    submit::{RETRY_INTERVAL, Room},
     system::Levels,
     types::{TypeConfig, Vote},
     wire::{Ping, TransferTo, WireTransferToResponse},
 };
-
-/// Proposals that wait for their outcome at one time. Beyond it they are refused as overloaded.
-pub(crate) const MAX_PROPOSALS: usize = 65_536;
-
-/// Bytes of proposals that wait for their outcome at one time.
-pub(crate) const MAX_PROPOSAL_BYTES: usize = 64 << 20;
 
 /// How long the consensus core may take to finish what it is doing when the node is shut down.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a transfer of leadership may take: the new leader has to catch up and win a vote.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often a forwarded request looks again for a leader.
-pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a connection to the leader may take to come up before the node looks for a leader again.
 const REACH_TIMEOUT: Duration = Duration::from_millis(200);
@@ -88,8 +87,9 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) reception: Reception,
     /// The feature levels of this release and this application.
     pub(crate) supported: Levels,
-    pub(crate) proposals: Semaphore,
-    pub(crate) proposal_bytes: Semaphore,
+    pub(crate) room: Room,
+    pub(crate) courier: Arc<Courier>,
+    pub(crate) shelf: Mutex<Shelf>,
     /// The lock of the data directory, given back when the node is shut down.
     pub(crate) dir: tokio::sync::Mutex<Option<NodeDir>>,
 }
@@ -223,6 +223,12 @@ impl<S: StateMachine> Inner<S> {
     /// The leader to ask, or why there is nobody to ask any more.
     pub(crate) fn leader(&self) -> Result<Option<NodeId>, String> {
         self.source.leader()
+    }
+
+    /// Replies that wait to be fetched.
+    pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        // Each critical section leaves it whole.
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn current_vote(&self) -> Vote {

@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     RaftNode, ReadError, StateMachine,
-    node::{Inner, RETRY_INTERVAL},
+    node::Inner,
+    submit::RETRY_INTERVAL,
     wire::{ReadIndex, WireReadIndexResponse},
 };
 
@@ -38,6 +39,12 @@ pub struct Read<T> {
     pub value: T,
     /// Index of the last entry the state had applied; `None` before the first.
     pub applied_index: Option<u64>,
+}
+
+impl<T> Read<T> {
+    pub(crate) const fn new(value: T, applied_index: Option<u64>) -> Self {
+        Self { value, applied_index }
+    }
 }
 
 /// Why the leader gave no read index.
@@ -73,20 +80,28 @@ impl<S: StateMachine> RaftNode<S> {
         within: Duration,
         read: impl FnOnce(&S) -> T,
     ) -> Result<Read<T>, ReadError> {
-        let node = self.inner();
-        if let Some(cause) = node.stop_reason() {
-            return Err(ReadError::Stopped { cause });
-        }
-        match consistency {
-            Consistency::Linearizable => node.await_linearizable(within).await?,
-            Consistency::Stale => {}
-        }
-        let (value, applied_index) = node.shared.read(read).await;
-        Ok(Read { value, applied_index })
+        self.inner().read_state(consistency, within, read).await
     }
 }
 
 impl<S: StateMachine> Inner<S> {
+    pub(crate) async fn read_state<T>(
+        &self,
+        consistency: Consistency,
+        within: Duration,
+        read: impl FnOnce(&S) -> T,
+    ) -> Result<Read<T>, ReadError> {
+        if let Some(cause) = self.stop_reason() {
+            return Err(ReadError::Stopped { cause });
+        }
+        match consistency {
+            Consistency::Linearizable => self.await_linearizable(within).await?,
+            Consistency::Stale => {}
+        }
+        let (value, applied_index) = self.shared.read(read).await;
+        Ok(Read { value, applied_index })
+    }
+
     /// Waits until this node's copy has everything that was acknowledged before the call.
     async fn await_linearizable(&self, within: Duration) -> Result<(), ReadError> {
         let deadline = Instant::now() + within;

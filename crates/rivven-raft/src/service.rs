@@ -1,5 +1,7 @@
 //! What a node answers its peers.
 
+pub(crate) mod propose;
+mod query;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -13,18 +15,15 @@ use rivven_transport::{Caller, Method, Rejection, Router};
 use rivven_types::NodeId;
 
 use crate::{
-    Refusal, StateMachine,
+    StateMachine,
     node::Inner,
-    propose::{LocalFailure, Proposal},
     read::ReadIndexFailure,
     reception, repair,
-    system::{SessionTag, SystemCommand},
-    types::{NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM},
     wire::{
-        AppendEntries, Heartbeat, Ping, Propose, ReadIndex, RequestPreVote, RequestVote, SupportedLevels,
-        TransferLeader, TransferTo, WireAppend, WireAppendResponse, WireProposal, WireProposeResponse,
-        WireReadIndexResponse, WireTransfer, WireTransferResponse, WireTransferToResponse, WireVote,
-        WireVoteRequest, WireVoteResponse,
+        AppendEntries, Heartbeat, Ping, ReadIndex, RequestPreVote, RequestVote, SupportedLevels,
+        TransferLeader, TransferTo, WireAppend, WireAppendResponse, WireReadIndexResponse, WireTransfer,
+        WireTransferResponse, WireTransferToResponse, WireVote, WireVoteRequest, WireVoteResponse,
+        client::{HeldReply, Members, ProposeMany, Query},
     },
 };
 
@@ -35,8 +34,11 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
     route::<AppendEntries, S, _, _>(router, node, append_entries);
     route::<Heartbeat, S, _, _>(router, node, append_entries);
     route::<TransferLeader, S, _, _>(router, node, transfer_leader);
-    route::<Propose, S, _, _>(router, node, propose);
+    route::<ProposeMany, S, _, _>(router, node, propose::propose_many);
+    route::<HeldReply, S, _, _>(router, node, propose::held_reply);
     route::<ReadIndex, S, _, _>(router, node, read_index);
+    route::<Query, S, _, _>(router, node, query::query);
+    route::<Members, S, _, _>(router, node, query::members);
     route::<TransferTo, S, _, _>(router, node, transfer_to);
     route::<SupportedLevels, S, _, _>(
         router,
@@ -143,69 +145,6 @@ async fn transfer_leader<S: StateMachine>(
             actual: actual.map(Into::into),
         },
     })
-}
-
-/// Proposes for a peer, if this node leads. Limits are checked here too: peers may run other releases.
-async fn propose<S: StateMachine>(
-    node: Arc<Inner<S>>,
-    caller: Caller,
-    proposal: WireProposal,
-) -> Result<WireProposeResponse, Rejection> {
-    let required = match check_proposal::<S>(&proposal) {
-        Ok(required) => required,
-        Err(Unacceptable::Refused(refusal)) => return Ok(WireProposeResponse::Refused(refusal)),
-        Err(Unacceptable::Malformed(rejection)) => return Err(rejection),
-    };
-    let Some(_permit) = node.admit(proposal.body.len()) else {
-        return Ok(WireProposeResponse::Overloaded);
-    };
-    let proposal = Proposal {
-        namespace: proposal.namespace,
-        body: proposal.body,
-        required,
-    };
-    Ok(match node.propose_here(&proposal, caller.deadline).await {
-        Ok((index, reply)) => WireProposeResponse::Done { index, reply },
-        Err(LocalFailure::NotLeader(leader)) => WireProposeResponse::NotLeader { leader },
-        Err(LocalFailure::Refused(refusal)) => WireProposeResponse::Refused(refusal),
-        Err(LocalFailure::Unknown(cause)) => WireProposeResponse::Unknown { cause },
-        Err(LocalFailure::Stopped(cause)) => WireProposeResponse::Stopped { cause },
-    })
-}
-
-enum Unacceptable {
-    /// Understood, and not to be done.
-    Refused(Refusal),
-    Malformed(Rejection),
-}
-
-/// Checks a peer's proposal as its own node would, and says which feature level it needs.
-fn check_proposal<S: StateMachine>(
-    proposal: &WireProposal,
-) -> Result<Option<(&'static str, u32)>, Unacceptable> {
-    let refused = |checked: Result<(), Refusal>| checked.map_err(Unacceptable::Refused);
-    let malformed = |error| Unacceptable::Malformed(malformed(error));
-    let body = match proposal.namespace {
-        NAMESPACE_SYSTEM => {
-            let command: SystemCommand = postcard::from_bytes(&proposal.body).map_err(malformed)?;
-            return refused(command.check()).map(|()| None);
-        }
-        NAMESPACE_APPLICATION => proposal.body.clone(),
-        NAMESPACE_SESSION => {
-            let (_, command) = SessionTag::decode(&proposal.body).ok_or_else(|| {
-                let text = "the proposal is too short for a session";
-                Unacceptable::Malformed(Rejection::new("malformed-request", text))
-            })?;
-            command
-        }
-        namespace => {
-            let message = format!("namespace {namespace} is not proposed by peers");
-            return Err(Unacceptable::Refused(Refusal::new("unknown-namespace", message)));
-        }
-    };
-    let command: S::Command = postcard::from_bytes(&body).map_err(malformed)?;
-    refused(S::check(&command))?;
-    Ok(S::requires(&command))
 }
 
 async fn read_index<S: StateMachine>(

@@ -11,8 +11,8 @@ use rivven_transport::CallCtx;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Digest, FinalizeError, ProposalId, ProposeError, ProposeOptions, RaftNode, SESSION_WINDOW, SessionId,
-    StateMachine,
+    Client, Digest, FinalizeError, ProposalId, ProposeError, ProposeOptions, RaftNode, SESSION_WINDOW,
+    SessionId, StateMachine,
     system::{SystemCommand, SystemResponse},
     wire::SupportedLevels,
 };
@@ -26,7 +26,7 @@ const LEVELS_TIMEOUT: Duration = Duration::from_secs(2);
 /// A session: its proposals are applied exactly once, whatever is repeated on the way.
 ///
 /// It ends when it was not used for its time to live in log time. Share it by reference; proposals may be
-/// made at the same time, at most [`SESSION_WINDOW`] of them. It keeps the node alive.
+/// made at the same time, at most [`SESSION_WINDOW`] of them. It keeps its node or client alive.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -49,10 +49,36 @@ const LEVELS_TIMEOUT: Duration = Duration::from_secs(2);
 /// # }
 /// ```
 pub struct Session<S: StateMachine> {
-    node: RaftNode<S>,
+    via: Via<S>,
     id: SessionId,
     numbers: Mutex<Numbers>,
     freed: Notify,
+}
+
+/// Through whom a session proposes.
+enum Via<S: StateMachine> {
+    Node(RaftNode<S>),
+    Client(Client<S>),
+}
+
+impl<S: StateMachine> Via<S> {
+    async fn propose(
+        &self,
+        command: S::Command,
+        options: ProposeOptions,
+    ) -> Result<S::Response, ProposeError> {
+        match self {
+            Self::Node(node) => node.propose_with(command, options).await,
+            Self::Client(client) => client.propose_with(command, options).await,
+        }
+    }
+
+    async fn system(&self, command: &SystemCommand) -> Result<SystemResponse, ProposeError> {
+        match self {
+            Self::Node(node) => node.system(command).await,
+            Self::Client(client) => client.system(command, SYSTEM_DEADLINE).await,
+        }
+    }
 }
 
 /// The numbers of a session's proposals.
@@ -122,7 +148,7 @@ impl<S: StateMachine> Session<S> {
                 seq: numbered.seq,
             }),
         };
-        self.node.propose_with(command, options).await
+        self.via.propose(command, options).await
     }
 
     /// Keeps the session for its whole time again, as every proposal does.
@@ -130,7 +156,7 @@ impl<S: StateMachine> Session<S> {
     /// # Errors
     /// [`ProposeError::SessionLost`] when it has ended.
     pub async fn renew(&self) -> Result<(), ProposeError> {
-        self.node.renew_session(self.id).await
+        renew(&self.via, self.id).await
     }
 
     /// Ends the session, so that what is kept for it is freed at once.
@@ -138,7 +164,9 @@ impl<S: StateMachine> Session<S> {
     /// # Errors
     /// [`ProposeError::SessionLost`] when it had ended before.
     pub async fn close(self) -> Result<(), ProposeError> {
-        self.node.close_session(self.id).await
+        let session = self.id;
+        let response = self.via.system(&SystemCommand::CloseSession { session }).await?;
+        found(session, &response)
     }
 
     async fn number(&self) -> Outstanding<'_, S> {
@@ -157,6 +185,35 @@ impl<S: StateMachine> Session<S> {
     }
 }
 
+impl<S: StateMachine> Client<S> {
+    /// Opens a session that ends when it is not used for `ttl` of log time, from
+    /// [`MIN_SESSION_TTL_MS`](crate::MIN_SESSION_TTL_MS) to [`MAX_SESSION_TTL_MS`](crate::MAX_SESSION_TTL_MS).
+    ///
+    /// # Errors
+    /// As [`Self::propose`]. A session whose opening has an unknown outcome ends by itself.
+    pub async fn open_session(&self, ttl: Duration) -> Result<Session<S>, ProposeError> {
+        open(Via::Client(self.clone()), ttl).await
+    }
+}
+
+async fn open<S: StateMachine>(via: Via<S>, ttl: Duration) -> Result<Session<S>, ProposeError> {
+    let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    match via.system(&SystemCommand::OpenSession { ttl_ms }).await? {
+        SystemResponse::SessionOpened { session } => Ok(Session {
+            via,
+            id: session,
+            numbers: Mutex::default(),
+            freed: Notify::new(),
+        }),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn renew<S: StateMachine>(via: &Via<S>, session: SessionId) -> Result<(), ProposeError> {
+    let response = via.system(&SystemCommand::RenewSession { session }).await?;
+    found(session, &response)
+}
+
 impl<S: StateMachine> RaftNode<S> {
     /// Opens a session that ends when it is not used for `ttl` of log time, from
     /// [`MIN_SESSION_TTL_MS`](crate::MIN_SESSION_TTL_MS) to [`MAX_SESSION_TTL_MS`](crate::MAX_SESSION_TTL_MS).
@@ -164,16 +221,7 @@ impl<S: StateMachine> RaftNode<S> {
     /// # Errors
     /// As [`Self::propose`]. A session whose opening has an unknown outcome ends by itself.
     pub async fn open_session(&self, ttl: Duration) -> Result<Session<S>, ProposeError> {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        match self.system(&SystemCommand::OpenSession { ttl_ms }).await? {
-            SystemResponse::SessionOpened { session } => Ok(Session {
-                node: self.clone(),
-                id: session,
-                numbers: Mutex::default(),
-                freed: Notify::new(),
-            }),
-            other => Err(unexpected(&other)),
-        }
+        open(Via::Node(self.clone()), ttl).await
     }
 
     /// Keeps a session for its whole time again.

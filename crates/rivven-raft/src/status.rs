@@ -1,7 +1,7 @@
 //! What a node knows of itself and its group.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -9,7 +9,7 @@ use std::{
 
 use openraft::{ServerState, async_runtime::watch::WatchReceiver};
 use openraft_rt_tokio::TokioWatchReceiver;
-use rivven_types::NodeId;
+use rivven_types::{NodeId, PeerAddr};
 
 use crate::types::RaftMetrics;
 
@@ -211,6 +211,13 @@ impl StatusSource {
             Ok(()) => Ok(metrics.current_leader),
             Err(fatal) => Err(fatal.to_string()),
         }
+    }
+
+    /// Where members are, as the membership says.
+    pub(crate) fn addresses(&self) -> BTreeMap<NodeId, PeerAddr> {
+        let metrics = self.metrics.borrow_watched();
+        let nodes = metrics.membership_config.nodes();
+        nodes.map(|(node, addr)| (*node, addr.clone())).collect()
     }
 
     pub(crate) fn status(&self) -> RaftStatus {

@@ -11,6 +11,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use rivven_transport::identity::{Role, Roles};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
@@ -27,7 +28,7 @@ pub use self::{
         SESSION_WINDOW, SessionId,
     },
 };
-use crate::Refusal;
+use crate::{Refusal, service::propose::not_allowed};
 
 /// The part of the replicated state that wraps every state machine (design decision D13).
 #[derive(Clone, Debug, Default)]
@@ -82,6 +83,22 @@ impl SystemCommand {
             Self::RenewSession { .. } | Self::CloseSession { .. } => Ok(()),
             Self::Finalize { feature, .. } => feature::check_name(feature),
         }
+    }
+
+    /// The same for a command that comes from the holder of a certificate.
+    pub(crate) fn check_from(&self, role: Option<Role>) -> Result<(), Refusal> {
+        self.check()?;
+        let allowed = match self {
+            Self::Tick { .. } => Roles::of(&[]),
+            Self::OpenSession { .. } | Self::RenewSession { .. } | Self::CloseSession { .. } => {
+                Roles::of(&[Role::Node, Role::Operator, Role::Client])
+            }
+            Self::Finalize { .. } => Roles::of(&[Role::Node, Role::Operator]),
+        };
+        if role.is_some_and(|role| allowed.contains(role)) {
+            return Ok(());
+        }
+        Err(not_allowed(role))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Bodies are our own types, not the consensus library's, so that an upgrade of the library does not change
 //! the wire.
 
+pub(crate) mod client;
 #[cfg(test)]
 mod tests;
 
@@ -69,8 +70,6 @@ methods! {
     Heartbeat = 0x0103, "raft.heartbeat", Control, MAX_SMALL_BYTES => MAX_SMALL_BYTES, WireAppend => WireAppendResponse;
     /// TimeoutNow (Raft dissertation, section 3.10).
     TransferLeader = 0x0107, "raft.transfer-leader", Control, MAX_SMALL_BYTES => MAX_SMALL_BYTES, WireTransfer => WireTransferResponse;
-    /// A proposal forwarded to the leader.
-    Propose = 0x0110, "raft.propose", Client, MAX_COMMAND_MESSAGE_BYTES => MAX_COMMAND_MESSAGE_BYTES, WireProposal => WireProposeResponse;
     /// The index a linearizable read must wait for (Raft dissertation, section 6.4).
     ReadIndex = 0x0111, "raft.read-index", Client, MAX_SMALL_BYTES => MAX_SMALL_BYTES, () => WireReadIndexResponse;
     /// Asks for nothing: brings the connection up.
@@ -416,7 +415,6 @@ pub(crate) struct WireProposal {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum WireProposeResponse {
     Done {
-        index: u64,
         reply: Bytes,
     },
     NotLeader {
@@ -424,6 +422,10 @@ pub(crate) enum WireProposeResponse {
     },
     Overloaded,
     Refused(Refusal),
+    /// Applied; the reply is kept under this ticket.
+    Held {
+        ticket: u64,
+    },
     /// The entry was proposed; whether it is committed is not known.
     Unknown {
         cause: String,

@@ -8,7 +8,9 @@ use rivven_transport::{CallCtx, CallError, Transport};
 use super::*;
 use crate::{
     Fabric, KvCommand, KvStore, RaftConfig, RaftNode,
-    types::{log_id, vote},
+    system::SystemCommand,
+    types::{NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM, log_id, vote},
+    wire::{WireProposal, WireProposeResponse, client::MAX_BATCH},
 };
 
 /// Node 1 of two, and the network end of node 2.
@@ -52,6 +54,22 @@ async fn nobody_speaks_in_another_nodes_name() {
     }
 }
 
+fn proposal_of(body: &'static [u8]) -> WireProposal {
+    WireProposal {
+        namespace: NAMESPACE_APPLICATION,
+        body: Bytes::from_static(body),
+    }
+}
+
+/// The code with which a proposal is refused.
+async fn refusal(peer: &Transport, proposal: WireProposal) -> String {
+    let answers = call::<ProposeMany>(peer, &vec![proposal]).await.unwrap();
+    match answers.as_slice() {
+        [WireProposeResponse::Refused(refusal)] => refusal.code.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn malformed_messages_are_refused_and_harm_nothing() {
     let (node, peer) = node_and_peer().await;
@@ -67,33 +85,29 @@ async fn malformed_messages_are_refused_and_harm_nothing() {
     };
     let refused = call::<AppendEntries>(&peer, &append.into()).await.unwrap_err();
     assert_eq!(refused.code(), "malformed-request");
-    let proposal = WireProposal {
-        namespace: NAMESPACE_APPLICATION,
-        body: Bytes::from_static(b"\xff\xff"),
-    };
-    let refused = call::<Propose>(&peer, &proposal).await.unwrap_err();
-    assert_eq!(refused.code(), "malformed-request");
+    let proposal = proposal_of(b"\xff\xff");
+    assert_eq!(refusal(&peer, proposal).await, "malformed-request");
     // Time is told by the leader alone, and what a namespace means is not guessed.
     let tick = postcard::to_allocvec(&SystemCommand::Tick { now_ms: u64::MAX }).unwrap();
     for (namespace, body) in [(NAMESPACE_SYSTEM, tick), (9, Vec::new())] {
         let body = body.into();
         let proposal = WireProposal { namespace, body };
-        let refused = call::<Propose>(&peer, &proposal).await.unwrap();
-        assert!(matches!(refused, WireProposeResponse::Refused(_)), "{refused:?}");
+        assert_eq!(refusal(&peer, proposal).await, "unknown-namespace");
     }
     let short = WireProposal {
         namespace: NAMESPACE_SESSION,
         body: Bytes::from_static(&[0; 15]),
     };
-    let refused = call::<Propose>(&peer, &short).await.unwrap_err();
-    assert_eq!(refused.code(), "malformed-request");
+    assert_eq!(refusal(&peer, short).await, "malformed-request");
     // Limits hold for forwarded proposals too.
     let long = KvCommand::put("k".repeat(crate::MAX_KEY_BYTES + 1), "v");
     let long = WireProposal {
         namespace: NAMESPACE_APPLICATION,
         body: postcard::to_allocvec(&long).unwrap().into(),
     };
-    let refused = call::<Propose>(&peer, &long).await.unwrap();
-    assert!(matches!(refused, WireProposeResponse::Refused(_)), "{refused:?}");
+    assert_eq!(refusal(&peer, long).await, "key-too-long");
+    let many = vec![proposal_of(&[]); MAX_BATCH + 1];
+    let refused = call::<ProposeMany>(&peer, &many).await.unwrap_err();
+    assert_eq!(refused.code(), "malformed-request");
     assert!(node.status().stopped.is_none());
 }

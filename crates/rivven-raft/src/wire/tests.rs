@@ -1,6 +1,10 @@
 //! The bytes of messages, and what does not pass.
 
-use super::*;
+use super::{
+    client::{WireQuery, WireQueryResponse},
+    *,
+};
+use crate::Consistency;
 
 /// The bytes of version 0, written out: a change of these is a change of the protocol.
 #[test]
@@ -32,10 +36,23 @@ fn the_messages_are_those_of_version_0() {
     );
     check(postcard::to_allocvec(&WireAppendResponse::Conflict), &[1]);
     let done = WireProposeResponse::Done {
-        index: 9,
         reply: Bytes::from_static(b"r"),
     };
-    check(postcard::to_allocvec(&done), &[0, 9, 1, b'r']);
+    check(postcard::to_allocvec(&done), &[0, 1, b'r']);
+    check(
+        postcard::to_allocvec(&WireProposeResponse::Held { ticket: 300 }),
+        &[4, 0xac, 2],
+    );
+    let query = WireQuery {
+        consistency: Consistency::Stale,
+        body: Bytes::from_static(b"q"),
+    };
+    check(postcard::to_allocvec(&query), &[1, 1, b'q']);
+    let answer = WireQueryResponse::Answer {
+        applied_index: Some(5),
+        body: Bytes::from_static(b"a"),
+    };
+    check(postcard::to_allocvec(&answer), &[0, 1, 5, 1, b'a']);
     check(
         postcard::to_allocvec(&WireReadIndexResponse::Index(300)),
         &[0, 0xac, 2],

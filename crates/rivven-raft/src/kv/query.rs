@@ -1,0 +1,148 @@
+//! Reads by programs outside: what they ask and what they are answered.
+
+use serde::{Deserialize, Serialize};
+
+use super::{KeyRange, KvEntry, KvReadError, KvStore};
+use crate::Refusal;
+use rivven_transport::identity::Role;
+
+/// Most bytes of keys and values in one answer; a range goes on where it was cut.
+const MAX_ANSWER_BYTES: usize = 2 << 20;
+
+/// Counted for each entry beside its key and value.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+/// What a program outside asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum KvQuery {
+    /// The value of a key, at a revision if one is named.
+    Get { key: String, revision: Option<u64> },
+    /// Keys in order with their values.
+    Range {
+        range: KeyRange,
+        limit: u64,
+        revision: Option<u64>,
+    },
+}
+
+/// What it is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum KvAnswer {
+    Value { revision: u64, entry: Option<KvEntry> },
+    Values(KvPage),
+}
+
+/// Keys with their values, as a program outside reads them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct KvPage {
+    /// The revision of the store; ask for the rest at this one to see all of the range at one moment.
+    pub revision: u64,
+    /// In key order.
+    pub entries: Vec<(String, KvEntry)>,
+    /// Whether there are more behind the last.
+    pub more: bool,
+}
+
+/// Answers a query of whoever may propose.
+pub(super) fn answer(store: &KvStore, role: Role, query: &[u8]) -> Result<Vec<u8>, Refusal> {
+    if !matches!(role, Role::Node | Role::Client | Role::Operator) {
+        return Err(crate::service::propose::not_allowed(Some(role)));
+    }
+    let query = postcard::from_bytes(query).map_err(|error| {
+        Refusal::new(
+            "malformed-request",
+            format!("the query is not understood: {error}"),
+        )
+    })?;
+    let answer = look(store, query).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+    postcard::to_allocvec(&answer).map_err(|error| Refusal::new("malformed-response", error.to_string()))
+}
+
+fn look(store: &KvStore, query: KvQuery) -> Result<KvAnswer, KvReadError> {
+    let now = store.revision();
+    Ok(match query {
+        KvQuery::Get { key, revision } => KvAnswer::Value {
+            revision: revision.unwrap_or(now),
+            entry: store.get_at(&key, revision.unwrap_or(now))?.cloned(),
+        },
+        KvQuery::Range {
+            range,
+            limit,
+            revision,
+        } => {
+            let revision = revision.unwrap_or(now);
+            KvAnswer::Values(page(store.range_at(&range, revision)?, revision, limit))
+        }
+    })
+}
+
+fn page<'a>(entries: impl Iterator<Item = (&'a str, &'a KvEntry)>, revision: u64, limit: u64) -> KvPage {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut page = KvPage {
+        revision,
+        entries: Vec::new(),
+        more: false,
+    };
+    let mut bytes = 0_usize;
+    for (key, entry) in entries {
+        bytes = bytes.saturating_add(key.len() + entry.value.len() + ENTRY_OVERHEAD_BYTES);
+        if page.entries.len() >= limit || (bytes > MAX_ANSWER_BYTES && !page.entries.is_empty()) {
+            page.more = true;
+            break;
+        }
+        page.entries.push((key.to_owned(), entry.clone()));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ApplyCtx, KvCommand, StateMachine};
+
+    fn ask(store: &KvStore, role: Role, query: &KvQuery) -> Result<KvAnswer, Refusal> {
+        let answer = store.query(role, &postcard::to_allocvec(query).unwrap())?;
+        Ok(postcard::from_bytes(&answer).unwrap())
+    }
+
+    #[test]
+    fn a_range_is_cut_at_its_limit_and_at_the_bytes_of_an_answer() {
+        let mut store = KvStore::new();
+        for index in 1..=4 {
+            let command = KvCommand::put(format!("k{index}"), vec![7; 900 << 10]);
+            store.apply(&ApplyCtx::new(index, 1), command);
+        }
+        let check = |limit, expected: usize| {
+            let range = KeyRange::all();
+            let revision = None;
+            let query = KvQuery::Range {
+                range,
+                limit,
+                revision,
+            };
+            let Ok(KvAnswer::Values(page)) = ask(&store, Role::Client, &query) else {
+                panic!("no page");
+            };
+            assert_eq!((page.entries.len(), page.more), (expected, true), "{limit}");
+        };
+        check(1, 1);
+        check(100, 2);
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_refused() {
+        let store = KvStore::new();
+        let query = KvQuery::Get {
+            key: "a".into(),
+            revision: Some(9),
+        };
+        let code = |role, query| ask(&store, role, query).unwrap_err().code;
+        assert_eq!(code(Role::Client, &query), "future-revision");
+        assert_eq!(code(Role::Observer, &query), "role-not-allowed");
+        assert_eq!(
+            store.query(Role::Client, &[9]).unwrap_err().code,
+            "malformed-request"
+        );
+    }
+}

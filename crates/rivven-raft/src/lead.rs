@@ -1,0 +1,169 @@
+//! Proposing as the leader: handing commands to the core, one or several at a time.
+//!
+//! The core itself groups what waits: while it is at work, messages gather, and it takes all of them as one append
+//! to the log. So a proposal goes to it without a detour, and several of one caller go in one message.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use openraft::{
+    errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError},
+    raft::WriteResult,
+};
+use rivven_types::NodeId;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    ProposeError, Refusal, StateMachine,
+    node::Inner,
+    propose::Proposal,
+    submit::{Attempt, GroupAttempt},
+    types::{LogCommand, TypeConfig},
+};
+
+/// Why this node, as the leader, did not carry a proposal to its end.
+#[derive(Clone, Debug)]
+pub(crate) enum LocalFailure {
+    /// It does not lead. Nothing was written.
+    NotLeader(Option<NodeId>),
+    /// It needs a feature level that is not finalised. Nothing was written.
+    Refused(Refusal),
+    /// It was written, and then contact with the outcome was lost.
+    Unknown(String),
+    /// It had stopped before. Nothing was written.
+    Stopped(String),
+}
+
+type Outcome = Result<Bytes, LocalFailure>;
+
+impl<S: StateMachine> Inner<S> {
+    /// Proposes as the leader.
+    pub(crate) async fn propose_here(&self, proposal: &Proposal, deadline: Instant) -> Outcome {
+        if let Some(cause) = self.stop_reason() {
+            return Err(LocalFailure::Stopped(cause));
+        }
+        self.check_level(proposal).await?;
+        let written = timeout_at(deadline, self.raft.client_write(command(proposal))).await;
+        let written = written.map_err(|_| too_late())?;
+        written.map(|done| done.data.0).map_err(|error| match error {
+            RaftError::APIError(error) => refused(error),
+            RaftError::Fatal(fatal) => ended(&fatal),
+        })
+    }
+
+    /// Proposes several as the leader. Those that reach the log stand there next to one another, in this order.
+    pub(crate) async fn propose_group(&self, proposals: &[Proposal], deadline: Instant) -> Vec<Outcome> {
+        if let Some(cause) = self.stop_reason() {
+            return vec![Err(LocalFailure::Stopped(cause)); proposals.len()];
+        }
+        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(proposals.len());
+        let mut commands = Vec::with_capacity(proposals.len());
+        for proposal in proposals {
+            match self.check_level(proposal).await {
+                Ok(()) => {
+                    commands.push(command(proposal));
+                    outcomes.push(None);
+                }
+                Err(refused) => outcomes.push(Some(Err(refused))),
+            }
+        }
+        let written = self.raft.client_write_many(commands).await;
+        let mut written = match written {
+            Ok(written) => written,
+            Err(fatal) => {
+                let ended = || Err(ended(&fatal));
+                let all = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(ended));
+                return all.collect();
+            }
+        };
+        // They come in the order of the proposals, and all at about the same time.
+        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+            *outcome = Some(match timeout_at(deadline, written.next()).await {
+                Ok(Some(result)) => of_result(result),
+                Ok(None) => Err(ended(&Fatal::Stopped)),
+                Err(_) => Err(too_late()),
+            });
+        }
+        outcomes.into_iter().flatten().collect()
+    }
+
+    /// One attempt of this node's own callers.
+    pub(crate) async fn attempt_here(&self, proposal: &Proposal, deadline: Instant) -> Attempt {
+        match self.propose_here(proposal, deadline).await {
+            Ok(reply) => Attempt::Ended(Ok(reply)),
+            Err(LocalFailure::NotLeader(_)) => Attempt::Again(LOST.into()),
+            Err(failure) => Attempt::Ended(Err(failure.into())),
+        }
+    }
+
+    /// The same with several.
+    pub(crate) async fn attempt_group_here(&self, group: &[Proposal], deadline: Instant) -> GroupAttempt {
+        let outcomes = self.propose_group(group, deadline).await;
+        let not_led = |outcome: &Outcome| matches!(outcome, Err(LocalFailure::NotLeader(_)));
+        if outcomes.iter().all(not_led) {
+            return GroupAttempt::Again(LOST.into());
+        }
+        let ended = outcomes.into_iter().map(|outcome| outcome.map_err(Into::into));
+        GroupAttempt::Ended(ended.collect())
+    }
+
+    async fn check_level(&self, proposal: &Proposal) -> Result<(), LocalFailure> {
+        if proposal.required.is_none() {
+            return Ok(());
+        }
+        // Levels only rise: what is finalised here stays so until the entry is applied.
+        let checked = self
+            .shared
+            .read_system(|system| system.features.check(proposal.required));
+        checked.await.map_err(LocalFailure::Refused)
+    }
+}
+
+/// Why a proposal of this node's own goes on looking for a leader.
+const LOST: &str = "this node lost leadership";
+
+impl From<LocalFailure> for ProposeError {
+    fn from(failure: LocalFailure) -> Self {
+        match failure {
+            LocalFailure::NotLeader(_) => Self::NoLeader {
+                waited: std::time::Duration::ZERO,
+                cause: LOST.into(),
+            },
+            LocalFailure::Refused(refusal) => Self::Refused(refusal),
+            LocalFailure::Unknown(cause) => Self::Unknown { cause },
+            LocalFailure::Stopped(cause) => Self::Stopped { cause },
+        }
+    }
+}
+
+fn command(proposal: &Proposal) -> LogCommand {
+    LogCommand {
+        namespace: proposal.namespace,
+        body: proposal.body.clone(),
+    }
+}
+
+fn too_late() -> LocalFailure {
+    LocalFailure::Unknown("the deadline passed before a quorum had it".into())
+}
+
+/// The core may have ended before or after it wrote the entry.
+fn ended(fatal: &Fatal<TypeConfig>) -> LocalFailure {
+    LocalFailure::Unknown(format!("the node stopped: {fatal}"))
+}
+
+fn refused(error: ClientWriteError<TypeConfig>) -> LocalFailure {
+    match error {
+        ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, .. }) => {
+            LocalFailure::NotLeader(leader_id)
+        }
+        error => LocalFailure::Unknown(error.to_string()),
+    }
+}
+
+fn of_result(result: Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>) -> Outcome {
+    match result {
+        Ok(Ok(done)) => Ok(done.response.0),
+        Ok(Err(error)) => Err(refused(error)),
+        Err(fatal) => Err(ended(&fatal)),
+    }
+}

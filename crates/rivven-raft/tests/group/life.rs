@@ -1,0 +1,111 @@
+//! How nodes end.
+
+use std::{io, time::Duration};
+
+use rivven_raft::{ApplyCtx, Consistency, Fabric, KvCommand, KvStore, Outcome, RaftNode, Role, StateMachine};
+
+use crate::common::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_shows_the_leader_come_and_the_node_end() {
+    let fabric = Fabric::new();
+    let node = start(&fabric, 1, 1).await;
+    let mut watch = node.watch();
+    while watch.changed().await.leader != Some(1) {}
+    node.shutdown().await;
+    let last = tokio::time::timeout(WAIT, async {
+        loop {
+            let status = watch.changed().await;
+            if status.role == Role::Stopped {
+                return status;
+            }
+        }
+    });
+    assert_eq!(last.await.unwrap().stopped.as_deref(), Some("it was shut down"));
+    let more = tokio::time::timeout(WAIT, watch.changed()).await;
+    assert!(more.is_err(), "nothing follows the end: {more:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_is_idempotent_and_leaves_no_task_behind() {
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let fabric = Fabric::new();
+    let nodes = group(&fabric, 3).await;
+    agreed_leader(&nodes).await;
+    put(&nodes[0], "a", "1").await;
+    for node in &nodes {
+        tokio::join!(node.shutdown(), node.shutdown());
+        node.shutdown().await;
+        assert_eq!(
+            node.propose(KvCommand::put("a", "2")).await.unwrap_err().code(),
+            "stopped"
+        );
+        assert_eq!(
+            node.read(Consistency::Stale, KvStore::len)
+                .await
+                .unwrap_err()
+                .code(),
+            "stopped"
+        );
+    }
+    assert_eq!(
+        tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        before
+    );
+    // The ids are free, and a dropped group leaves nothing behind either.
+    let again = group(&fabric, 3).await;
+    agreed_leader(&again).await;
+    drop(again);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        before
+    );
+}
+
+/// Applies what it is told, unless told to panic.
+#[derive(Default)]
+struct Fragile(u64);
+
+impl StateMachine for Fragile {
+    type Command = bool;
+    type Response = u64;
+    type Snapshot = u64;
+    fn apply(&mut self, ctx: &ApplyCtx, healthy: bool) -> u64 {
+        assert!(healthy, "told to panic");
+        self.0 = ctx.log_index;
+        self.0
+    }
+    fn snapshot(&self) -> u64 {
+        self.0
+    }
+    fn encode_snapshot(snapshot: &u64, out: &mut dyn io::Write) -> io::Result<()> {
+        out.write_all(&snapshot.to_le_bytes())
+    }
+    fn restore(&mut self, input: &mut dyn io::Read) -> io::Result<()> {
+        let mut bytes = [0; 8];
+        input.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_machine_that_panics_stops_its_node_which_says_why() {
+    let fabric = Fabric::new();
+    let builder = RaftNode::<Fragile>::builder(config(1, 1)).fabric(&fabric);
+    let node = builder.state_machine(Fragile::default()).start().await.unwrap();
+    assert!(node.propose(true).await.unwrap() > 0);
+    let error = node.propose(false).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    let status = node.status();
+    assert_eq!(status.role, Role::Stopped);
+    let reason = status.stopped.unwrap();
+    assert!(
+        reason.contains("told to panic") && reason.contains("at log entry"),
+        "{reason}"
+    );
+    let error = node.propose(true).await.unwrap_err();
+    assert_eq!((error.code(), error.outcome()), ("stopped", Outcome::NotDone));
+    node.shutdown().await;
+}
