@@ -15,14 +15,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use super::{metrics::LogMetrics, options::LogOptions};
 use crate::error::StoreError;
 
-/// How often the owner looks again when fewer appends wait than the last batch had, for each of those: a
-/// fraction of a microsecond, against the several that writing one takes.
+/// How often the owner looks at an empty queue in one batch, for each append that the last batch had: a
+/// microsecond or two for each, against the several that writing one takes.
 ///
 /// Those that were answered together come back together, a microsecond apart. Whoever syncs for the first
 /// of them alone makes the others wait for two syncs. A lone appender is never waited for, and a crowd that
 /// got smaller costs this once. The owner does not yield its core meanwhile: on a busy machine it would get
 /// it back milliseconds later.
-const PATIENCE: usize = 8;
+const PATIENCE: usize = 64;
 
 /// What is to be written.
 #[derive(Debug)]
