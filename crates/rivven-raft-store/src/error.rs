@@ -53,14 +53,24 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// A newer release wrote this. Nothing was changed; retrying cannot help.
-    #[error("{record} of the log {} has format version {found}, which this build does not know; run the release that wrote it, or a newer one", path.display())]
+    #[error("{record} of the log {} has {what} {found}, which this build does not know; run the release that wrote it, or a newer one", path.display())]
     NewerFormat {
         /// The log.
         path: PathBuf,
         /// What could not be read.
         record: Record,
-        /// Its version.
-        found: u8,
+        /// What of it is unknown: its format version, or a field of the codec.
+        what: &'static str,
+        /// The value of that.
+        found: u64,
+    },
+    /// redb does not know the format of the file. Nothing was changed; retrying cannot help.
+    #[error("the log {} is of another file format, or its first page is damaged: {detail}; run the release that wrote it; if no other release ever did, {REPLACE}", path.display())]
+    OtherFormat {
+        /// The log.
+        path: PathBuf,
+        /// What redb said.
+        detail: String,
     },
     /// The file fails its integrity check. It must not be used any more; retrying cannot help.
     #[error("the log {} is damaged: {detail}; {REPLACE}", path.display())]
@@ -83,6 +93,15 @@ pub enum StoreError {
     /// An entry within the log is not there. The file must not be used any more; retrying cannot help.
     #[error("entry {index} of the log {} is missing; {REPLACE}", path.display())]
     MissingEntry {
+        /// The log.
+        path: PathBuf,
+        /// Its index.
+        index: u64,
+    },
+    /// An entry was purged or truncated while a stream was about to read it. Nothing is wrong with the log;
+    /// read again from where it begins.
+    #[error("entry {index} of the log {} was removed while it was being read; read again from where the log begins", path.display())]
+    Overtaken {
         /// The log.
         path: PathBuf,
         /// Its index.
@@ -199,6 +218,8 @@ impl StoreError {
             Self::Foreign { .. } => "log-foreign",
             Self::Missing { .. } => "log-missing",
             Self::NewerFormat { .. } => "log-newer-format",
+            Self::OtherFormat { .. } => "log-other-format",
+            Self::Overtaken { .. } => "log-overtaken",
             Self::Damaged { .. } | Self::DamagedRecord { .. } | Self::MissingEntry { .. } => "log-damaged",
             Self::OutOfOrder { .. } => "log-out-of-order",
             Self::TooLarge { .. } => "entry-too-large",
@@ -210,10 +231,23 @@ impl StoreError {
         }
     }
 
+    /// Whether this says no more than that there was an error before it.
+    pub(crate) fn is_echo(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(source.downcast_ref(), Some(redb::Error::PreviousIo)),
+            _ => false,
+        }
+    }
+
     pub(crate) fn from_record(path: &Path, record: Record, error: RecordError) -> Self {
         let path = path.to_path_buf();
         match error {
-            RecordError::Newer(found) => Self::NewerFormat { path, record, found },
+            RecordError::Newer { what, found } => Self::NewerFormat {
+                path,
+                record,
+                what,
+                found,
+            },
             RecordError::Damaged(source) => Self::DamagedRecord { path, record, source },
         }
     }
@@ -225,6 +259,20 @@ impl StoreError {
             redb::Error::Io(source) if is_full(&source) => Self::Full { path, source },
             redb::Error::Corrupted(detail) => Self::Damaged { path, detail },
             redb::Error::DatabaseClosed => Self::Closed { path },
+            // The tables are as this store makes them, or somebody else, or rot, has changed them; the file
+            // is as long as its header says, or has been cut.
+            error @ (redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TableIsNotMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableDoesNotExist(_)) => Self::Damaged {
+                path,
+                detail: error.to_string(),
+            },
+            redb::Error::Io(source) if is_rot(&source) => Self::Damaged {
+                path,
+                detail: source.to_string(),
+            },
             other => Self::Io {
                 path,
                 source: other.into(),
@@ -237,16 +285,23 @@ impl StoreError {
         let path = path.to_path_buf();
         match error {
             redb::DatabaseError::DatabaseAlreadyOpen => Self::Locked { path },
+            redb::DatabaseError::Storage(redb::StorageError::Corrupted(detail))
+                if detail.starts_with(OTHER_FORMAT) =>
+            {
+                Self::OtherFormat { path, detail }
+            }
             redb::DatabaseError::Storage(redb::StorageError::Corrupted(detail)) => {
                 Self::Damaged { path, detail }
             }
+            error @ redb::DatabaseError::UpgradeRequired(_) => Self::OtherFormat {
+                path,
+                detail: error.to_string(),
+            },
             redb::DatabaseError::Storage(redb::StorageError::Io(source)) if is_full(&source) => {
                 Self::Full { path, source }
             }
             // redb says so about a file that does not begin with its magic number.
-            redb::DatabaseError::Storage(redb::StorageError::Io(source))
-                if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
-            {
+            redb::DatabaseError::Storage(redb::StorageError::Io(source)) if is_rot(&source) => {
                 let detail = source.to_string();
                 Self::Damaged { path, detail }
             }
@@ -256,6 +311,14 @@ impl StoreError {
             },
         }
     }
+}
+
+/// How redb, which has no variant of its own for it, begins to say that a newer redb wrote the file.
+const OTHER_FORMAT: &str = "Expected file format version";
+
+/// Whether a file ends too early, or does not begin as one of redb does.
+fn is_rot(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -277,6 +340,7 @@ impl From<StoreError> for io::Error {
                 ErrorKind::InvalidInput
             }
             StoreError::NewerFormat { .. }
+            | StoreError::OtherFormat { .. }
             | StoreError::Damaged { .. }
             | StoreError::DamagedRecord { .. }
             | StoreError::MissingEntry { .. } => ErrorKind::InvalidData,
@@ -287,6 +351,7 @@ impl From<StoreError> for io::Error {
             | StoreError::Locked { .. }
             | StoreError::Foreign { .. }
             | StoreError::Missing { .. }
+            | StoreError::Overtaken { .. }
             | StoreError::Io { .. }
             | StoreError::Poisoned { .. }
             | StoreError::Closed { .. } => ErrorKind::Other,

@@ -101,7 +101,8 @@ where
         name: impl AsRef<Path>,
         options: LogOptions,
     ) -> Result<Self, StoreError> {
-        let shared = open::from_backend::<C, K>(backend, name.as_ref(), &options)?;
+        let create = open::IfEmpty::Create;
+        let shared = open::from_backend::<C, K>(backend, name.as_ref(), &options, create)?;
         Self::start(shared, options)
     }
 

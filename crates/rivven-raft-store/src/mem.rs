@@ -9,7 +9,6 @@ use std::{
 
 use openraft::{
     LogState, OptionalSend, RaftLogReader, RaftTypeConfig,
-    entry::RaftEntry,
     storage::{IOFlushed, RaftLogStorage},
     type_config::alias::{LogIdOf, VoteOf},
 };
@@ -137,10 +136,11 @@ where
         I: IntoIterator<Item = C::Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<_> = entries.into_iter().collect();
         {
             let mut log = self.log();
+            log.window.check_run(&entries).map_err(StoreError::from)?;
             for entry in entries {
-                log.window.check_next(entry.index()).map_err(StoreError::from)?;
                 log.window.push(entry, 0, 0);
             }
         }

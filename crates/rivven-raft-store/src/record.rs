@@ -20,14 +20,22 @@ const HEADER_BYTES: usize = 1 + 4;
 /// Why a record cannot be used.
 #[derive(Debug)]
 pub(crate) enum RecordError {
-    /// A version above [`RECORD_VERSION`], with a checksum that holds.
-    Newer(u8),
+    /// The checksum holds, but this build does not know what it covers.
+    Newer {
+        what: &'static str,
+        found: u64,
+    },
     Damaged(CodecError),
 }
 
 impl From<CodecError> for RecordError {
+    /// Content is decoded once its checksum holds, so an unknown value in it is not rot: a newer release
+    /// wrote it.
     fn from(error: CodecError) -> Self {
-        Self::Damaged(error)
+        match error {
+            CodecError::Unknown { what, value } => Self::Newer { what, found: value },
+            other => Self::Damaged(other),
+        }
     }
 }
 
@@ -58,7 +66,10 @@ pub(crate) fn unseal(record: Record, bytes: &[u8]) -> Result<&[u8], RecordError>
         return Err(CodecError::invalid("its checksum does not match").into());
     }
     if version > RECORD_VERSION {
-        return Err(RecordError::Newer(version));
+        return Err(RecordError::Newer {
+            what: "format version",
+            found: version.into(),
+        });
     }
     Ok(fields.rest())
 }

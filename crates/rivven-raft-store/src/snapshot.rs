@@ -198,9 +198,11 @@ where
             number: state.number(),
         };
         let to = self.dir.path.join(name.file(WHOLE));
-        durable::rename(from, &to).map_err(|source| SnapshotError::Io {
-            path: to.clone(),
-            source,
+        durable::rename(from, &to).map_err(|source| {
+            // Whether the name would be there after a power cut is not known, so nobody may count on it.
+            drop(fs::remove_file(&to));
+            let path = to.clone();
+            SnapshotError::Io { path, source }
         })?;
         snapshot.kept_at(to);
         // A second snapshot of the same place takes the place of the first.

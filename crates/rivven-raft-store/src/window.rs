@@ -52,7 +52,7 @@ impl<C: RaftTypeConfig> Window<C> {
     /// Whether an entry with this index may come next.
     ///
     /// A log that was never written to may begin anywhere: openraft starts it at 0, or after a snapshot.
-    pub(crate) fn check_next(&self, found: u64) -> Result<(), OutOfOrder> {
+    fn check_next(&self, found: u64) -> Result<(), OutOfOrder> {
         let expected = match self.last.as_ref().or(self.purged.as_ref()) {
             Some(id) => id.index.saturating_add(1),
             None => found,
@@ -64,7 +64,22 @@ impl<C: RaftTypeConfig> Window<C> {
         }
     }
 
-    /// Adds an entry that [`Self::check_next`] accepted.
+    /// Whether these entries may come next, in this order.
+    pub(crate) fn check_run(&self, entries: &[C::Entry]) -> Result<(), OutOfOrder> {
+        let mut next = None;
+        for entry in entries {
+            let found = entry.index();
+            match next {
+                None => self.check_next(found)?,
+                Some(expected) if expected == found => {}
+                Some(expected) => return Err(OutOfOrder { expected, found }),
+            }
+            next = Some(found.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    /// Adds an entry that [`Self::check_run`] accepted.
     pub(crate) fn push(&mut self, entry: C::Entry, bytes: usize, append: u64) {
         let id = entry.log_id();
         if self.last.is_none() {

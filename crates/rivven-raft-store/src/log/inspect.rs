@@ -17,7 +17,10 @@ use openraft::{
 };
 use redb::{BackendError, DatabaseError, StorageBackend, backends::FileBackend};
 
-use super::{LogOptions, LogOwner, RedbLogReader, open};
+use super::{
+    LogOptions, LogOwner, RedbLogReader,
+    open::{self, IfEmpty},
+};
 use crate::{codec::EntryCodec, error::StoreError};
 
 /// Encoded bytes of entries that are in memory at a time.
@@ -99,7 +102,7 @@ where
     walk::<C, K>(path.as_ref(), .., |_| Ok(()))
 }
 
-/// Writes a readable dump of a log to `out`: what [`verify`] reports, then a line for each entry in `range`.
+/// Writes a readable dump of a log to `out`: a line for each entry in `range`, then what [`verify`] reports.
 ///
 /// # Errors
 /// As [`verify`], and [`StoreError::Open`] if `out` cannot be written to. Whatever is whole in front of the
@@ -136,7 +139,12 @@ where
     K: EntryCodec<C>,
 {
     let (overlay, file_bytes) = Overlay::open(path)?;
-    let shared = Arc::new(open::from_backend::<C, K>(overlay, path, &LogOptions::default())?);
+    let shared = Arc::new(open::from_backend::<C, K>(
+        overlay,
+        path,
+        &LogOptions::default(),
+        IfEmpty::Refuse,
+    )?);
     let mut report = {
         let state = shared.state();
         let log = state.window.log_state();

@@ -1,16 +1,12 @@
 //! What a log tells the `metrics` facade. The names are listed in the crate's README.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// Handles are taken when the log is opened, so a recorder must be installed before.
 pub(super) struct LogMetrics {
     queue_depth: Gauge,
-    waiting: AtomicUsize,
     batch_entries: Histogram,
     batch_bytes: Histogram,
     commit_seconds: Histogram,
@@ -23,7 +19,6 @@ impl LogMetrics {
     pub(super) fn new() -> Self {
         Self {
             queue_depth: gauge!("raft_log_queue_depth"),
-            waiting: AtomicUsize::new(0),
             batch_entries: histogram!("raft_log_batch_entries"),
             batch_bytes: histogram!("raft_log_batch_bytes"),
             commit_seconds: histogram!("raft_log_commit_seconds"),
@@ -35,14 +30,12 @@ impl LogMetrics {
 
     /// An operation waits for the owner thread.
     pub(super) fn queued(&self) {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.queue_depth.set(count(before.saturating_add(1)));
+        self.queue_depth.increment(1.0);
     }
 
     /// The owner thread has taken an operation.
     pub(super) fn dequeued(&self) {
-        let before = self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.queue_depth.set(count(before.saturating_sub(1)));
+        self.queue_depth.decrement(1.0);
     }
 
     /// A batch became durable.

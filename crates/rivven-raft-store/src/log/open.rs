@@ -71,11 +71,19 @@ where
     })
 }
 
+/// Whether an empty storage is to become a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfEmpty {
+    Create,
+    Refuse,
+}
+
 /// Opens or creates the log in `backend`.
 pub(super) fn from_backend<C, K>(
     backend: impl StorageBackend,
     path: &Path,
     options: &LogOptions,
+    if_empty: IfEmpty,
 ) -> Result<Shared<C>, StoreError>
 where
     C: RaftTypeConfig,
@@ -90,7 +98,7 @@ where
         let tables = txn
             .list_tables()
             .map_err(|error| StoreError::from_redb(path, error))?;
-        if tables.count() == 0 {
+        if tables.count() == 0 && if_empty == IfEmpty::Create {
             initialise(&db, path, options)?;
         }
         drop(txn);

@@ -154,6 +154,10 @@ where
     /// Runs code of redb; an error or a panic stops the store, for a log that lies must not be read on.
     fn contain<T>(&self, run: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shared.contain(run).map_err(|error| {
+            if error.is_echo() {
+                // The writer has met the cause, and is about to say it.
+                return error;
+            }
             let cause = self.shared.fail(error);
             StoreError::Poisoned { cause }
         })
@@ -199,10 +203,10 @@ where
                 if rest.is_empty() {
                     return Ok(None);
                 }
-                // The range was there when the stream began; a gap means that it was purged meanwhile.
+                // The range was there when the stream began, and a hole in the file is an error of its own.
                 if chunk.first().map(RaftEntry::index) != Some(rest.start) {
                     let path = shared.path.clone();
-                    return Err(StoreError::MissingEntry {
+                    return Err(StoreError::Overtaken {
                         path,
                         index: rest.start,
                     }

@@ -8,7 +8,6 @@ use std::{
 
 use openraft::{
     RaftTypeConfig,
-    entry::RaftEntry,
     type_config::alias::{LogIdOf, VoteOf},
 };
 use redb::{Database, WriteTransaction};
@@ -43,16 +42,7 @@ pub(super) struct State<C: RaftTypeConfig> {
 impl<C: RaftTypeConfig> State<C> {
     /// Makes entries readable; their records are `records`. All or none.
     pub(super) fn push(&mut self, entries: Vec<C::Entry>, records: &Records) -> Result<u64, StoreError> {
-        let mut expected = None;
-        for entry in &entries {
-            let found = entry.index();
-            match expected {
-                None => self.window.check_next(found)?,
-                Some(expected) if expected == found => {}
-                Some(expected) => return Err(StoreError::OutOfOrder { expected, found }),
-            }
-            expected = Some(found.saturating_add(1));
-        }
+        self.window.check_run(&entries)?;
         self.appends = self.appends.saturating_add(1);
         for (entry, (_, bytes)) in entries.into_iter().zip(&records.entries) {
             self.window.push(entry, *bytes, self.appends);

@@ -104,7 +104,11 @@ pub(super) fn open_file<C: RaftTypeConfig, K: EntryCodec<C>>(
         }),
         Err(FormatError::Io(source)) => Err(SnapshotError::Io { path: at, source }),
         Err(FormatError::Damaged(detail)) => Err(SnapshotError::Damaged { path: at, detail }),
-        Err(FormatError::Newer(found)) => Err(SnapshotError::NewerFormat { path: at, found }),
+        Err(FormatError::Newer { what, found }) => Err(SnapshotError::NewerFormat {
+            path: at,
+            what,
+            found,
+        }),
     }
 }
 

@@ -4,7 +4,6 @@ use std::{io, path::PathBuf};
 
 use rivven_types::ClusterId;
 
-use super::format::SNAPSHOT_VERSION;
 use crate::codec::CodecError;
 
 /// Why a snapshot could not be written, received or opened. The snapshots kept before are still there.
@@ -28,12 +27,14 @@ pub enum SnapshotError {
         detail: String,
     },
     /// A newer release wrote the file. It was left as it is; retrying cannot help.
-    #[error("the snapshot {} has format version {found}, this build reads up to {SNAPSHOT_VERSION}; run the release that wrote it, or a newer one", path.display())]
+    #[error("the snapshot {} has {what} {found}, which this build does not know; run the release that wrote it, or a newer one", path.display())]
     NewerFormat {
         /// The file.
         path: PathBuf,
-        /// Its version.
-        found: u32,
+        /// What of it is unknown: its format version, or a field of the codec.
+        what: &'static str,
+        /// The value of that.
+        found: u64,
     },
     /// The file is of another cluster. It was left as it is; retrying cannot help.
     #[error("the snapshot {} belongs to cluster {found}, but this node is of cluster {expected}; put back the data directory of this cluster", path.display())]

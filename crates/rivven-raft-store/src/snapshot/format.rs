@@ -32,7 +32,7 @@ const END_BYTES: usize = 8 + 8;
 pub(super) enum FormatError {
     Io(io::Error),
     Damaged(String),
-    Newer(u32),
+    Newer { what: &'static str, found: u64 },
 }
 
 impl From<io::Error> for FormatError {
@@ -46,8 +46,13 @@ impl From<io::Error> for FormatError {
 }
 
 impl From<CodecError> for FormatError {
+    /// The header is decoded once its checksum holds, so an unknown value in it is not rot: a newer release
+    /// wrote it.
     fn from(error: CodecError) -> Self {
-        Self::Damaged(format!("its header: {error}"))
+        match error {
+            CodecError::Unknown { what, value } => Self::Newer { what, found: value },
+            other => Self::Damaged(format!("its header: {other}")),
+        }
     }
 }
 
@@ -109,7 +114,10 @@ impl<C: RaftTypeConfig> Header<C> {
             ));
         }
         if version > SNAPSHOT_VERSION {
-            return Err(FormatError::Newer(version));
+            return Err(FormatError::Newer {
+                what: "format version",
+                found: version.into(),
+            });
         }
         let mut fields = FieldReader::new(&header);
         let cluster = ClusterId::from_bytes(fields.array()?);

@@ -31,6 +31,8 @@ struct Platters {
     cut_at: Option<(u64, Random)>,
     /// What was left after the power failed.
     remains: Option<Vec<u8>>,
+    /// Syncs return without having synced.
+    lies: bool,
     /// Syncs that may still happen; more of them wait.
     syncs_allowed: Option<u64>,
     fail_sync: Option<u64>,
@@ -83,6 +85,16 @@ impl Disk {
         self.platters().remains.clone()
     }
 
+    /// What a power cut at this moment leaves, with a random part of what was not synced.
+    pub(crate) fn after_power_cut(&self, random: &mut Random) -> Vec<u8> {
+        self.platters().after_power_cut(random)
+    }
+
+    /// Syncs nothing from now on, and says that it did.
+    pub(crate) fn lie_about_syncs(&self) {
+        self.platters().lies = true;
+    }
+
     /// Lets this many syncs happen; those after them wait for the next call.
     pub(crate) fn allow_syncs(&self, count: u64) {
         self.platters().syncs_allowed = Some(count);
@@ -101,7 +113,7 @@ impl Disk {
         self.platters().fail_sync = Some(number);
     }
 
-    /// There is no room from the write with this number on.
+    /// There is no room from the write with this number on, nor for a longer file.
     pub(crate) fn fill_at_write(&self, number: u64) {
         self.platters().full_at_write = Some(number);
     }
@@ -117,6 +129,11 @@ impl Drop for Release {
 }
 
 impl Platters {
+    /// Whether the next write finds no room.
+    fn is_full(&self) -> bool {
+        self.full_at_write.is_some_and(|at| self.writes + 1 >= at)
+    }
+
     /// Counts a step; an error once the power is off.
     fn step(&mut self) -> io::Result<()> {
         if self.remains.is_some() {
@@ -183,6 +200,9 @@ impl StorageBackend for Disk {
         let mut platters = self.platters();
         platters.step()?;
         let len = usize::try_from(len).unwrap();
+        if len > platters.current.len() && platters.is_full() {
+            return Err(ErrorKind::StorageFull.into());
+        }
         // What was cut off and comes back is zeroes, also where a sync had reached it.
         let kept = platters.current.len().min(len);
         platters.current.resize(len, 0);
@@ -200,21 +220,27 @@ impl StorageBackend for Disk {
         if platters.fail_sync == Some(platters.syncs) {
             return Err(io::Error::from_raw_os_error(5));
         }
-        platters.sync();
+        if !platters.lies {
+            platters.sync();
+        }
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         let mut platters = self.platters();
+        let full = platters.is_full();
+        if !full {
+            // Before the step is counted: a power cut in the middle of a write may leave a part of it.
+            let start = usize::try_from(offset).unwrap();
+            platters.current[start..start + data.len()].copy_from_slice(data);
+            let last = (start + data.len().max(1) - 1) / SECTOR;
+            platters.unsynced.extend(start / SECTOR..=last);
+        }
         platters.step()?;
         platters.writes += 1;
-        if platters.full_at_write.is_some_and(|at| platters.writes >= at) {
+        if full {
             return Err(ErrorKind::StorageFull.into());
         }
-        let start = usize::try_from(offset).unwrap();
-        platters.current[start..start + data.len()].copy_from_slice(data);
-        let last = (start + data.len().max(1) - 1) / SECTOR;
-        platters.unsynced.extend(start / SECTOR..=last);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Disks that refuse: an error stops the store at once, and reopening loses nothing acknowledged.
 
 use openraft::{RaftLogReader, storage::RaftLogStorage};
+use rivven_raft_store::LogOptions;
 
 use crate::{
     disk::Disk,
@@ -39,6 +40,18 @@ async fn run_until_failure(disk: &Disk, seed: u64) -> Option<(Model, Model)> {
     None
 }
 
+/// Opens what may be left: all that was written, and only what was synced, and that with some of the rest.
+async fn check_left(disk: &Disk, acknowledged: &Model, after: &Model, what: &str) {
+    let some = disk.after_power_cut(&mut Random(disk.writes()));
+    for (image, left) in [
+        (disk.image(), "all"),
+        (disk.durable(), "the synced"),
+        (some, "some"),
+    ] {
+        check_reopened(image, acknowledged, after, &format!("{what}, {left}")).await;
+    }
+}
+
 async fn check_reopened(image: Vec<u8>, acknowledged: &Model, after: &Model, what: &str) {
     let mut store = Store::open_with_backend(Disk::with(image), "disk", inline()).unwrap();
     let found = Model::of(&mut store).await.without_committed();
@@ -69,7 +82,7 @@ async fn a_failed_sync_stops_the_store_whichever_it_is() {
             if let Some((acknowledged, after)) = run_until_failure(&disk, seed).await {
                 failures += 1;
                 let what = format!("seed {seed}, sync {number}");
-                check_reopened(disk.image(), &acknowledged, &after, &what).await;
+                check_left(&disk, &acknowledged, &after, &what).await;
             }
         }
         // Syncs of the opening fail the opening, and that of the closing is nobody's loss.
@@ -91,7 +104,7 @@ async fn a_full_disk_stops_the_store_and_a_reopened_one_goes_on() {
             if let Some((acknowledged, after)) = run_until_failure(&disk, seed).await {
                 failures += 1;
                 let what = format!("seed {seed}, write {number}");
-                check_reopened(disk.image(), &acknowledged, &after, &what).await;
+                check_left(&disk, &acknowledged, &after, &what).await;
             }
         }
         assert!(failures >= STEPS, "only {failures} of {writes} writes stopped it");
@@ -127,4 +140,33 @@ async fn a_full_disk_is_called_by_its_name() {
             .contains("stopped after an earlier error: the disk is full"),
         "{error}"
     );
+}
+
+/// redb answers readers with "an earlier write failed" from the moment of the failure, before the owner of
+/// the log can say why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_beside_a_failing_write_do_not_hide_its_cause() {
+    let options = LogOptions {
+        tail_bytes: 0,
+        ..threaded()
+    };
+    for round in 0..50 {
+        let disk = Disk::default();
+        let mut store = Store::open_with_backend(disk.clone(), "disk", options.clone()).unwrap();
+        append(&mut store, entries(1, 0..20)).await.unwrap();
+        let mut reader = store.reader();
+        let reading = tokio::spawn(async move {
+            while reader.try_get_log_entries(0..5).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        });
+        disk.fill_at_write(disk.writes() + 1 + round % 5);
+        let mut next = 20;
+        while append(&mut store, entries(1, next..next + 1)).await.is_ok() {
+            next += 1;
+        }
+        reading.await.unwrap();
+        let cause = store.monitor().failure().expect("it has stopped");
+        assert_eq!(cause.code(), "disk-full", "round {round}: {cause}");
+    }
 }

@@ -43,6 +43,25 @@ async fn a_whole_log_is_reported_and_left_as_it_is() {
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
+#[test]
+fn an_empty_or_foreign_redb_file_is_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.redb");
+    redb::Database::create(&path).unwrap();
+    let error = verify::<Types, Codec>(&path).err().unwrap();
+    assert_eq!(error.code(), "log-damaged");
+    assert!(error.to_string().contains("not a Raft log"), "{error}");
+
+    let foreign: redb::TableDefinition<'static, u64, u64> = redb::TableDefinition::new("log");
+    let db = redb::Database::open(&path).unwrap();
+    let txn = db.begin_write().unwrap();
+    drop(txn.open_table(foreign).unwrap());
+    txn.commit().unwrap();
+    drop(db);
+    let error = verify::<Types, Codec>(&path).err().unwrap();
+    assert_eq!(error.code(), "log-damaged", "{error}");
+}
+
 #[tokio::test]
 async fn the_log_of_a_killed_process_is_checked_without_repairing_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -25,7 +25,7 @@ pub(crate) enum Step {
     TruncateAfter(Option<LogId>),
     Purge(LogId),
     Vote(Vote),
-    Committed(LogId),
+    Committed(Option<LogId>),
 }
 
 impl Model {
@@ -54,7 +54,7 @@ impl Model {
                 }
             }
             Step::Vote(vote) => self.vote = Some(*vote),
-            Step::Committed(id) => self.committed = Some(*id),
+            Step::Committed(id) => self.committed = *id,
         }
     }
 
@@ -101,14 +101,16 @@ impl Step {
                     .map(|index| entry(term, index))
                     .collect(),
             ),
-            5 => Self::TruncateAfter(some_entry(random)),
+            5 if random.below(4) == 0 && model.purged.is_none() => Self::TruncateAfter(None),
+            5 => Self::TruncateAfter(some_entry(random).or(model.purged)),
             6 => match some_entry(random) {
                 Some(upto) => Self::Purge(upto),
                 // A snapshot of the leader was installed: the log begins behind it.
                 None => Self::Purge(log_id(term, next + random.below(5))),
             },
             7 => match last {
-                Some(last) => Self::Committed(last),
+                Some(_) if random.below(8) == 0 => Self::Committed(None),
+                Some(last) => Self::Committed(Some(last)),
                 None => Self::Vote(vote(term)),
             },
             _ => Self::Vote(vote(term + 1)),
@@ -121,7 +123,7 @@ impl Step {
             Self::TruncateAfter(keep) => store.truncate_after(*keep).await,
             Self::Purge(upto) => store.purge(*upto).await,
             Self::Vote(vote) => store.save_vote(vote).await,
-            Self::Committed(id) => store.save_committed(Some(*id)).await,
+            Self::Committed(id) => store.save_committed(*id).await,
         }
     }
 }
@@ -162,7 +164,7 @@ async fn compare(seed: u64, options: LogOptions) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_store_is_the_map_it_stands_for(seed: u64, tail_bytes in 0_usize..4000) {

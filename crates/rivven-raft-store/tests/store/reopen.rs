@@ -2,16 +2,16 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use openraft::{LogState, RaftLogReader, storage::RaftLogStorage};
-use rivven_raft_store::{LogOptions, LogOwner, WriterMode};
+use rivven_raft_store::{LogOptions, LogOwner, MemLogStore, WriterMode};
 use rivven_types::{ClusterId, InstanceId};
 
 use crate::{
     disk::Disk,
     support::{
-        Entry, Random, Store, Vote, append, entries, inline, log_id, read_all, store_error, submit, threaded,
-        vote,
+        Entry, Random, Store, Types, Vote, append, entries, inline, log_id, read_all, store_error, submit,
+        threaded, vote,
     },
 };
 
@@ -108,15 +108,40 @@ async fn a_purged_log_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn holes_and_overlaps_are_refused_whole() {
-    let mut store = Store::open_with_backend(Disk::default(), "disk", inline()).unwrap();
+    let on_disk = Store::open_with_backend(Disk::default(), "disk", inline()).unwrap();
+    refuse_holes_and_overlaps(on_disk).await;
+    refuse_holes_and_overlaps(MemLogStore::new()).await;
+}
+
+async fn refuse_holes_and_overlaps<S: RaftLogStorage<Types>>(mut store: S) {
     append(&mut store, entries(1, 0..5)).await.unwrap();
     let with_hole = [entries(1, 5..7), entries(1, 8..9)].concat();
     for wrong in [entries(1, 6..7), entries(1, 4..6), with_hole] {
         let error = submit(&mut store, wrong).await.err().unwrap();
         assert_eq!(store_error(&error).code(), "log-out-of-order");
-        assert_eq!(read_all(&mut store).await.unwrap(), entries(1, 0..5));
+        let mut reader = store.get_log_reader().await;
+        assert_eq!(reader.try_get_log_entries(..).await.unwrap(), entries(1, 0..5));
     }
     append(&mut store, entries(1, 5..6)).await.unwrap();
+}
+
+/// A stream that a purge or a truncation overtakes says so, and does not call the log damaged.
+#[tokio::test]
+async fn a_stream_that_is_overtaken_is_told_so() {
+    for purged in [true, false] {
+        let mut store = Store::open_with_backend(Disk::default(), "disk", inline()).unwrap();
+        append(&mut store, entries(1, 0..5)).await.unwrap();
+        let mut reader = store.get_log_reader().await;
+        let mut stream = reader.entries_stream(..).await;
+        if purged {
+            store.purge(log_id(1, 2)).await.unwrap();
+        } else {
+            store.truncate_after(None).await.unwrap();
+        }
+        let error = stream.next().await.unwrap().unwrap_err();
+        assert_eq!(store_error(&error).code(), "log-overtaken", "{error}");
+        assert!(store.monitor().failure().is_none());
+    }
 }
 
 #[tokio::test]

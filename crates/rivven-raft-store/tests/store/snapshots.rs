@@ -11,10 +11,12 @@ use openraft::{
     BasicNode, Membership,
     type_config::alias::{SnapshotMetaOf, StoredMembershipOf},
 };
-use rivven_raft_store::{SnapshotError, SnapshotFile, SnapshotStore, SnapshotTransfer};
+use rivven_raft_store::{
+    CodecError, EntryCodec, SnapshotError, SnapshotFile, SnapshotStore, SnapshotTransfer,
+};
 use rivven_types::ClusterId;
 
-use crate::support::{Codec, Random, Types, log_id};
+use crate::support::{Codec, Entry, LogId, Random, Types, Vote, log_id};
 
 pub(crate) type Snapshots = SnapshotStore<Types, Codec>;
 pub(crate) type Meta = SnapshotMetaOf<Types>;
@@ -366,6 +368,53 @@ fn foreign_and_newer_snapshots_are_refused_and_left_alone() {
     let error = Snapshots::open(dir.path(), OURS).unwrap_err();
     assert_eq!(error.code(), "snapshot-newer-format");
     assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+/// The codec of a build that does not know memberships as they are written.
+struct Older;
+
+impl EntryCodec<Types> for Older {
+    fn encode_entry(entry: &Entry, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        Codec::encode_entry(entry, out)
+    }
+    fn decode_entry(log_id: LogId, body: &[u8]) -> Result<Entry, CodecError> {
+        Codec::decode_entry(log_id, body)
+    }
+    fn encode_log_id(log_id: &LogId, out: &mut Vec<u8>) {
+        Codec::encode_log_id(log_id, out);
+    }
+    fn decode_log_id(bytes: &[u8]) -> Result<LogId, CodecError> {
+        Codec::decode_log_id(bytes)
+    }
+    fn encode_vote(vote: &Vote, out: &mut Vec<u8>) {
+        Codec::encode_vote(vote, out);
+    }
+    fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
+        Codec::decode_vote(bytes)
+    }
+    fn encode_membership(
+        membership: &StoredMembershipOf<Types>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
+        Codec::encode_membership(membership, out)
+    }
+    fn decode_membership(_: &[u8]) -> Result<StoredMembershipOf<Types>, CodecError> {
+        Err(CodecError::Unknown {
+            what: "codec version",
+            value: 9,
+        })
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_newer_codec_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(&open(dir.path()), 10, 100).path();
+    let error = SnapshotStore::<Types, Older>::open(dir.path(), OURS).unwrap_err();
+    assert_eq!(error.code(), "snapshot-newer-format");
+    assert!(error.to_string().contains("codec version 9"), "{error}");
+    assert!(path.exists());
+    assert_eq!(read(&open(dir.path()).latest().unwrap()), content(10, 100));
 }
 
 #[test]
