@@ -118,7 +118,8 @@ where
         name: impl AsRef<Path>,
         options: LogOptions,
     ) -> Result<(Self, BoxFuture<'static, ()>), StoreError> {
-        let shared = open::from_backend::<C, K>(disk.attach(), name.as_ref(), &options)?;
+        let shared =
+            open::from_backend::<C, K>(disk.attach(), name.as_ref(), &options, open::IfEmpty::Create)?;
         let shared = Arc::new(shared);
         let writer = Writer::new(Arc::clone(&shared), &options);
         let (sender, waiting) = mpsc::channel();

@@ -144,7 +144,7 @@ async fn a_full_disk_is_called_by_its_name() {
 
 /// redb answers readers with "an earlier write failed" from the moment of the failure, before the owner of
 /// the log can say why.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn readers_beside_a_failing_write_do_not_hide_its_cause() {
     let options = LogOptions {
         tail_bytes: 0,
@@ -155,17 +155,18 @@ async fn readers_beside_a_failing_write_do_not_hide_its_cause() {
         let mut store = Store::open_with_backend(disk.clone(), "disk", options.clone()).unwrap();
         append(&mut store, entries(1, 0..20)).await.unwrap();
         let mut reader = store.reader();
-        let reading = tokio::spawn(async move {
-            while reader.try_get_log_entries(0..5).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        });
+        let read = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            while runtime.block_on(reader.try_get_log_entries(0..5)).is_ok() {}
+        };
+        let named = std::thread::Builder::new().name("reader".into());
+        let reading = named.spawn(read).unwrap();
         disk.fill_at_write(disk.writes() + 1 + round % 5);
         let mut next = 20;
         while append(&mut store, entries(1, next..next + 1)).await.is_ok() {
             next += 1;
         }
-        reading.await.unwrap();
+        reading.join().unwrap();
         let cause = store.monitor().failure().expect("it has stopped");
         assert_eq!(cause.code(), "disk-full", "round {round}: {cause}");
     }
