@@ -25,7 +25,7 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
@@ -66,6 +66,7 @@ const STEPS: [Step; 16] = [
     cargo("bench: rpc", &["xtask", "bench", "rpc", "--quick"]),
     cargo("bench: ring", &["xtask", "bench", "ring", "--quick"]),
     cargo("bench: store", &["xtask", "bench", "store", "--quick"]),
+    cargo("bench: swim", &["xtask", "bench", "swim", "--quick"]),
 ];
 
 /// What `cargo xtask fix` rewrites.

@@ -54,6 +54,8 @@ enum Bench {
     Ring(bench::RingArgs),
     /// The Raft log, against bare redb and plain append + fdatasync.
     Store(bench::StoreArgs),
+    /// Failure detection and gossip in a simulated network, against foca in the same network.
+    Swim(bench::SwimArgs),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),
         Command::Bench(Bench::Ring(args)) => bench::ring(root, &args),
         Command::Bench(Bench::Store(args)) => bench::store(root, &args),
+        Command::Bench(Bench::Swim(args)) => bench::swim(root, &args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

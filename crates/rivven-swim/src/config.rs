@@ -6,7 +6,7 @@ use core::{fmt, net::SocketAddr, time::Duration};
 use rivven_types::PeerAddr;
 
 use crate::{
-    MAX_META_LEN,
+    meta::MAX_META_LEN,
     wire::{MAX_DATAGRAM_LEN, MIN_DATAGRAM_LEN},
 };
 
@@ -103,6 +103,7 @@ pub struct Settings {
     pub(crate) max_datagram: usize,
     pub(crate) bound: SocketAddr,
     pub(crate) advertised: Option<SocketAddr>,
+    pub(crate) streams: bool,
 }
 
 impl Settings {
@@ -128,6 +129,7 @@ impl Settings {
             max_datagram: MAX_DATAGRAM_LEN,
             bound,
             advertised: (!bound.ip().is_unspecified()).then_some(bound),
+            streams: false,
         })
     }
 
@@ -150,6 +152,13 @@ impl Settings {
         Ok(self)
     }
 
+    /// There are reliable streams to members, so that [`Transmit::Request`](crate::Transmit::Request) is of use.
+    #[must_use]
+    pub const fn with_streams(mut self) -> Self {
+        self.streams = true;
+        self
+    }
+
     /// Gossip goes out five times per period.
     pub(crate) fn gossip_interval(&self) -> Duration {
         self.period / 5
@@ -158,6 +167,21 @@ impl Settings {
     /// Members that are gone, and known peers, are tried every 15 periods.
     pub(crate) fn heal_interval(&self) -> Duration {
         self.period * 15
+    }
+
+    /// How long a member counts as a flapper after the last of several doubts.
+    pub(crate) fn calm_after(&self) -> Duration {
+        self.period * 60
+    }
+
+    /// How long this node takes total silence for its own fault.
+    pub(crate) fn silence_grace(&self) -> Duration {
+        self.period * 30
+    }
+
+    /// Up to this age a death that is heard of is news.
+    pub(crate) fn news_age(&self) -> Duration {
+        self.period * 5
     }
 
     /// Bounds of the first wait of a probe: 50 to 500 ms at a period of a second.

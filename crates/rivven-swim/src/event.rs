@@ -1,5 +1,6 @@
 //! What the machine tells its user.
 
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use rivven_types::{BootEpoch, InstanceId, NodeId};
@@ -16,6 +17,10 @@ pub enum MemberEvent {
     Alive(MemberView),
     /// The member's address or metadata changed while it stayed alive.
     Updated(MemberView),
+    /// The member is alive but of little use at the moment: see [`Health::Degraded`](crate::Health::Degraded).
+    Degraded(MemberView),
+    /// The member is of full use again.
+    Recovered(MemberView),
     /// Somebody failed to reach the member. It has until the suspicion times out to contradict.
     Suspect(MemberView),
     /// Enough members failed to reach the suspect, each on its own; acting on it is reasonable.
@@ -63,4 +68,16 @@ pub enum Event {
     Member(MemberEvent),
     /// The goodbye of this node has been told as often as gossip tells anything; it may stop.
     LeaveComplete,
+    /// A message of another member's user came, for the first time.
+    Broadcast(Broadcast),
+}
+
+/// A message that a user sent to every member. Best effort: it may come late, or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Broadcast {
+    /// Whose message it is, by the word of whoever passed it on: any member can forge it.
+    pub from: NodeId,
+    /// What it says.
+    pub body: Vec<u8>,
 }

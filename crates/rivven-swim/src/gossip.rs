@@ -1,6 +1,7 @@
 //! Which members' news is still being told, newest first, each a bounded number of times.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use core::cmp::Reverse;
 
 use rivven_types::NodeId;
 
@@ -8,14 +9,19 @@ use rivven_types::NodeId;
 /// member replaces older news, and the queue is never longer than the member list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gossip {
-    told: BTreeMap<NodeId, u32>,
-    order: BTreeSet<(u32, NodeId)>,
+    told: BTreeMap<NodeId, Rank>,
+    order: BTreeSet<(Rank, NodeId)>,
+    serial: u32,
 }
+
+/// How often it was told, then how old it is: the newest of what was told least often comes first.
+type Rank = (u32, Reverse<u32>);
 
 impl Gossip {
     /// There is news about `node`, never told before.
     pub(crate) fn announce(&mut self, node: NodeId) {
-        self.set(node, Some(0));
+        self.serial = self.serial.wrapping_add(1);
+        self.set(node, Some((0, Reverse(self.serial))));
     }
 
     pub(crate) fn forget(&mut self, node: NodeId) {
@@ -24,9 +30,9 @@ impl Gossip {
 
     /// The news about `node` was put into a datagram; it ends after `limit` of them.
     pub(crate) fn told(&mut self, node: NodeId, limit: u32) {
-        if let Some(times) = self.told.get(&node) {
+        if let Some((times, age)) = self.told.get(&node).copied() {
             let times = times + 1;
-            self.set(node, (times < limit).then_some(times));
+            self.set(node, (times < limit).then_some((times, age)));
         }
     }
 
@@ -43,13 +49,17 @@ impl Gossip {
         self.order.is_empty()
     }
 
-    fn set(&mut self, node: NodeId, times: Option<u32>) {
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn set(&mut self, node: NodeId, rank: Option<Rank>) {
         if let Some(old) = self.told.remove(&node) {
             self.order.remove(&(old, node));
         }
-        if let Some(times) = times {
-            self.told.insert(node, times);
-            self.order.insert((times, node));
+        if let Some(rank) = rank {
+            self.told.insert(node, rank);
+            self.order.insert((rank, node));
         }
     }
 }
@@ -74,6 +84,9 @@ mod tests {
         gossip.told(1, 2);
         gossip.announce(2);
         assert_eq!(gossip.iter().collect::<Vec<_>>(), [2, 1]);
+        gossip.announce(3);
+        assert_eq!(gossip.iter().collect::<Vec<_>>(), [3, 2, 1]);
+        gossip.forget(3);
         gossip.told(1, 2);
         assert_eq!(gossip.iter().collect::<Vec<_>>(), [2]);
         gossip.announce(1);

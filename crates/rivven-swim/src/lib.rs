@@ -15,6 +15,8 @@ extern crate alloc;
 #[cfg(any(feature = "driver", test))]
 extern crate std;
 
+mod addr;
+mod broadcast;
 mod config;
 #[cfg(feature = "driver")]
 mod driver;
@@ -22,21 +24,27 @@ mod event;
 mod gossip;
 mod identity;
 mod member;
+mod meta;
 mod rng;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod suspicion;
 mod swim;
+mod table;
 mod time;
 mod timer;
 mod wire;
 
+pub use broadcast::{BroadcastError, MAX_BROADCAST_LEN, MAX_BROADCASTS};
 pub use config::{ConfigError, Settings, SwimConfig};
 #[cfg(feature = "driver")]
 pub use driver::{MemberEvents, StartError, SwimBuilder, SwimNode};
-pub use event::{Event, MemberEvent};
+pub use event::{Broadcast, Event, MemberEvent};
 pub use identity::{Identity, Incarnation};
-pub use member::{MAX_META_LEN, MemberState, MemberView};
-pub use swim::{Command, MAX_MEMBERS, Swim, Transmit};
+pub use member::{Health, MemberState, MemberView};
+pub use meta::MAX_META_LEN;
+pub use swim::{Command, MAX_MEMBERS, StreamEvent, Swim, Transmit};
 pub use time::Time;
-pub use wire::{MAX_DATAGRAM_LEN, MIN_DATAGRAM_LEN};
+pub use wire::{MAX_DATAGRAM_LEN, MAX_STREAM_LEN, MIN_DATAGRAM_LEN};
 
 pub use rivven_types::{BootEpoch, InstanceId, NodeId, PeerAddr};

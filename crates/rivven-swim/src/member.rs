@@ -1,15 +1,12 @@
 //! What is known of one member, and its public view.
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::vec::Vec;
 use core::{net::SocketAddr, time::Duration};
 
 use rivven_types::{BootEpoch, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Incarnation, Time, rng::mix, suspicion::Suspicion};
-
-/// Largest metadata of a member, in bytes. It travels whole in every statement that it is alive.
-pub const MAX_META_LEN: usize = 256;
+use crate::{Incarnation, addr::CompactAddr, meta::Meta, rng::mix};
 
 /// What is believed of a member, in the order in which one belief replaces another within an incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,6 +32,17 @@ impl MemberState {
     }
 }
 
+/// How well a live member does. Says nothing about membership: data need not move because of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum Health {
+    /// As it should.
+    #[default]
+    Good,
+    /// It says of itself that it is starved or badly connected, or it was doubted by several members again
+    /// and again within a minute. Prefer others for new work.
+    Degraded,
+}
+
 /// A member as its users see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,6 +59,8 @@ pub struct MemberView {
     pub state: MemberState,
     /// Whether enough members accuse the suspect, each on its own; always false unless suspect.
     pub confirmed: bool,
+    /// How well it does.
+    pub health: Health,
     /// Where its gossip port is. Of this node itself: as advertised, or the bound address until peers
     /// have said what they observe.
     pub addr: SocketAddr,
@@ -58,110 +68,95 @@ pub struct MemberView {
     pub meta: Vec<u8>,
 }
 
-/// [`MemberState`] with what belongs to it.
-#[derive(Clone, Debug)]
-pub(crate) enum Status {
-    Alive,
-    Suspect(Suspicion),
-    /// Remembered until `forget_at`, so that old news does not bring the member back.
-    Dead {
-        forget_at: Time,
-    },
-    Left {
-        forget_at: Time,
-    },
+/// Smoothed round-trip time and its deviation (RFC 6298, section 2), in units of 16 microseconds.
+///
+/// Two bytes each reach to a second, beyond any timeout that is derived from them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rtt {
+    smoothed: u16,
+    deviation: u16,
 }
 
-/// Smoothed round-trip time and its deviation, in microseconds (RFC 6298, section 2).
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rtt(Option<(u32, u32)>);
-
 impl Rtt {
+    const UNIT_MICROS: u64 = 16;
+
     pub(crate) fn sample(&mut self, rtt: Duration) {
-        let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-        self.0 = Some(match self.0 {
-            None => (rtt, rtt / 2),
-            Some((srtt, var)) => {
-                let var = var - var / 4 + srtt.abs_diff(rtt) / 4;
-                (srtt - srtt / 8 + rtt / 8, var)
-            }
-        });
+        let units = rtt.as_micros() / u128::from(Self::UNIT_MICROS);
+        let rtt = u16::try_from(units).unwrap_or(u16::MAX).max(1);
+        if self.smoothed == 0 {
+            (self.smoothed, self.deviation) = (rtt, rtt / 2);
+            return;
+        }
+        self.deviation = self.deviation - self.deviation / 4 + self.smoothed.abs_diff(rtt) / 4;
+        self.smoothed = (self.smoothed - self.smoothed / 8).saturating_add(rtt / 8).max(1);
     }
 
     /// `srtt + 4 * var`, if there was a sample.
     pub(crate) fn timeout(self) -> Option<Duration> {
-        let (srtt, var) = self.0?;
-        Some(Duration::from_micros(u64::from(srtt) + 4 * u64::from(var)))
+        let units = u64::from(self.smoothed) + 4 * u64::from(self.deviation);
+        (self.smoothed > 0).then(|| Duration::from_micros(units * Self::UNIT_MICROS))
     }
 }
 
-/// Everything known of one other member.
+/// Everything known of one other member, but for its suspicion and the end of its memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
+    pub(crate) node: NodeId,
     pub(crate) instance: InstanceId,
     pub(crate) incarnation: Incarnation,
-    pub(crate) status: Status,
-    pub(crate) addr: SocketAddr,
-    /// `None` until a statement of this boot epoch brought it.
-    pub(crate) meta: Option<Box<[u8]>>,
+    pub(crate) meta: Meta,
+    pub(crate) addr: CompactAddr,
     pub(crate) rtt: Rtt,
-    /// The term of this member in the view digest.
-    pub(crate) fingerprint: u64,
-    /// Until when a conflict about this member is not reported again.
-    pub(crate) conflict_muted_until: Time,
+    /// Its place in the table's list of live or of gone members.
+    pub(crate) place: u32,
+    pub(crate) state: MemberState,
+    /// What it says of itself.
+    pub(crate) claimed_health: Health,
+    /// What was seen of it.
+    pub(crate) observed_health: Health,
 }
 
 impl Member {
-    pub(crate) const fn state(&self) -> MemberState {
-        match self.status {
-            Status::Alive => MemberState::Alive,
-            Status::Suspect(_) => MemberState::Suspect,
-            Status::Dead { .. } => MemberState::Dead,
-            Status::Left { .. } => MemberState::Left,
-        }
-    }
-
     pub(crate) const fn is_live(&self) -> bool {
-        self.state().is_live()
+        self.state.is_live()
     }
 
     /// What orders statements about the member: a statement replaces what is known if it is greater.
     pub(crate) const fn standing(&self) -> (Incarnation, MemberState) {
-        (self.incarnation, self.state())
+        (self.incarnation, self.state)
     }
 
-    pub(crate) const fn suspicion(&self) -> Option<&Suspicion> {
-        match &self.status {
-            Status::Suspect(suspicion) => Some(suspicion),
-            Status::Alive | Status::Dead { .. } | Status::Left { .. } => None,
-        }
+    pub(crate) fn socket_addr(&self) -> SocketAddr {
+        self.addr.into()
     }
 
-    /// When the memory of a member that is gone ends.
-    pub(crate) const fn forget_at(&self) -> Option<Time> {
-        match self.status {
-            Status::Dead { forget_at } | Status::Left { forget_at } => Some(forget_at),
-            Status::Alive | Status::Suspect(_) => None,
-        }
+    pub(crate) fn health(&self) -> Health {
+        self.claimed_health.max(self.observed_health)
     }
 
-    pub(crate) fn view(&self, node: NodeId, members: usize) -> MemberView {
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let described = self.state == MemberState::Alive && self.meta.is_described();
+        fingerprint(self.node, self.incarnation, self.state, described)
+    }
+
+    pub(crate) fn view(&self, confirmed: bool) -> MemberView {
         MemberView {
-            node,
+            node: self.node,
             instance: self.instance,
             boot_epoch: self.incarnation.boot_epoch(),
             incarnation: self.incarnation,
-            state: self.state(),
-            confirmed: self.suspicion().is_some_and(|s| s.is_confirmed(members)),
-            addr: self.addr,
-            meta: self.meta.as_deref().unwrap_or_default().to_vec(),
+            state: self.state,
+            confirmed,
+            health: self.health(),
+            addr: self.socket_addr(),
+            meta: self.meta.bytes().unwrap_or_default().to_vec(),
         }
     }
 }
 
 /// A member's term in the view digest: the sum of these, wrapping, is equal where the views are.
 ///
-/// Part of the wire format. Metadata counts only as "known or not", since within a boot epoch it is fixed.
+/// Part of the wire format. Metadata counts only as "known of or not", since within an incarnation it is fixed.
 pub(crate) const fn fingerprint(
     node: NodeId,
     incarnation: Incarnation,
@@ -173,4 +168,32 @@ pub(crate) const fn fingerprint(
     let hash = mix(hash ^ incarnation.boot_epoch().0);
     let hash = mix(hash ^ incarnation.refutations());
     mix(hash ^ tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_takes_at_most_88_bytes() {
+        assert!(size_of::<Member>() <= 88, "{}", size_of::<Member>());
+    }
+
+    #[test]
+    fn timeouts_follow_the_round_trip_time() {
+        let mut rtt = Rtt::default();
+        assert_eq!(rtt.timeout(), None);
+        rtt.sample(Duration::from_millis(8));
+        assert_eq!(rtt.timeout(), Some(Duration::from_millis(24)));
+        for _ in 0..100 {
+            rtt.sample(Duration::from_millis(8));
+        }
+        let steady = rtt.timeout().unwrap();
+        assert!(
+            (Duration::from_millis(7)..Duration::from_millis(10)).contains(&steady),
+            "{steady:?}"
+        );
+        rtt.sample(Duration::from_secs(9));
+        assert!(rtt.timeout().unwrap() > Duration::from_millis(500));
+    }
 }

@@ -1,6 +1,5 @@
 //! How long a member stays suspect before it is declared dead (Lifeguard, section IV-B).
 
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use rivven_types::NodeId;
@@ -17,38 +16,50 @@ pub(crate) const MAX_ACCUSERS: usize = MAX_CONFIRMATIONS + 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Suspicion {
     pub(crate) started: Time,
-    accusers: Vec<NodeId>,
+    /// Somebody has heard, a moment ago, that the suspicion ended without contradiction.
+    pub(crate) hastened: bool,
+    /// Sorted; only the first `count`.
+    accusers: [NodeId; MAX_ACCUSERS],
+    count: usize,
 }
 
 impl Suspicion {
     pub(crate) const fn new(started: Time) -> Self {
         Self {
             started,
-            accusers: Vec::new(),
+            hastened: false,
+            accusers: [0; MAX_ACCUSERS],
+            count: 0,
         }
     }
 
     /// Adds an accuser; `true` if it was new and there was room.
     pub(crate) fn accuse(&mut self, accuser: NodeId) -> bool {
-        let room = self.accusers.len() < MAX_ACCUSERS;
-        match self.accusers.binary_search(&accuser) {
-            Err(at) if room => {
-                self.accusers.insert(at, accuser);
-                true
-            }
-            Ok(_) | Err(_) => false,
+        let Err(at) = self.accusers().binary_search(&accuser) else {
+            return false;
+        };
+        if self.count == MAX_ACCUSERS {
+            return false;
         }
+        self.count += 1;
+        if let Some(rest) = self.accusers.get_mut(at..self.count) {
+            rest.rotate_right(1);
+            if let Some(first) = rest.first_mut() {
+                *first = accuser;
+            }
+        }
+        true
     }
 
     pub(crate) fn accusers(&self) -> &[NodeId] {
-        &self.accusers
+        self.accusers.get(..self.count).unwrap_or_default()
     }
 
     /// Whether as many members accuse as it takes to act on it: three, or all others if fewer exist.
     ///
     /// `members` counts the suspect and this node.
     pub(crate) fn is_confirmed(&self, members: usize) -> bool {
-        self.accusers.len() >= members.saturating_sub(1).clamp(1, MAX_CONFIRMATIONS)
+        self.count >= members.saturating_sub(1).clamp(1, MAX_CONFIRMATIONS)
     }
 
     /// When the suspicion ends, given the shortest and the longest it may last.
@@ -57,10 +68,14 @@ impl Suspicion {
     /// evict a healthy member quickly. Where nobody else could confirm, nothing shrinks.
     pub(crate) fn ends(&self, min: Duration, max: Duration, members: usize) -> Time {
         let possible = members.saturating_sub(2).min(MAX_CONFIRMATIONS);
-        let confirmed = self.accusers.len().saturating_sub(1);
+        let confirmed = self.count.saturating_sub(1);
         let range = max.saturating_sub(min);
-        let cut = range * shrink_permille(confirmed, possible) / 1000;
-        self.started + max.saturating_sub(cut)
+        let permille = if self.hastened {
+            1000
+        } else {
+            shrink_permille(confirmed, possible)
+        };
+        self.started + max.saturating_sub(range * permille / 1000)
     }
 }
 
@@ -97,6 +112,8 @@ pub(crate) fn log10_permille(n: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     #[test]

@@ -1,14 +1,18 @@
 //! The machine: inputs, outputs, and the state that they share.
 
+mod answer;
 mod claims;
 mod dissemination;
+mod fetch;
+mod own;
 mod probe;
+mod status;
+mod stream;
 mod sync;
 #[cfg(test)]
 mod tests;
 
 use alloc::{
-    boxed::Box,
     collections::{BTreeMap, VecDeque},
     vec::Vec,
 };
@@ -16,18 +20,24 @@ use core::{net::SocketAddr, time::Duration};
 
 use rivven_types::NodeId;
 
+pub use self::stream::StreamEvent;
 use self::{
-    claims::{Source, Via},
+    claims::Problem,
+    fetch::Fetches,
+    own::Me,
     probe::Probe,
-    sync::{Pull, Pulling},
+    status::Flap,
+    sync::{Backoff, Pull, Pulling},
 };
 use crate::{
-    ConfigError, Event, Identity, Incarnation, MAX_META_LEN, MemberEvent, MemberState, MemberView, Settings,
-    Time,
+    ConfigError, Event, Identity, Incarnation, MAX_META_LEN, MemberEvent, MemberView, Settings, Time,
+    broadcast::Broadcasts,
     config::MAX_SEEDS,
     gossip::Gossip,
-    member::{Member, Status, fingerprint},
+    member::{Member, Rtt},
     rng::Rng,
+    suspicion::Suspicion,
+    table::Members,
     timer::{Timer, Timers},
     wire::{self, Item},
 };
@@ -51,73 +61,83 @@ pub enum Command {
     Advertise(SocketAddr),
     /// Something suggests that this member is gone, or back: probe it at once. Changes nothing by itself.
     Hint(NodeId),
+    /// The port of this member refuses datagrams: a probe of it asks others at once, without waiting for an
+    /// answer that cannot come. Changes nothing by itself.
+    Refused(NodeId),
     /// Say goodbye. Ends with [`Event::LeaveComplete`]; there is no way back but a restart.
     Leave,
 }
 
-/// A datagram to send.
+/// Something to send, whose bytes [`Swim::poll_transmit`] has put into its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to.
-    pub to: SocketAddr,
-}
-
-/// This node, as it describes itself.
-#[derive(Clone, Debug)]
-struct Me {
-    identity: Identity,
-    incarnation: Incarnation,
-    /// `None` until it was configured or observed.
-    addr: Option<SocketAddr>,
-    meta: Box<[u8]>,
-    leaving: bool,
-    fingerprint: u64,
-    conflict_muted_until: Time,
-    superseded_muted_until: Time,
-}
-
-impl Me {
-    const fn state(&self) -> MemberState {
-        if self.leaving {
-            MemberState::Left
-        } else {
-            MemberState::Alive
-        }
-    }
+#[non_exhaustive]
+pub enum Transmit {
+    /// A datagram.
+    Datagram {
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// A datagram to find out whether the port is open at all. Send it from a connected socket: if the
+    /// system then says that it was refused, say so with [`Command::Refused`]. It may be left out.
+    Knock {
+        /// Where to.
+        to: SocketAddr,
+        /// Who should be there.
+        node: NodeId,
+    },
+    /// A request over a reliable stream, to be answered with [`StreamEvent::Response`] or
+    /// [`StreamEvent::Failed`]. Only with [`Settings::with_streams`].
+    Request {
+        /// Whom to ask.
+        to: NodeId,
+        /// Comes back in the answer.
+        id: u64,
+    },
+    /// The answer to [`StreamEvent::Request`].
+    Response {
+        /// As in the request.
+        id: u64,
+    },
 }
 
 /// One member's view of the cluster and its part in the protocol.
 ///
-/// Inputs are [`Self::handle_datagram`], [`Self::handle_timeout`] and [`Self::command`]. After every one of
-/// them take all transmits and events, and call [`Self::handle_timeout`] once [`Self::poll_timeout`] has
-/// passed. The same inputs and seed give the same outputs.
+/// Inputs are [`Self::handle_datagram`], [`Self::handle_stream`], [`Self::handle_timeout`] and
+/// [`Self::command`], [`Self::set_meta`], [`Self::broadcast`]. After every one of them take all transmits and
+/// events, and call [`Self::handle_timeout`] once [`Self::poll_timeout`] has passed. The same inputs and seed
+/// give the same outputs.
 #[derive(Clone, Debug)]
 pub struct Swim {
     settings: Settings,
     me: Me,
-    members: BTreeMap<NodeId, Member>,
-    /// Sum of all members' fingerprints and this node's.
-    digest: u64,
-    /// The live members in the order in which they are probed (SWIM, section 4.3).
-    order: Vec<NodeId>,
-    cursor: usize,
+    members: Members,
+    /// Of every suspect.
+    suspicions: BTreeMap<NodeId, Suspicion>,
+    flaps: BTreeMap<NodeId, Flap>,
     gossip: Gossip,
+    broadcasts: Broadcasts,
     last_gossip: Option<Time>,
     timers: Timers,
     rng: Rng,
     next_seq: u32,
     probes: BTreeMap<u32, Probe>,
+    /// Round trips to all members together, for those that were never measured.
+    rtt: Rtt,
     /// The local health multiplier is one more than this.
     health: u32,
     /// When anything was last heard from another member.
     last_heard: Time,
-    silent_failures: u32,
     pulls: BTreeMap<u32, Pull>,
     pulling: Pulling,
+    /// Members whose view goes on to differ.
+    backoffs: BTreeMap<NodeId, Backoff>,
+    fetches: Fetches,
+    /// Until when a problem with a member is not reported again.
+    muted: BTreeMap<(NodeId, Problem), Time>,
     seeds: Vec<SocketAddr>,
     /// Seeds that turned out to be this node.
     own_seeds: Vec<SocketAddr>,
-    transmits: VecDeque<(SocketAddr, Vec<u8>)>,
+    transmits: VecDeque<(Transmit, Vec<u8>)>,
     events: VecDeque<Event>,
     dropped: u64,
 }
@@ -143,35 +163,28 @@ impl Swim {
         let phase = settings.period * u32::from(rng.next().to_le_bytes()[0]) / 256;
         timers.set(Timer::Period, now + phase);
         timers.set(Timer::Heal, now + settings.heal_interval() + phase);
-        let me = Me {
-            identity,
-            incarnation: Incarnation::first(identity.boot_epoch),
-            addr: settings.advertised,
-            meta: meta.into(),
-            leaving: false,
-            fingerprint: 0,
-            conflict_muted_until: Time::ZERO,
-            superseded_muted_until: Time::ZERO,
-        };
-        let next_seq = u32::from_le_bytes(rng.next().to_le_bytes()[..4].try_into().unwrap_or_default());
+        let [a, b, c, d, ..] = rng.next().to_le_bytes();
         let mut swim = Self {
+            me: Me::new(identity, settings.advertised, meta, now),
             pulling: Pulling::new(&settings),
             settings,
-            me,
-            members: BTreeMap::new(),
-            digest: 0,
-            order: Vec::new(),
-            cursor: 0,
+            members: Members::default(),
+            suspicions: BTreeMap::new(),
+            flaps: BTreeMap::new(),
             gossip: Gossip::default(),
+            broadcasts: Broadcasts::default(),
             last_gossip: None,
             timers,
             rng,
-            next_seq,
+            next_seq: u32::from_le_bytes([a, b, c, d]),
             probes: BTreeMap::new(),
+            rtt: Rtt::default(),
             health: 0,
             last_heard: now,
-            silent_failures: 0,
             pulls: BTreeMap::new(),
+            backoffs: BTreeMap::new(),
+            fetches: Fetches::default(),
+            muted: BTreeMap::new(),
             seeds: Vec::new(),
             own_seeds: Vec::new(),
             transmits: VecDeque::new(),
@@ -188,55 +201,18 @@ impl Swim {
     /// payloads that are not understood are counted in [`Self::dropped`].
     pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, sender: Identity, payload: &[u8]) {
         self.notice_lag(now);
-        let Ok(items) = wire::decode(payload) else {
+        let Ok(items) = wire::decode(payload, wire::MAX_DATAGRAM_LEN) else {
             self.dropped = self.dropped.saturating_add(1);
             return;
         };
-        if sender.node == self.me.identity.node {
-            self.handle_own_name(now, from, sender, &items);
-            return;
-        }
-        let known = self.members.get(&sender.node).map(|member| member.instance);
-        let impostor = known.is_some_and(|instance| instance != sender.instance);
-        if impostor {
-            self.report_conflict(now, sender.node, sender.instance, from);
-        } else {
-            self.last_heard = now;
-            self.silent_failures = 0;
-            let is_page = items.iter().any(|item| matches!(item, Item::Page(_)));
-            let via = if is_page { Via::Sync } else { Via::Gossip };
-            let source = Source { sender, from, via };
-            for item in &items {
-                if let Item::Claim(claim) = item {
-                    self.hear(now, claim, &source);
-                }
-            }
-        }
         let letter = Letter {
             from,
+            reply: Reply::Datagram,
             sender,
             len: payload.len(),
             accuses_me: self.accuses_me(&items),
         };
-        for item in &items {
-            match item {
-                // An impostor is answered so that it learns of the conflict itself; nothing else counts.
-                Item::Sync(sync) => self.handle_sync(now, &letter, *sync),
-                Item::Ping(ping) if !impostor => self.handle_ping(now, &letter, *ping),
-                Item::Ack(ack) if !impostor => self.handle_ack(now, &letter, *ack),
-                Item::PingReq(request) if !impostor => self.handle_ping_req(now, &letter, *request),
-                Item::Relayed(relayed) if !impostor => self.handle_relayed(&letter, *relayed),
-                Item::Nack(nack) if !impostor => self.handle_nack(&letter, *nack),
-                Item::Page(page) if !impostor => self.handle_page(now, *page),
-                Item::Ping(_)
-                | Item::Ack(_)
-                | Item::PingReq(_)
-                | Item::Relayed(_)
-                | Item::Nack(_)
-                | Item::Page(_)
-                | Item::Claim(_) => {}
-            }
-        }
+        self.handle_letter(now, &letter, &items);
     }
 
     /// Does what has become due. Calling it early does nothing.
@@ -253,7 +229,9 @@ impl Swim {
                 Timer::Seeds => self.ask_seeds(now),
                 Timer::Probe(seq) => self.end_probe_stage(now, seq),
                 Timer::Sync(seq) => self.retry_pull(now, seq),
+                Timer::Fetch(node) => self.retry_fetch(now, node),
                 Timer::Suspicion(node) => self.bury(now, node),
+                Timer::Calm(node) => self.calm(node),
                 Timer::Forget(node) => self.forget(node),
             }
         }
@@ -276,15 +254,16 @@ impl Swim {
                 self.move_to(now, addr);
             }
             Command::Hint(node) => self.probe_on_hint(now, node),
+            Command::Refused(node) => self.probe_refused(now, node),
             Command::Leave => self.leave(now),
         }
     }
 
-    /// The next datagram to send, its payload put into `payload`.
+    /// The next thing to send, its bytes put into `payload`.
     pub fn poll_transmit(&mut self, payload: &mut Vec<u8>) -> Option<Transmit> {
-        let (to, bytes) = self.transmits.pop_front()?;
+        let (transmit, bytes) = self.transmits.pop_front()?;
         *payload = bytes;
-        Some(Transmit { to })
+        Some(transmit)
     }
 
     /// The next event.
@@ -301,14 +280,10 @@ impl Swim {
     /// Every member this node knows, itself and those that are gone included, in order of node id.
     #[must_use]
     pub fn members(&self) -> Vec<MemberView> {
-        let count = self.live_count();
-        let mut views: Vec<_> = self
-            .members
-            .iter()
-            .map(|(node, m)| m.view(*node, count))
-            .collect();
-        let at = views.partition_point(|view| view.node < self.me.identity.node);
-        views.insert(at, self.own_view());
+        let mut views = Vec::with_capacity(self.members.len() + 1);
+        views.push(self.own_view());
+        views.extend(self.members.iter().map(|member| self.view_of(member)));
+        views.sort_unstable_by_key(|view| view.node);
         views
     }
 
@@ -318,7 +293,7 @@ impl Swim {
         if node == self.me.identity.node {
             return Some(self.own_view());
         }
-        Some(self.members.get(&node)?.view(node, self.live_count()))
+        Some(self.view_of(self.members.get(node)?))
     }
 
     /// Who this node is.
@@ -336,7 +311,7 @@ impl Swim {
     /// Live members, this node included.
     #[must_use]
     pub const fn live_count(&self) -> usize {
-        self.order.len() + 1
+        self.members.live_count() + 1
     }
 
     /// How many payloads were not understood.
@@ -348,28 +323,57 @@ impl Swim {
     /// A number that is equal on two members exactly when their views are, but for a chance of 2^-64.
     #[must_use]
     pub const fn digest(&self) -> u64 {
-        self.digest
+        self.members.digest()
     }
 
-    fn own_view(&self) -> MemberView {
-        MemberView {
-            node: self.me.identity.node,
-            instance: self.me.identity.instance,
-            boot_epoch: self.me.identity.boot_epoch,
-            incarnation: self.me.incarnation,
-            state: self.me.state(),
-            confirmed: false,
-            addr: self.me.addr.unwrap_or(self.settings.bound),
-            meta: self.me.meta.to_vec(),
+    /// How badly this node thinks it is doing itself: 0 is well, 8 the worst (Lifeguard, section IV-A).
+    ///
+    /// It probes as many times more slowly, and waits as many times longer for answers, as this plus one.
+    #[must_use]
+    pub const fn local_health(&self) -> u32 {
+        self.health
+    }
+
+    fn view_of(&self, member: &Member) -> MemberView {
+        let suspicion = self.suspicions.get(&member.node);
+        member.view(suspicion.is_some_and(|s| s.is_confirmed(self.live_count())))
+    }
+
+    fn handle_letter(&mut self, now: Time, letter: &Letter, items: &[Item<'_>]) {
+        let sender = letter.sender;
+        if sender.node == self.me.identity.node {
+            self.handle_own_name(now, letter.from, sender, items);
+            return;
         }
-    }
-
-    fn refresh_own_fingerprint(&mut self) {
-        let state = self.me.state();
-        let described = state == MemberState::Alive;
-        let new = fingerprint(self.me.identity.node, self.me.incarnation, state, described);
-        self.digest = self.digest.wrapping_sub(self.me.fingerprint).wrapping_add(new);
-        self.me.fingerprint = new;
+        let known = self.members.get(sender.node).map(|member| member.instance);
+        if known.is_some_and(|instance| instance != sender.instance) {
+            self.report_conflict(now, sender.node, sender.instance, letter.from);
+            // An impostor is answered so that it learns of the conflict itself; nothing else counts.
+            for item in items {
+                if let Item::Sync(sync) = item {
+                    self.handle_sync(now, letter, sync.seq, sync.after, None);
+                }
+            }
+            return;
+        }
+        self.last_heard = now;
+        let outdated = self.hear_all(now, letter, items);
+        for item in items {
+            match item {
+                Item::Ping(ping) => self.handle_ping(now, letter, *ping),
+                Item::Ack(ack) => self.handle_ack(now, letter, *ack),
+                Item::PingReq(request) => self.handle_ping_req(now, letter, *request),
+                Item::Relayed(relayed) => self.handle_relayed(now, letter, *relayed),
+                Item::Nack(nack) => self.handle_nack(letter, *nack),
+                Item::Sync(sync) => self.handle_sync(now, letter, sync.seq, sync.after, None),
+                Item::Compare(c) => self.handle_sync(now, letter, c.seq, c.after, Some(c.sums)),
+                Item::Page(page) => self.handle_page(now, letter, *page, &outdated),
+                Item::MetaGet(get) => self.handle_meta_get(now, letter, *get),
+                Item::MetaPart(part) => self.handle_meta_part(now, letter, part),
+                Item::Broadcast(broadcast) => self.handle_broadcast(now, letter, broadcast),
+                Item::Claim(_) => {}
+            }
+        }
     }
 
     fn emit(&mut self, event: MemberEvent) {
@@ -396,28 +400,92 @@ impl Swim {
             return;
         }
         self.timers.postpone(now);
-        self.health = (self.health + 1).min(MAX_HEALTH);
+        self.blame_self(now, 1);
         for seq in core::mem::take(&mut self.probes).into_keys() {
             self.timers.clear(Timer::Probe(seq));
         }
-        let mut extended = Vec::new();
-        for (node, member) in &mut self.members {
-            if let Status::Suspect(suspicion) = &mut member.status {
-                suspicion.started = suspicion.started + lag;
-                extended.push(*node);
-            }
+        for suspicion in self.suspicions.values_mut() {
+            suspicion.started = suspicion.started + lag;
         }
+        let extended: Vec<_> = self.suspicions.keys().copied().collect();
         for node in extended {
             self.arm_suspicion(now, node);
         }
     }
 }
 
-/// Where a datagram came from and what its answer may be.
+/// What only tests and simulations look at.
+#[cfg(any(test, feature = "sim"))]
+impl Swim {
+    /// Where this node stands on every other member.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = (NodeId, Incarnation, crate::MemberState)> + '_ {
+        let members = self.members.iter();
+        members.map(|member| (member.node, member.incarnation, member.state))
+    }
+
+    /// What this node believes of `node`, without its metadata.
+    pub(crate) fn state_of(&self, node: NodeId) -> Option<crate::MemberState> {
+        if node == self.me.identity.node {
+            return Some(self.me.state());
+        }
+        Some(self.members.get(node)?.state)
+    }
+
+    /// How well `node` does, as far as this node knows.
+    pub(crate) fn health_of(&self, node: NodeId) -> Option<crate::Health> {
+        Some(self.members.get(node)?.health())
+    }
+
+    /// Makes `members` known as if they had long been alive, without metadata and without a word said.
+    pub(crate) fn preload(&mut self, members: impl IntoIterator<Item = (Identity, SocketAddr)>) {
+        for (identity, addr) in members {
+            if identity.node != self.me.identity.node && self.members.len() < MAX_MEMBERS {
+                self.members.insert(
+                    claims::newcomer(identity, addr, crate::meta::Meta::Empty),
+                    &mut self.rng,
+                );
+            }
+        }
+    }
+
+    /// Whether every queue is within its limit, and every index agrees with what it indexes.
+    pub(crate) fn is_bounded(&self) -> bool {
+        let suspects = self
+            .members
+            .iter()
+            .filter(|m| m.state == crate::MemberState::Suspect);
+        self.members.len() <= MAX_MEMBERS
+            && self.members.is_consistent(self.me.fingerprint)
+            && suspects.clone().count() == self.suspicions.len()
+            && suspects
+                .map(|m| m.node)
+                .all(|node| self.suspicions.contains_key(&node))
+            && self.gossip.len() <= self.members.len() + 1
+            && self.transmits.len() <= MAX_TRANSMITS
+            && self.probes.len() <= probe::MAX_PROBES
+            && self.pulls.len() <= sync::MAX_PULLS
+            && self.backoffs.len() <= sync::MAX_BACKOFFS
+            && self.flaps.len() <= status::MAX_FLAPS
+            && self.muted.len() <= claims::MAX_MUTED
+            && self.broadcasts.is_bounded()
+    }
+}
+
+/// Where a payload came from and what its answer may be.
 #[derive(Clone, Copy, Debug)]
 struct Letter {
     from: SocketAddr,
+    reply: Reply,
     sender: Identity,
     len: usize,
     accuses_me: bool,
+}
+
+/// How an answer travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    Datagram,
+    Stream(u64),
+    /// It was an answer itself.
+    None,
 }

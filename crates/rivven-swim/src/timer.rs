@@ -21,8 +21,12 @@ pub(crate) enum Timer {
     Probe(u32),
     /// The end of the wait for a page.
     Sync(u32),
+    /// The next attempt to fetch metadata.
+    Fetch(NodeId),
     /// The end of a suspicion.
     Suspicion(NodeId),
+    /// The end of a health that was observed.
+    Calm(NodeId),
     /// The end of the memory of a member that is gone.
     Forget(NodeId),
 }
@@ -50,6 +54,10 @@ impl Timers {
 
     pub(crate) fn is_set(&self, timer: Timer) -> bool {
         self.at.contains_key(&timer)
+    }
+
+    pub(crate) fn deadline(&self, timer: Timer) -> Option<Time> {
+        self.at.get(&timer).copied()
     }
 
     pub(crate) fn next(&self) -> Option<Time> {

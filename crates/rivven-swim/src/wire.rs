@@ -1,20 +1,22 @@
-//! The payload of a datagram: a version byte and a list of items, each with its kind and length.
+//! The payload of a datagram or a stream: a version byte and a list of items, each with its kind and length.
 //!
 //! An item of unknown kind, or of a known kind that does not parse, is skipped by its length, and bytes
 //! after the known fields of an item are ignored; so newer members may add kinds and append fields. The
 //! bodies are postcard. Who sent it is proven by the envelope around the payload and is not repeated here.
 //! `docs/formats/gossip.md` describes the format.
 
-use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use rivven_types::{InstanceId, NodeId};
-use serde::{Deserialize, Serialize};
-
-use crate::{Incarnation, MAX_META_LEN, MemberState, suspicion::MAX_ACCUSERS};
-
+mod items;
 #[cfg(test)]
 mod tests;
+
+use alloc::{vec, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::items::{
+    Ack, Broadcast, Claim, Compare, MetaClaim, MetaGet, MetaPart, Nack, Page, Ping, PingReq, Relayed, Sync,
+    WireAddr,
+};
 
 /// Version of the payload format. 0 is unstable: it changes without notice.
 const VERSION: u8 = 0;
@@ -22,14 +24,21 @@ const VERSION: u8 = 0;
 /// Longest datagram, envelope included: fits an Ethernet frame through one tunnel.
 pub const MAX_DATAGRAM_LEN: usize = 1_400;
 
-/// Shortest limit that a driver may set: a claim with the largest metadata must fit with a message.
-pub const MIN_DATAGRAM_LEN: usize = 512;
+/// Shortest limit that a driver may set, so that a comparison of views and a page fit. With the longest
+/// seal, the datagram keeps below the 1,280 bytes that every IPv6 link carries.
+pub const MIN_DATAGRAM_LEN: usize = 1_100;
+
+/// Longest payload over a stream. A view of ten thousand members takes two.
+pub const MAX_STREAM_LEN: usize = 256 * 1024;
 
 /// A request for a page is padded to this length, and its answer is at most three times as long.
 pub(crate) const PADDED_REQUEST_LEN: usize = 468;
 
 /// A reply to a stranger is at most this many times as long as what the stranger sent.
 pub(crate) const AMPLIFICATION_LIMIT: usize = 3;
+
+/// Kind and length before each body.
+const ITEM_HEADER_LEN: usize = 3;
 
 mod kind {
     pub(super) const PADDING: u8 = 0;
@@ -40,7 +49,11 @@ mod kind {
     pub(super) const NACK: u8 = 5;
     pub(super) const SYNC: u8 = 6;
     pub(super) const PAGE: u8 = 7;
+    pub(super) const COMPARE: u8 = 8;
+    pub(super) const META_GET: u8 = 9;
+    pub(super) const META_PART: u8 = 10;
     pub(super) const CLAIM: u8 = 16;
+    pub(super) const BROADCAST: u8 = 17;
 }
 
 /// A payload that is not ours or not whole. What stood before the damage was dropped too.
@@ -54,114 +67,6 @@ pub(crate) enum DecodeError {
 /// Longest encoding of a [`Page`] item, to leave room for it behind the claims.
 pub(crate) const MAX_PAGE_LEN: isize = 48;
 
-/// An address on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum WireAddr {
-    /// The sender listens on this port and does not know its own address: take the one observed.
-    Observe(u16),
-    V4([u8; 4], u16),
-    V6([u8; 16], u16),
-}
-
-impl WireAddr {
-    pub(crate) const fn new(addr: SocketAddr) -> Self {
-        match addr {
-            SocketAddr::V4(v4) => Self::V4(v4.ip().octets(), v4.port()),
-            SocketAddr::V6(v6) => Self::V6(v6.ip().octets(), v6.port()),
-        }
-    }
-
-    /// The address, if it can be dialled; `observed` is where the claimant itself was seen.
-    pub(crate) fn resolve(self, observed: Option<IpAddr>) -> Option<SocketAddr> {
-        let (ip, port) = match self {
-            Self::Observe(port) => (observed?, port),
-            Self::V4(ip, port) => (IpAddr::V4(Ipv4Addr::from(ip)), port),
-            Self::V6(ip, port) => (IpAddr::V6(Ipv6Addr::from(ip)), port),
-        };
-        (port != 0 && !ip.is_unspecified() && !ip.is_multicast()).then_some(SocketAddr::new(ip, port))
-    }
-}
-
-/// "Are you there?"
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ping {
-    pub(crate) seq: u32,
-    /// Whom it is for: addresses are reused, ids are not.
-    pub(crate) target: NodeId,
-    pub(crate) digest: u64,
-}
-
-/// "Yes."
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ack {
-    pub(crate) seq: u32,
-    pub(crate) digest: u64,
-    /// Where the ping came from, as seen here.
-    pub(crate) observed: WireAddr,
-    /// Whether this start of the pinging member is unknown here.
-    pub(crate) stranger: bool,
-}
-
-/// "Ping this one for me."
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PingReq {
-    pub(crate) seq: u32,
-    pub(crate) target: NodeId,
-    pub(crate) addr: WireAddr,
-    /// How long the asker waits. The helper says [`Nack`] a little before.
-    pub(crate) wait_ms: u16,
-}
-
-/// "It answered me."
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Relayed {
-    pub(crate) seq: u32,
-}
-
-/// "It did not answer me, but I am here" (Lifeguard, section IV-A).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Nack {
-    pub(crate) seq: u32,
-}
-
-/// "Tell me of the members after this one."
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Sync {
-    pub(crate) seq: u32,
-    pub(crate) after: Option<NodeId>,
-}
-
-/// "Here they are, in order of node id", claims following; `next` is where to go on, if there is more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Page {
-    pub(crate) seq: u32,
-    pub(crate) next: Option<NodeId>,
-    pub(crate) observed: WireAddr,
-}
-
-/// A statement about a member, passed on by anybody.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Claim<'a> {
-    pub(crate) node: NodeId,
-    pub(crate) instance: InstanceId,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) state: MemberState,
-    pub(crate) addr: WireAddr,
-    /// For how many seconds the member has been gone, so that memories of it end everywhere.
-    pub(crate) gone_secs: u32,
-    /// Who failed to reach the suspect, each on its own.
-    pub(crate) accusers: Vec<NodeId>,
-    /// Present where known and the member is alive.
-    #[serde(borrow)]
-    pub(crate) meta: Option<&'a [u8]>,
-}
-
-impl Claim<'_> {
-    fn is_sound(&self) -> bool {
-        self.accusers.len() <= MAX_ACCUSERS && self.meta.is_none_or(|meta| meta.len() <= MAX_META_LEN)
-    }
-}
-
 /// One item of a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Item<'a> {
@@ -172,54 +77,62 @@ pub(crate) enum Item<'a> {
     Nack(Nack),
     Sync(Sync),
     Page(Page),
+    Compare(Compare<'a>),
+    MetaGet(MetaGet),
+    MetaPart(MetaPart<'a>),
     Claim(Claim<'a>),
-}
-
-#[derive(Serialize, Deserialize)]
-struct RawItem<'a> {
-    kind: u8,
-    #[serde(borrow)]
-    body: &'a [u8],
+    Broadcast(Broadcast<'a>),
 }
 
 impl<'a> Item<'a> {
-    fn decode(raw: &RawItem<'a>) -> Option<Self> {
-        fn body<'a, T: Deserialize<'a>>(raw: &RawItem<'a>) -> Option<T> {
-            Some(postcard::take_from_bytes(raw.body).ok()?.0)
+    fn decode(kind: u8, body: &'a [u8]) -> Option<Self> {
+        fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+            Some(postcard::take_from_bytes(body).ok()?.0)
         }
-        match raw.kind {
-            kind::PING => body(raw).map(Self::Ping),
-            kind::ACK => body(raw).map(Self::Ack),
-            kind::PING_REQ => body(raw).map(Self::PingReq),
-            kind::RELAYED => body(raw).map(Self::Relayed),
-            kind::NACK => body(raw).map(Self::Nack),
-            kind::SYNC => body(raw).map(Self::Sync),
-            kind::PAGE => body(raw).map(Self::Page),
-            kind::CLAIM => body(raw).filter(Claim::is_sound).map(Self::Claim),
+        match kind {
+            kind::PING => parse(body).map(Self::Ping),
+            kind::ACK => parse(body).map(Self::Ack),
+            kind::PING_REQ => parse(body).map(Self::PingReq),
+            kind::RELAYED => parse(body).map(Self::Relayed),
+            kind::NACK => parse(body).map(Self::Nack),
+            kind::SYNC => parse(body).map(Self::Sync),
+            kind::PAGE => parse(body).map(Self::Page),
+            kind::COMPARE => parse(body).filter(Compare::is_sound).map(Self::Compare),
+            kind::META_GET => parse(body).map(Self::MetaGet),
+            kind::META_PART => parse(body).filter(MetaPart::is_sound).map(Self::MetaPart),
+            kind::CLAIM => parse(body).filter(Claim::is_sound).map(Self::Claim),
+            kind::BROADCAST => parse(body).filter(Broadcast::is_sound).map(Self::Broadcast),
             _ => None,
         }
     }
 
-    fn encode(&self) -> Option<(u8, Vec<u8>)> {
-        fn body<T: Serialize>(kind: u8, value: &T) -> Option<(u8, Vec<u8>)> {
-            Some((kind, postcard::to_allocvec(value).ok()?))
+    /// Appends the body to `out` and returns the kind.
+    fn encode(&self, out: &mut Vec<u8>) -> Option<u8> {
+        fn body<T: Serialize>(kind: u8, value: &T, out: &mut Vec<u8>) -> Option<u8> {
+            let filled = postcard::to_extend(value, core::mem::take(out)).ok()?;
+            *out = filled;
+            Some(kind)
         }
         match self {
-            Self::Ping(ping) => body(kind::PING, ping),
-            Self::Ack(ack) => body(kind::ACK, ack),
-            Self::PingReq(request) => body(kind::PING_REQ, request),
-            Self::Relayed(relayed) => body(kind::RELAYED, relayed),
-            Self::Nack(nack) => body(kind::NACK, nack),
-            Self::Sync(sync) => body(kind::SYNC, sync),
-            Self::Page(page) => body(kind::PAGE, page),
-            Self::Claim(claim) => body(kind::CLAIM, claim),
+            Self::Ping(ping) => body(kind::PING, ping, out),
+            Self::Ack(ack) => body(kind::ACK, ack, out),
+            Self::PingReq(request) => body(kind::PING_REQ, request, out),
+            Self::Relayed(relayed) => body(kind::RELAYED, relayed, out),
+            Self::Nack(nack) => body(kind::NACK, nack, out),
+            Self::Sync(sync) => body(kind::SYNC, sync, out),
+            Self::Page(page) => body(kind::PAGE, page, out),
+            Self::Compare(compare) => body(kind::COMPARE, compare, out),
+            Self::MetaGet(get) => body(kind::META_GET, get, out),
+            Self::MetaPart(part) => body(kind::META_PART, part, out),
+            Self::Claim(claim) => body(kind::CLAIM, claim, out),
+            Self::Broadcast(broadcast) => body(kind::BROADCAST, broadcast, out),
         }
     }
 }
 
-/// Reads a payload whole before any of it is acted on.
-pub(crate) fn decode(payload: &[u8]) -> Result<Vec<Item<'_>>, DecodeError> {
-    if payload.len() > MAX_DATAGRAM_LEN {
+/// Reads a payload of at most `limit` bytes whole before any of it is acted on.
+pub(crate) fn decode(payload: &[u8], limit: usize) -> Result<Vec<Item<'_>>, DecodeError> {
+    if payload.len() > limit {
         return Err(DecodeError::TooLong);
     }
     let (version, mut rest) = payload.split_first().ok_or(DecodeError::Malformed)?;
@@ -227,10 +140,11 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Vec<Item<'_>>, DecodeError> {
         return Err(DecodeError::Version(*version));
     }
     let mut items = Vec::new();
-    while !rest.is_empty() {
-        let (raw, after) =
-            postcard::take_from_bytes::<RawItem<'_>>(rest).map_err(|_| DecodeError::Malformed)?;
-        items.extend(Item::decode(&raw));
+    while let Some((kind, after)) = rest.split_first() {
+        let (len, after) = after.split_first_chunk().ok_or(DecodeError::Malformed)?;
+        let len = usize::from(u16::from_le_bytes(*len));
+        let (body, after) = after.split_at_checked(len).ok_or(DecodeError::Malformed)?;
+        items.extend(Item::decode(*kind, body));
         rest = after;
     }
     Ok(items)
@@ -246,37 +160,40 @@ pub(crate) struct Payload {
 impl Payload {
     pub(crate) fn new(budget: usize) -> Self {
         Self {
-            bytes: [VERSION].to_vec(),
+            bytes: vec![VERSION],
             budget,
         }
     }
 
     /// Appends `item` if it fits.
     pub(crate) fn push(&mut self, item: &Item<'_>) -> bool {
-        let encoded = item
-            .encode()
-            .and_then(|(kind, body)| postcard::to_allocvec(&RawItem { kind, body: &body }).ok());
-        match encoded {
-            Some(encoded) if self.bytes.len() + encoded.len() <= self.budget => {
-                self.bytes.extend_from_slice(&encoded);
-                true
-            }
-            Some(_) | None => false,
+        let begin = self.bytes.len();
+        self.bytes.extend([0; ITEM_HEADER_LEN]);
+        let body = begin + ITEM_HEADER_LEN;
+        let kind = item.encode(&mut self.bytes);
+        let fits = self.bytes.len() <= self.budget;
+        let len = u16::try_from(self.bytes.len().saturating_sub(body)).ok();
+        if let Some((kind, len)) = kind.zip(len).filter(|_| fits)
+            && let Some(header) = self.bytes.get_mut(begin..body)
+        {
+            let [low, high] = len.to_le_bytes();
+            header.copy_from_slice(&[kind, low, high]);
+            return true;
         }
+        self.bytes.truncate(begin);
+        false
     }
 
-    /// Grows the payload to about `len`, so that the answer may be long (see [`AMPLIFICATION_LIMIT`]).
+    /// Grows the payload to `len`, so that the answer may be long (see [`AMPLIFICATION_LIMIT`]).
     pub(crate) fn pad_to(&mut self, len: usize) {
-        const ITEM_HEADER_LEN: usize = 3;
         let missing = len.min(self.budget).saturating_sub(self.bytes.len());
-        if missing > ITEM_HEADER_LEN {
-            let zeros = alloc::vec![0; missing - ITEM_HEADER_LEN];
-            let padding = RawItem {
-                kind: kind::PADDING,
-                body: &zeros,
-            };
-            self.bytes
-                .extend(postcard::to_allocvec(&padding).unwrap_or_default());
+        let body = missing.saturating_sub(ITEM_HEADER_LEN);
+        if let Ok(len) = u16::try_from(body)
+            && body > 0
+        {
+            let [low, high] = len.to_le_bytes();
+            self.bytes.extend([kind::PADDING, low, high]);
+            self.bytes.resize(self.bytes.len() + body, 0);
         }
     }
 
@@ -285,10 +202,20 @@ impl Payload {
         self.budget = self.budget.saturating_add_signed(-len);
     }
 
+    /// Bytes that are still free.
+    pub(crate) fn room(&self) -> usize {
+        self.budget.saturating_sub(self.bytes.len())
+    }
+
     /// Whether not even a small claim would fit any more.
     pub(crate) fn is_full(&self) -> bool {
         const SMALLEST_CLAIM_LEN: usize = 28;
-        self.bytes.len() + SMALLEST_CLAIM_LEN > self.budget
+        self.room() < SMALLEST_CLAIM_LEN
+    }
+
+    /// Whether nothing was put into it.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.bytes.len() <= 1
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {

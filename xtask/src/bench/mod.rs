@@ -8,6 +8,7 @@ mod ring;
 mod rpc;
 mod store;
 mod stream_per_request;
+mod swim;
 mod tcp;
 mod transfer;
 mod usage;
@@ -23,6 +24,7 @@ use anyhow::{Context as _, Result};
 pub(crate) use peer::PeerArgs;
 pub(crate) use ring::Args as RingArgs;
 pub(crate) use store::Args as StoreArgs;
+pub(crate) use swim::Args as SwimArgs;
 
 /// How long to measure, and where to report.
 #[derive(Clone, Debug, clap::Args)]
@@ -64,6 +66,11 @@ pub(crate) fn store(root: &Path, args: &StoreArgs) -> Result<bool> {
 /// Runs `cargo xtask bench ring`.
 pub(crate) fn ring(root: &Path, args: &RingArgs) -> Result<bool> {
     optimized(root, || ring::main(args))
+}
+
+/// Runs `cargo xtask bench swim`.
+pub(crate) fn swim(root: &Path, args: &SwimArgs) -> Result<bool> {
+    optimized(root, || swim::main(args))
 }
 
 /// Measures in an optimized build: an unoptimized one of this program hands over to one.

@@ -64,7 +64,7 @@ impl Report {
             })
             .collect();
         println!(
-            "{:<26}{:<12}{:>12} {:<6} {}",
+            "{:<32}{:<18}{:>10} {:<8} {}",
             figure.case,
             figure.metric,
             number(figure.value),

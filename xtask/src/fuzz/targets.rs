@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use rivven_cluster::ClusterConfig;
-use rivven_swim::{Identity, Settings, Swim, SwimConfig, Time};
+use rivven_swim::{Identity, Settings, StreamEvent, Swim, SwimConfig, Time, Transmit};
 use rivven_transport::{
     BootEpoch, CallCtx, Caller, ClusterId, InstanceId, LocalIdentity, MemoryNetwork, PeerIdentity, Router,
 };
@@ -102,15 +102,20 @@ struct SwimPayload {
 }
 
 /// Payloads of each kind: the golden vectors of the format.
-const SWIM_GOLDEN: [&str; 8] = [
-    "00010501ac028202",
-    "00020b018202010a0000018a3e01",
-    "00030701ac020001c801",
-    "00040105",
-    "00050105",
-    "000603050103",
-    "0007090500010a0000018a3e",
-    "001024ac0209090909090909090909090909090909020101010a0000018a3e0002010201026869",
+const SWIM_GOLDEN: [&str; 13] = [
+    "00010b0001ac020102030405060708",
+    "00021100010102030405060708010a0000018a3e01",
+    "0003070001ac020001c801",
+    "0004010005",
+    "0005010005",
+    "00060300050103",
+    "000709000500010a0000018a3e",
+    "00090c00ac020808080808080808c801",
+    "000a0f00ac020808080808080808c801026869",
+    "00102500ac020909090909090909090909090909090902010101010a0000018a3e0002010201026869",
+    "00102c00ac020909090909090909090909090909090902010101010a0000018a3e0002010202ac020808080808080808",
+    "00102d00ac02090909090909090909090909090909090201020002fefefefefefefefefefefefefefefefe8a3eac020000",
+    "00110700ac020207026869",
 ];
 
 impl SwimPayload {
@@ -127,7 +132,7 @@ impl SwimPayload {
             instance: InstanceId::from_bytes([3; 16]),
             boot_epoch: BootEpoch(1),
         };
-        let settings = Settings::new(&config, bound)?;
+        let settings = Settings::new(&config, bound)?.with_streams();
         Ok(Self {
             swim: Swim::new(settings, identity, b"meta", Time::ZERO, 1)?,
             now: 0,
@@ -157,13 +162,26 @@ impl Target for SwimPayload {
         };
         let from = SocketAddr::from(([10, 0, 0, 2], 7946));
         self.swim.handle_datagram(now, from, sender, input);
+        let (id, body) = (1, input);
+        self.swim
+            .handle_stream(now, StreamEvent::Request { id, sender, body });
+        self.swim
+            .handle_stream(now, StreamEvent::Response { id, sender, body });
         if self.swim.poll_timeout().is_some_and(|due| due <= now) {
             self.swim.handle_timeout(now);
         }
         let mut short = true;
-        while self.swim.poll_transmit(&mut self.out).is_some() {
-            short &= self.out.len() <= rivven_swim::MAX_DATAGRAM_LEN;
+        let mut answers = 0;
+        while let Some(transmit) = self.swim.poll_transmit(&mut self.out) {
+            let limit = match transmit {
+                Transmit::Request { .. } | Transmit::Response { .. } => rivven_swim::MAX_STREAM_LEN,
+                _ => rivven_swim::MAX_DATAGRAM_LEN,
+            };
+            short &= self.out.len() <= limit;
+            answers += usize::from(transmit == Transmit::Response { id: 1 });
         }
+        // Whoever asks over a stream is answered once, whatever it sent.
+        short &= answers == 1;
         while self.swim.poll_event().is_some() {}
         short
     }

@@ -16,7 +16,7 @@ use super::{
     Shared,
     envelope::{Envelope, Refused},
 };
-use crate::{Event, MAX_DATAGRAM_LEN, MemberEvent, Time};
+use crate::{Event, MAX_DATAGRAM_LEN, MemberEvent, Time, Transmit};
 
 /// Most datagrams taken in before timers get their turn.
 const BATCH: usize = 256;
@@ -104,7 +104,7 @@ impl Runner {
         let deadline = {
             let mut swim = self.shared.swim();
             while let Some(transmit) = swim.poll_transmit(&mut payload) {
-                transmits.push((transmit.to, core::mem::take(&mut payload)));
+                transmits.push((transmit, core::mem::take(&mut payload)));
             }
             while let Some(event) = swim.poll_event() {
                 events.push(event);
@@ -114,8 +114,11 @@ impl Runner {
         for event in events {
             self.publish(event);
         }
-        for (to, payload) in transmits {
-            self.send(to, &payload);
+        for (transmit, payload) in transmits {
+            match transmit {
+                Transmit::Datagram { to } | Transmit::Knock { to, .. } => self.send(to, &payload),
+                Transmit::Request { .. } | Transmit::Response { .. } => {}
+            }
         }
         deadline
     }
@@ -130,6 +133,7 @@ impl Runner {
             Event::LeaveComplete => {
                 self.shared.left.send_replace(true);
             }
+            Event::Broadcast(_) => {}
         }
     }
 
@@ -215,6 +219,8 @@ pub(super) fn log(event: &MemberEvent) {
             info!(node = m.node, boot_epoch = m.boot_epoch.0, addr = %m.addr, "member is alive");
         }
         MemberEvent::Updated(m) => debug!(node = m.node, addr = %m.addr, "member changed"),
+        MemberEvent::Degraded(m) => info!(node = m.node, "member is degraded"),
+        MemberEvent::Recovered(m) => info!(node = m.node, "member has recovered"),
         MemberEvent::Suspect(m) => info!(node = m.node, "member is suspect"),
         MemberEvent::Confirmed(m) => info!(node = m.node, "suspicion is confirmed"),
         MemberEvent::Dead(m) => warn!(node = m.node, addr = %m.addr, "member is dead"),

@@ -2,8 +2,10 @@
 //!
 //! A statement replaces what is known if it is greater by incarnation, then by state. That order is total
 //! and only a member itself raises its incarnation, so views agree however the statements travelled, and
-//! nothing that is over comes back.
+//! nothing that is over comes back. The one exception is caution: a death that is only heard of is a
+//! suspicion first, and becomes a death here by its own timer.
 
+use alloc::vec::Vec;
 use core::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -11,44 +13,67 @@ use core::{
 
 use rivven_types::{InstanceId, NodeId};
 
-use super::{MAX_HEALTH, MAX_MEMBERS, Swim, dissemination::REMEMBER};
+use super::{
+    Letter, MAX_MEMBERS, Swim,
+    dissemination::REMEMBER,
+    status::{Change, Told},
+};
 use crate::{
-    Identity, Incarnation, MemberEvent, MemberState, Time,
-    member::{Member, Rtt, Status, fingerprint},
-    suspicion::{Suspicion, log10_permille},
-    timer::Timer,
-    wire::{Claim, Item, WireAddr},
+    Health, Identity, Incarnation, MemberEvent, MemberState, Time,
+    member::{Member, Rtt},
+    meta::Meta,
+    suspicion::Suspicion,
+    wire::{Claim, Item, MetaClaim},
 };
 
-/// How long a conflict that was reported is not reported again.
-const CONFLICT_MUTE: Duration = Duration::from_secs(60);
+/// How long a problem that was reported is not reported again.
+const PROBLEM_MUTE: Duration = Duration::from_secs(60);
 
-/// About how many members probe a suspect as soon as they hear of it.
-///
-/// Enough that three confirmations come quickly if it is dead; a constant, so that large clusters do not
-/// fall upon one member together.
-const BURST: usize = 8;
+/// Most problems that are not to be reported again; while there are so many, no further one is reported.
+pub(super) const MAX_MUTED: usize = 256;
 
-/// How a statement came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Via {
-    /// As news.
-    Gossip,
-    /// As part of another member's whole view.
-    Sync,
+/// Most claims of a page that are answered because more is known here.
+const MAX_OUTDATED: usize = 24;
+
+/// What can be wrong with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Problem {
+    /// Two data directories use it.
+    Conflict,
+    /// A later start of it is known.
+    Superseded,
 }
 
 /// Who passed a statement on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Source {
-    pub(super) sender: Identity,
-    pub(super) from: SocketAddr,
-    pub(super) via: Via,
+struct Source {
+    sender: Identity,
+    from: SocketAddr,
 }
 
 impl Swim {
+    /// Takes in every statement of a letter. Of a page, returns whom the sender knows less of than this node.
+    pub(super) fn hear_all(&mut self, now: Time, letter: &Letter, items: &[Item<'_>]) -> Vec<NodeId> {
+        let source = Source {
+            sender: letter.sender,
+            from: letter.from,
+        };
+        let is_page = items.iter().any(|item| matches!(item, Item::Page(_)));
+        let mut outdated = Vec::new();
+        for item in items {
+            let Item::Claim(claim) = item else { continue };
+            let known = self.members.get(claim.node).map(Member::standing);
+            let older = known.is_some_and(|known| (claim.incarnation, claim.state) < known);
+            if is_page && older && outdated.len() < MAX_OUTDATED {
+                outdated.push(claim.node);
+            }
+            self.hear(now, claim, &source);
+        }
+        outdated
+    }
+
     /// Takes in one statement.
-    pub(super) fn hear(&mut self, now: Time, claim: &Claim<'_>, source: &Source) {
+    fn hear(&mut self, now: Time, claim: &Claim<'_>, source: &Source) {
         if claim.node == self.me.identity.node {
             self.hear_of_self(now, claim, source.from);
             return;
@@ -62,10 +87,10 @@ impl Swim {
             return;
         };
         // A neighbour told it the loopback address, which is not where it is seen from here.
-        if addr.ip().is_loopback() && observed.is_some_and(|ip| !ip.is_loopback()) {
+        if addr.ip().is_loopback() && observed.is_some_and(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
             addr.set_ip(source.from.ip());
         }
-        let Some(member) = self.members.get(&claim.node) else {
+        let Some(member) = self.members.get(claim.node) else {
             if first_hand || claim.incarnation.is_near(None) {
                 self.admit(now, claim, addr);
             }
@@ -78,15 +103,18 @@ impl Swim {
         if !first_hand && !claim.incarnation.is_near(Some(member.incarnation)) {
             return;
         }
-        let state = cautious_state(claim, member, source.via);
+        let state = cautious_state(claim, member);
         let known = member.standing();
         let heard = (claim.incarnation, state);
-        let describes = heard == known && member.meta.is_none() && claim.meta.is_some();
+        let describes = heard == known && !member.meta.is_described() && claim.meta != MetaClaim::Unknown;
         if heard > known || describes && state == MemberState::Alive {
             self.adopt(now, claim, state, addr);
         } else if heard == known && state == MemberState::Suspect {
             for accuser in &claim.accusers {
                 self.confirm(now, claim.node, *accuser);
+            }
+            if self.is_news_of_death(claim) {
+                self.hasten(now, claim.node);
             }
         }
     }
@@ -100,8 +128,7 @@ impl Swim {
         }
         let epoch = claim.incarnation.boot_epoch();
         if epoch > me.boot_epoch {
-            if now >= self.me.superseded_muted_until {
-                self.me.superseded_muted_until = now + CONFLICT_MUTE;
+            if self.unmuted(now, me.node, Problem::Superseded) {
                 self.emit(MemberEvent::Superseded { known: epoch });
             }
             return;
@@ -116,51 +143,12 @@ impl Swim {
         let contradicted = (claim.incarnation, claim.state) > (self.me.incarnation, self.me.state());
         if contradicted && claim.incarnation.is_near(Some(self.me.incarnation)) {
             if !self.me.leaving {
-                self.health = (self.health + 1).min(MAX_HEALTH);
+                self.blame_self(now, 1);
             }
-            self.renew(now, claim.incarnation.refuted());
+            // The blame may have made a newer statement already.
+            let refuted = claim.incarnation.max(self.me.incarnation).refuted();
+            self.renew(now, refuted);
         }
-    }
-
-    /// Makes a newer statement about this node itself.
-    fn renew(&mut self, now: Time, incarnation: Incarnation) {
-        self.me.incarnation = incarnation;
-        self.refresh_own_fingerprint();
-        self.announce(now, self.me.identity.node);
-    }
-
-    /// This node's address is `addr` from now on.
-    pub(super) fn move_to(&mut self, now: Time, addr: SocketAddr) {
-        let before = self.me.addr.replace(addr);
-        if before.is_some_and(|before| before != addr) {
-            // Others keep the address they have within an incarnation.
-            self.renew(now, self.me.incarnation.refuted());
-        }
-    }
-
-    /// A peer says where it sees this node. Only of use where no address was configured.
-    pub(super) fn observe(&mut self, now: Time, observed: WireAddr) {
-        if self.settings.advertised.is_some() {
-            return;
-        }
-        let Some(ip) = observed.resolve(None).map(|addr| addr.ip()) else {
-            return;
-        };
-        // A neighbour on the same machine sees the loopback address, which is of no use elsewhere.
-        let better = match self.me.addr.map(|addr| addr.ip()) {
-            None => true,
-            Some(current) => current.is_loopback() && !ip.is_loopback(),
-        };
-        if better {
-            self.move_to(now, SocketAddr::new(ip, self.settings.bound.port()));
-        }
-    }
-
-    pub(super) fn accuses_me(&self, items: &[Item<'_>]) -> bool {
-        let me = self.me.identity.node;
-        items
-            .iter()
-            .any(|item| matches!(item, Item::Claim(claim) if claim.node == me))
     }
 
     /// Something came in this node's own name: from itself, or from another with the same name.
@@ -183,12 +171,11 @@ impl Swim {
     }
 
     pub(super) fn report_conflict(&mut self, now: Time, node: NodeId, other: InstanceId, addr: SocketAddr) {
-        let (known, muted_until) = match self.members.get_mut(&node) {
-            Some(member) => (member.instance, &mut member.conflict_muted_until),
-            None => (self.me.identity.instance, &mut self.me.conflict_muted_until),
-        };
-        if now >= *muted_until {
-            *muted_until = now + CONFLICT_MUTE;
+        let known = self
+            .members
+            .get(node)
+            .map_or(self.me.identity.instance, |member| member.instance);
+        if self.unmuted(now, node, Problem::Conflict) {
             self.emit(MemberEvent::Conflict {
                 node,
                 known,
@@ -196,6 +183,17 @@ impl Swim {
                 addr,
             });
         }
+    }
+
+    /// Whether a problem with `node` may be reported. It then may not for a while.
+    fn unmuted(&mut self, now: Time, node: NodeId, problem: Problem) -> bool {
+        self.muted.retain(|_, until| now < *until);
+        let key = (node, problem);
+        if self.muted.contains_key(&key) || self.muted.len() >= MAX_MUTED {
+            return false;
+        }
+        self.muted.insert(key, now + PROBLEM_MUTE);
+        true
     }
 
     /// First news of a member.
@@ -206,234 +204,117 @@ impl Swim {
         if stale || self.members.len() >= MAX_MEMBERS {
             return;
         }
-        let member = Member {
+        let identity = Identity {
+            node: claim.node,
             instance: claim.instance,
-            incarnation: claim.incarnation,
-            status: Status::Left { forget_at: now },
-            addr,
-            meta: None,
-            rtt: Rtt::default(),
-            fingerprint: 0,
-            conflict_muted_until: Time::ZERO,
+            boot_epoch: claim.incarnation.boot_epoch(),
         };
-        self.members.insert(claim.node, member);
-        self.adopt(now, claim, claim.state, addr);
+        let mut member = newcomer(identity, addr, meta_of(claim, None));
+        member.incarnation = claim.incarnation;
+        member.state = claim.state;
+        member.claimed_health = claim.health;
+        self.members.insert(member, &mut self.rng);
+        let change = Change {
+            incarnation: claim.incarnation,
+            state: claim.state,
+            gone: gone.min(REMEMBER),
+            suspicion: self.suspicion_of(now, claim),
+        };
+        self.follow(now, claim.node, None, change, Told::default());
+        self.want_meta(now, claim.node);
+        if claim.state == MemberState::Suspect {
+            self.join_burst(now, claim.node);
+        }
     }
 
     /// Makes a greater statement the known one.
     fn adopt(&mut self, now: Time, claim: &Claim<'_>, state: MemberState, addr: SocketAddr) {
         let gone = Duration::from_secs(claim.gone_secs.into()).min(REMEMBER);
-        let forget_at = now + REMEMBER.saturating_sub(gone);
-        let status = match state {
-            MemberState::Alive => Status::Alive,
-            MemberState::Suspect => {
-                let mut suspicion = Suspicion::new(now);
-                for accuser in claim.accusers.iter().filter(|accuser| **accuser != claim.node) {
-                    suspicion.accuse(*accuser);
-                }
-                Status::Suspect(suspicion)
+        let change = Change {
+            incarnation: claim.incarnation,
+            state,
+            gone,
+            suspicion: self.suspicion_of(now, claim),
+        };
+        let told = self.members.update(claim.node, &mut self.rng, |member| {
+            let restarted = claim.incarnation.boot_epoch() > member.incarnation.boot_epoch();
+            if restarted {
+                member.rtt = Rtt::default();
+                member.meta = Meta::Unknown;
+                member.observed_health = Health::Good;
             }
-            MemberState::Dead => Status::Dead { forget_at },
-            MemberState::Left => Status::Left { forget_at },
-        };
-        let Some(member) = self.members.get_mut(&claim.node) else {
-            return;
-        };
-        let restarted = claim.incarnation.boot_epoch() > member.incarnation.boot_epoch();
-        if restarted {
-            member.rtt = Rtt::default();
-            member.meta = None;
-        }
-        let meta_changed = match claim.meta {
-            Some(meta) if member.meta.as_deref() != Some(meta) => {
-                member.meta = Some(meta.into());
-                true
+            let before = member.health();
+            member.claimed_health = claim.health;
+            let meta = meta_of(claim, Some(&member.meta));
+            let redescribed = meta.bytes() != member.meta.bytes() && meta.bytes().is_some();
+            if meta.is_described() || state == MemberState::Alive {
+                member.meta = meta;
             }
-            Some(_) | None => false,
-        };
-        let moved = claim.incarnation > member.incarnation && member.addr != addr;
-        if moved {
-            member.addr = addr;
-        }
-        let told = Told {
-            restarted,
-            updated: meta_changed || moved,
-        };
-        self.set_status(now, claim.node, claim.incarnation, status, told);
-        if state == MemberState::Suspect {
-            self.join_burst(now, claim.node);
-        }
-    }
-
-    /// The one place where a member's status changes, with everything that hangs on it.
-    pub(super) fn set_status(
-        &mut self,
-        now: Time,
-        node: NodeId,
-        incarnation: Incarnation,
-        status: Status,
-        told: Told,
-    ) {
-        let Some(member) = self.members.get_mut(&node) else {
-            return;
-        };
-        let known_before = member.fingerprint != 0;
-        let before = known_before.then(|| member.state());
-        member.incarnation = incarnation;
-        member.status = status;
-        let state = member.state();
-        let described = state == MemberState::Alive && member.meta.is_some();
-        let print = fingerprint(node, incarnation, state, described);
-        self.digest = self.digest.wrapping_sub(member.fingerprint).wrapping_add(print);
-        member.fingerprint = print;
-        match member.forget_at() {
-            Some(at) => self.timers.set(Timer::Forget(node), at),
-            None => self.timers.clear(Timer::Forget(node)),
-        }
-        match (before.is_some_and(MemberState::is_live), state.is_live()) {
-            (false, true) => self.enter_order(node),
-            (true, false) => self.leave_order(node),
-            (false, false) | (true, true) => {}
-        }
-        self.arm_suspicion(now, node);
-        self.announce(now, node);
-        self.emit_change(node, before, state, told);
-    }
-
-    fn emit_change(&mut self, node: NodeId, before: Option<MemberState>, state: MemberState, told: Told) {
-        let Some(view) = self.member(node) else { return };
-        let confirmed = view.confirmed;
-        let changed = before != Some(state) || told.restarted;
-        match state {
-            MemberState::Alive if changed => self.emit(MemberEvent::Alive(view)),
-            MemberState::Alive if told.updated => self.emit(MemberEvent::Updated(view)),
-            MemberState::Alive => {}
-            MemberState::Suspect => {
-                let confirmation = confirmed.then(|| MemberEvent::Confirmed(view.clone()));
-                self.emit(MemberEvent::Suspect(view));
-                if let Some(confirmation) = confirmation {
-                    self.emit(confirmation);
-                }
+            let moved = claim.incarnation > member.incarnation && member.socket_addr() != addr;
+            if moved {
+                member.addr = addr.into();
             }
-            MemberState::Dead => self.emit(MemberEvent::Dead(view)),
-            MemberState::Left => self.emit(MemberEvent::Left(view)),
-        }
-    }
-
-    /// One more member failed to reach the suspect on its own.
-    pub(super) fn confirm(&mut self, now: Time, node: NodeId, accuser: NodeId) {
-        let count = self.live_count();
-        let Some(member) = self.members.get_mut(&node) else {
-            return;
-        };
-        let Status::Suspect(suspicion) = &mut member.status else {
-            return;
-        };
-        let before = suspicion.is_confirmed(count);
-        if accuser == node || !suspicion.accuse(accuser) {
-            return;
-        }
-        let newly = suspicion.is_confirmed(count) && !before;
-        self.arm_suspicion(now, node);
-        self.announce(now, node);
-        if newly && let Some(view) = self.member(node) {
-            self.emit(MemberEvent::Confirmed(view));
-        }
-    }
-
-    /// This node failed to reach `node` on its own.
-    pub(super) fn accuse(&mut self, now: Time, node: NodeId, probed: Incarnation) {
-        let me = self.me.identity.node;
-        let Some(member) = self.members.get(&node).filter(|m| m.incarnation == probed) else {
-            return;
-        };
-        match member.status {
-            Status::Alive => {
-                let mut suspicion = Suspicion::new(now);
-                suspicion.accuse(me);
-                self.set_status(now, node, probed, Status::Suspect(suspicion), Told::default());
+            Told {
+                restarted,
+                updated: redescribed || moved,
+                health_before: Some(before),
             }
-            Status::Suspect(_) => self.confirm(now, node, me),
-            Status::Dead { .. } | Status::Left { .. } => {}
-        }
-    }
-
-    /// Sets the end of the suspicion of `node` by what is known of it, or clears it.
-    pub(super) fn arm_suspicion(&mut self, now: Time, node: NodeId) {
-        let (min, max) = self.suspicion_bounds();
-        let count = self.live_count();
-        let suspicion = self.members.get(&node).and_then(Member::suspicion);
-        match suspicion.map(|s| s.ends(min, max, count).max(now)) {
-            Some(at) => self.timers.set(Timer::Suspicion(node), at),
-            None => self.timers.clear(Timer::Suspicion(node)),
-        }
-    }
-
-    /// Shortest and longest suspicion: long enough for news to go to the suspect and back, and longer in
-    /// larger clusters, where news takes longer.
-    fn suspicion_bounds(&self) -> (Duration, Duration) {
-        const ROUND_TRIPS: u32 = 3;
-        let count = self.live_count();
-        let max = self.settings.suspect_timeout * log10_permille(count).max(1000) / 1000;
-        // Each round multiplies those who know by about four; the first and the last reach few.
-        let rounds = count.ilog2() / 2 + 2;
-        let spread = self.settings.gossip_interval() * rounds * ROUND_TRIPS;
-        let min = (self.settings.period * 2).max(spread);
-        (min.min(max), max)
-    }
-
-    /// The suspicion ran out.
-    pub(super) fn bury(&mut self, now: Time, node: NodeId) {
-        let Some(member) = self.members.get(&node) else {
-            return;
-        };
-        if let Status::Suspect(_) = member.status {
-            let status = Status::Dead {
-                forget_at: now + REMEMBER,
-            };
-            self.set_status(now, node, member.incarnation, status, Told::default());
-        }
-    }
-
-    pub(super) fn forget(&mut self, node: NodeId) {
-        if let Some(member) = self.members.remove(&node) {
-            self.digest = self.digest.wrapping_sub(member.fingerprint);
-            self.gossip.forget(node);
-            self.emit(MemberEvent::Forgotten(node));
-        }
-    }
-
-    /// Those who hear of a suspicion look for themselves: the suspect learns of it and contradicts, or
-    /// confirmations end it soon.
-    fn join_burst(&mut self, now: Time, suspect: NodeId) {
-        if self.rng.below(self.live_count()) < BURST {
-            self.probe_on_hint(now, suspect);
-        }
-    }
-
-    fn enter_order(&mut self, node: NodeId) {
-        self.order.push(node);
-        let last = self.order.len() - 1;
-        // At a random place, so that those who join together are not probed in step by everyone.
-        let at = self.rng.below(self.order.len());
-        self.order.swap(last, at);
-    }
-
-    fn leave_order(&mut self, node: NodeId) {
-        if let Some(at) = self.order.iter().position(|other| *other == node) {
-            self.order.remove(at);
-            if at < self.cursor {
-                self.cursor -= 1;
+        });
+        if let Some(told) = told {
+            self.set_status(now, claim.node, change, told);
+            self.want_meta(now, claim.node);
+            if state == MemberState::Suspect {
+                self.join_burst(now, claim.node);
             }
         }
+    }
+
+    /// The suspicion that begins when `claim` is taken for one.
+    fn suspicion_of(&self, now: Time, claim: &Claim<'_>) -> Suspicion {
+        let mut suspicion = Suspicion::new(now);
+        for accuser in claim.accusers.iter().filter(|accuser| **accuser != claim.node) {
+            suspicion.accuse(*accuser);
+        }
+        suspicion.hastened = self.is_news_of_death(claim);
+        suspicion
+    }
+
+    /// Whether others have just waited in vain for a contradiction.
+    ///
+    /// A member that hears it waits only the shortest time itself. An old death, as after a split, is no
+    /// reason for haste: there the member may be alive on the other side and needs time to be heard.
+    fn is_news_of_death(&self, claim: &Claim<'_>) -> bool {
+        let age = Duration::from_secs(claim.gone_secs.into());
+        claim.state == MemberState::Dead && age <= self.settings.news_age()
     }
 }
 
-/// What else a change of status brought.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
-    restarted: bool,
-    updated: bool,
+/// A live member of whom nothing else is known.
+pub(super) fn newcomer(identity: Identity, addr: SocketAddr, meta: Meta) -> Member {
+    Member {
+        node: identity.node,
+        instance: identity.instance,
+        incarnation: Incarnation::first(identity.boot_epoch),
+        meta,
+        addr: addr.into(),
+        rtt: Rtt::default(),
+        place: 0,
+        state: MemberState::Alive,
+        claimed_health: Health::Good,
+        observed_health: Health::Good,
+    }
+}
+
+/// What a claim makes of what was known of the member's metadata.
+fn meta_of(claim: &Claim<'_>, known: Option<&Meta>) -> Meta {
+    match claim.meta {
+        MetaClaim::Unknown => Meta::Unknown,
+        MetaClaim::Inline(bytes) => Meta::of(bytes),
+        MetaClaim::Digest(digest) => match known {
+            Some(known) if known.digest() == Some(digest) => known.clone(),
+            Some(_) | None => Meta::awaited(digest),
+        },
+    }
 }
 
 /// Whether a member's statement about itself is of the start that its envelope proves.
@@ -441,12 +322,13 @@ fn speaks_for_itself(claim: &Claim<'_>, sender: &Identity) -> bool {
     claim.instance == sender.instance && claim.incarnation.boot_epoch() == sender.boot_epoch
 }
 
-/// A death that is not news is doubted where the member is thought alive.
+/// A death is doubted where the member is thought live: nobody is buried on one member's word.
 ///
 /// After a split has healed each half remembers the other as dead; adopting that would kill the whole
-/// cluster once. Suspecting instead, without an accuser, gives each member the time to contradict.
-fn cautious_state(claim: &Claim<'_>, known: &Member, via: Via) -> MemberState {
-    if claim.state == MemberState::Dead && via == Via::Sync && known.is_live() {
+/// cluster once. And a member that lies, or is mad, could bury whom it likes. Suspecting gives the member
+/// the time to contradict; where it has been suspect for that long already, it is buried at once.
+fn cautious_state(claim: &Claim<'_>, known: &Member) -> MemberState {
+    if claim.state == MemberState::Dead && known.is_live() {
         MemberState::Suspect
     } else {
         claim.state

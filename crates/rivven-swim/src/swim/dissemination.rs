@@ -5,13 +5,14 @@ use core::{net::SocketAddr, time::Duration};
 
 use rivven_types::NodeId;
 
-use super::{MAX_TRANSMITS, Swim};
+use super::{Letter, MAX_TRANSMITS, Swim, Transmit};
 use crate::{
-    Event, MemberState, Time,
+    BroadcastError, Event, MemberState, Time,
+    broadcast::{BroadcastId, MAX_BROADCAST_LEN},
     gossip::retransmit_limit,
-    suspicion::Suspicion,
+    meta::{MAX_INLINE_META, Meta},
     timer::Timer,
-    wire::{Claim, Item, Payload, WireAddr},
+    wire::{Broadcast, Claim, Item, MetaClaim, Payload, WireAddr},
 };
 
 /// How long a member that is gone is remembered. Old news about it cannot bring it back that long.
@@ -23,10 +24,56 @@ const FAN_OUT: usize = 3;
 /// Most news looked at for one datagram; more small claims do not fit anyway.
 const MAX_PIGGYBACK: usize = 64;
 
+/// Most datagrams to one member in one round, when there is more news than fits one.
+const MAX_BURST: usize = 4;
+
+/// About how much news fits a datagram.
+const NEWS_PER_DATAGRAM: usize = 36;
+
 impl Swim {
+    /// Tells `body` to every member, as well as gossip can: it may arrive late, or not, but at most once.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]; nothing was sent.
+    pub fn broadcast(&mut self, now: Time, body: &[u8]) -> Result<(), BroadcastError> {
+        if body.len() > MAX_BROADCAST_LEN {
+            return Err(BroadcastError::TooLong(body.len()));
+        }
+        if !self.broadcasts.has_room() {
+            return Err(BroadcastError::Busy);
+        }
+        self.notice_lag(now);
+        let id = BroadcastId {
+            origin: self.me.identity.node,
+            boot_epoch: self.me.identity.boot_epoch,
+            counter: self.me.next_broadcast,
+        };
+        self.me.next_broadcast = self.me.next_broadcast.wrapping_add(1);
+        self.broadcasts.add(id, body);
+        self.gossip_soon(now);
+        Ok(())
+    }
+
+    pub(super) fn handle_broadcast(&mut self, now: Time, letter: &Letter, broadcast: &Broadcast<'_>) {
+        let Broadcast { id, body } = *broadcast;
+        let own = id.origin == self.me.identity.node;
+        if own || !self.members.contains(letter.sender.node) || !self.broadcasts.add(id, body) {
+            return;
+        }
+        self.gossip_soon(now);
+        self.events.push_back(Event::Broadcast(crate::Broadcast {
+            from: id.origin,
+            body: body.to_vec(),
+        }));
+    }
+
     /// There is news about `node`: tell it at once, or in the next round if the last was a moment ago.
     pub(super) fn announce(&mut self, now: Time, node: NodeId) {
         self.gossip.announce(node);
+        self.gossip_soon(now);
+    }
+
+    fn gossip_soon(&mut self, now: Time) {
         if !self.timers.is_set(Timer::Gossip) {
             let next = self
                 .last_gossip
@@ -37,41 +84,28 @@ impl Swim {
 
     pub(super) fn gossip_round(&mut self, now: Time) {
         self.last_gossip = Some(now);
-        for node in self.pick_live(FAN_OUT, None) {
-            if let Some(addr) = self.members.get(&node).map(|member| member.addr) {
-                self.send_news(now, addr, node);
+        let burst = self.gossip.len().div_ceil(NEWS_PER_DATAGRAM).clamp(1, MAX_BURST);
+        for (node, addr) in self.pick_live(FAN_OUT, None) {
+            for _ in 0..burst {
+                let mut payload = Payload::new(self.settings.max_datagram);
+                self.push_claim_if_doubted(now, &mut payload, node);
+                self.push_news(now, &mut payload, node);
+                if !payload.is_empty() {
+                    self.transmit(Transmit::Datagram { to: addr }, payload);
+                }
             }
         }
-        if self.me.leaving && (self.order.is_empty() || !self.gossip.contains(self.me.identity.node)) {
+        let alone = self.members.live_count() == 0;
+        if self.me.leaving && (alone || !self.gossip.contains(self.me.identity.node)) {
             self.gossip.forget(self.me.identity.node);
             self.events.push_back(Event::LeaveComplete);
         }
         // Alone there is nobody to tell; whoever joins is told everything.
-        if !self.gossip.is_empty() && !self.order.is_empty() {
+        let silent = self.gossip.is_empty() && self.broadcasts.is_empty();
+        if !alone && !silent {
             self.timers
                 .set(Timer::Gossip, now + self.settings.gossip_interval());
         }
-    }
-
-    /// Says goodbye: no more probes, and one last piece of news.
-    pub(super) fn leave(&mut self, now: Time) {
-        if self.me.leaving {
-            return;
-        }
-        self.me.leaving = true;
-        self.refresh_own_fingerprint();
-        self.timers.clear(Timer::Period);
-        self.timers.clear(Timer::Heal);
-        self.timers.clear(Timer::Seeds);
-        self.gossip.announce(self.me.identity.node);
-        self.timers.set(Timer::Gossip, now);
-    }
-
-    fn send_news(&mut self, now: Time, to: SocketAddr, node: NodeId) {
-        let mut payload = Payload::new(self.settings.max_datagram);
-        self.push_claim_if_doubted(now, &mut payload, node);
-        self.push_news(now, &mut payload, node);
-        self.transmit(to, payload);
     }
 
     /// Sends `message` to `node`, with what it must know about itself and with news.
@@ -80,7 +114,7 @@ impl Swim {
         payload.push(message);
         self.push_claim_if_doubted(now, &mut payload, node);
         self.push_news(now, &mut payload, node);
-        self.transmit(to, payload);
+        self.transmit(Transmit::Datagram { to }, payload);
     }
 
     /// Whoever is thought anything but alive is told so in every datagram, and can contradict at once
@@ -88,8 +122,8 @@ impl Swim {
     pub(super) fn push_claim_if_doubted(&self, now: Time, payload: &mut Payload, node: NodeId) {
         let doubted = self
             .members
-            .get(&node)
-            .is_some_and(|m| m.state() != MemberState::Alive);
+            .get(node)
+            .is_some_and(|m| m.state != MemberState::Alive);
         if doubted {
             self.push_claim(now, payload, node);
         }
@@ -97,6 +131,9 @@ impl Swim {
 
     /// Fills `payload` with news. News about the receiver is left to [`Self::push_claim_if_doubted`].
     pub(super) fn push_news(&mut self, now: Time, payload: &mut Payload, receiver: NodeId) {
+        if self.gossip.is_empty() && self.broadcasts.is_empty() {
+            return;
+        }
         let limit = retransmit_limit(self.live_count());
         let news: Vec<_> = self
             .gossip
@@ -112,6 +149,9 @@ impl Swim {
                 self.gossip.told(node, limit);
             }
         }
+        self.broadcasts.tell(limit, |id, body| {
+            payload.push(&Item::Broadcast(Broadcast { id, body }))
+        });
     }
 
     pub(super) fn push_claim(&self, now: Time, payload: &mut Payload, node: NodeId) -> bool {
@@ -119,11 +159,9 @@ impl Swim {
             .is_some_and(|claim| payload.push(&Item::Claim(claim)))
     }
 
-    pub(super) fn transmit(&mut self, to: SocketAddr, payload: Payload) {
-        let bytes = payload.into_bytes();
-        // A version byte alone says nothing.
-        if bytes.len() > 1 && self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back((to, bytes));
+    pub(super) fn transmit(&mut self, transmit: Transmit, payload: Payload) {
+        if self.transmits.len() < MAX_TRANSMITS {
+            self.transmits.push_back((transmit, payload.into_bytes()));
         }
     }
 
@@ -132,51 +170,50 @@ impl Swim {
         if node == self.me.identity.node {
             return Some(self.own_claim());
         }
-        let member = self.members.get(&node)?;
-        let remaining = member.forget_at().map_or(REMEMBER, |at| at.since(now));
+        let member = self.members.get(node)?;
+        let forget_at = self.timers.deadline(Timer::Forget(node));
+        let gone = forget_at.map_or(Duration::ZERO, |at| REMEMBER.saturating_sub(at.since(now)));
+        let accusers = self
+            .suspicions
+            .get(&node)
+            .map(|suspicion| suspicion.accusers().to_vec());
         Some(Claim {
             node,
             instance: member.instance,
             incarnation: member.incarnation,
-            state: member.state(),
-            addr: WireAddr::new(member.addr),
-            gone_secs: u32::try_from(REMEMBER.saturating_sub(remaining).as_secs()).unwrap_or(u32::MAX),
-            accusers: member
-                .suspicion()
-                .map_or_else(Vec::new, |s: &Suspicion| s.accusers().to_vec()),
-            meta: member
-                .meta
-                .as_deref()
-                .filter(|_| member.state() == MemberState::Alive),
+            state: member.state,
+            health: member.claimed_health,
+            addr: WireAddr::new(member.socket_addr()),
+            gone_secs: u32::try_from(gone.as_secs()).unwrap_or(u32::MAX),
+            accusers: accusers.unwrap_or_default(),
+            meta: match &member.meta {
+                Meta::Empty if member.is_live() => MetaClaim::Inline(&[]),
+                Meta::Known(known) if member.is_live() => match known.bytes.as_deref() {
+                    Some(bytes) if bytes.len() <= MAX_INLINE_META => MetaClaim::Inline(bytes),
+                    Some(_) | None => MetaClaim::Digest(known.digest),
+                },
+                Meta::Unknown | Meta::Empty | Meta::Known(_) => MetaClaim::Unknown,
+            },
         })
     }
 
-    fn own_claim(&self) -> Claim<'_> {
-        Claim {
-            node: self.me.identity.node,
-            instance: self.me.identity.instance,
-            incarnation: self.me.incarnation,
-            state: self.me.state(),
-            addr: self
-                .me
-                .addr
-                .map_or(WireAddr::Observe(self.settings.bound.port()), WireAddr::new),
-            gone_secs: 0,
-            accusers: Vec::new(),
-            meta: (!self.me.leaving).then_some(&self.me.meta),
+    /// Up to `count` live members other than `except`, chosen at random, and where they are.
+    pub(super) fn pick_live(&mut self, count: usize, except: Option<NodeId>) -> Vec<(NodeId, SocketAddr)> {
+        // Chance may offer one twice; more attempts than this find nobody new in a small cluster.
+        const ATTEMPTS_EACH: usize = 4;
+        let mut picked: Vec<(NodeId, SocketAddr)> = Vec::with_capacity(count);
+        for _ in 0..count * ATTEMPTS_EACH {
+            let Some(member) = self.members.any_live(&mut self.rng) else {
+                break;
+            };
+            let known = picked.iter().any(|(node, _)| *node == member.node);
+            if !known && Some(member.node) != except {
+                picked.push((member.node, member.socket_addr()));
+            }
+            if picked.len() == count {
+                break;
+            }
         }
-    }
-
-    /// Up to `count` live members other than `except`, chosen at random.
-    pub(super) fn pick_live(&mut self, count: usize, except: Option<NodeId>) -> Vec<NodeId> {
-        let others = self.order.iter().copied().filter(|node| Some(*node) != except);
-        let mut pool: Vec<_> = others.collect();
-        let take = count.min(pool.len());
-        for i in 0..take {
-            let j = i + self.rng.below(pool.len() - i);
-            pool.swap(i, j);
-        }
-        pool.truncate(take);
-        pool
+        picked
     }
 }

@@ -1,47 +1,59 @@
 //! Finding out whether members answer: direct and indirect probes (SWIM, sections 3.1 and 4.3).
 
-use core::net::SocketAddr;
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
 
 use rivven_types::NodeId;
 
-use super::{Letter, MAX_HEALTH, Swim};
+use super::{Swim, Transmit};
 use crate::{
     Incarnation, MemberState, Time,
     timer::Timer,
-    wire::{AMPLIFICATION_LIMIT, Ack, Item, Nack, Payload, Ping, PingReq, Relayed, WireAddr},
+    wire::{Item, Nack, Payload, Ping, PingReq, WireAddr},
 };
 
 /// Members asked to probe where this node got no answer (SWIM's k).
 const HELPERS: usize = 3;
 
 /// Most probes under way, own and for others. Hints and requests beyond it are ignored.
-const MAX_PROBES: usize = 256;
-
-/// How often in a row this node blames itself when it heard nothing at all while it probed.
-const MAX_SILENT_FAILURES: u32 = 2;
+pub(super) const MAX_PROBES: usize = 256;
 
 /// One probe under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe {
-    target: NodeId,
+    pub(super) target: NodeId,
     /// What was known when it began: who has contradicted since is not accused.
-    incarnation: Incarnation,
-    sent: Time,
-    timeout: Duration,
-    stage: Stage,
+    pub(super) incarnation: Incarnation,
+    pub(super) sent: Time,
+    /// The wait of its first stage.
+    pub(super) timeout: Duration,
+    pub(super) stage: Stage,
 }
 
+/// How far a probe has come. A lost datagram costs a stage, and a stage costs little: so that at a loss of a
+/// tenth few probes trouble helpers, and hardly any a stream.
 #[derive(Clone, Copy, Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// A ping is out.
     Direct,
-    /// Helpers were asked, and the ping was repeated.
+    /// The ping was repeated.
+    Again,
+    /// Helpers were asked, and the ping was repeated once more.
     Indirect { asked: u32, nacks: u32 },
+    /// While helpers go on, a ping over a stream is under way.
+    Last { asked: u32, nacks: u32 },
     /// A ping on behalf of another member, which numbers it `seq`.
     Relay { to: SocketAddr, asker: NodeId, seq: u32 },
     /// A ping to a member that is gone. No answer means nothing.
     Heal,
+}
+
+impl Stage {
+    const fn is_own(self) -> bool {
+        match self {
+            Self::Direct | Self::Again | Self::Indirect { .. } | Self::Last { .. } => true,
+            Self::Relay { .. } | Self::Heal => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -56,13 +68,8 @@ impl Swim {
     pub(super) fn probe_next(&mut self, now: Time) {
         self.timers
             .set(Timer::Period, now + self.scaled(self.settings.period));
-        for _ in 0..self.order.len() {
-            if self.cursor >= self.order.len() {
-                self.rng.shuffle(&mut self.order);
-                self.cursor = 0;
-            }
-            let next = self.order.get(self.cursor).copied();
-            self.cursor += 1;
+        for _ in 0..self.members.live_count() {
+            let next = self.members.next_to_probe(&mut self.rng);
             if let Some(node) = next.filter(|node| !self.is_probing(*node)) {
                 self.start_probe(now, node, Stage::Direct);
                 return;
@@ -72,7 +79,7 @@ impl Swim {
 
     /// Probes `node` at once, unless a probe of it is under way.
     pub(super) fn probe_on_hint(&mut self, now: Time, node: NodeId) {
-        let Some(member) = self.members.get(&node) else {
+        let Some(member) = self.members.get(node) else {
             return;
         };
         if !self.me.leaving && !self.is_probing(node) {
@@ -85,55 +92,78 @@ impl Swim {
         }
     }
 
+    /// Datagrams to `node` are refused: waiting for its answer is of no use, but others may see it.
+    pub(super) fn probe_refused(&mut self, now: Time, node: NodeId) {
+        self.probe_on_hint(now, node);
+        let waiting = self
+            .probes
+            .iter()
+            .find(|(_, probe)| probe.target == node && matches!(probe.stage, Stage::Direct | Stage::Again));
+        if let Some((seq, probe)) = waiting.map(|(seq, probe)| (*seq, *probe)) {
+            self.ask_helpers(now, seq, probe);
+        }
+    }
+
     /// Looks whether a member that is gone is back, as after a split.
     pub(super) fn heal(&mut self, now: Time) {
         self.timers.set(Timer::Heal, now + self.settings.heal_interval());
-        let gone = self.members.iter().filter(|(_, member)| !member.is_live());
-        let count = gone.clone().count();
-        let chosen = gone.map(|(node, _)| *node).nth(self.rng.below(count));
-        if let Some(node) = chosen {
+        let gone = self.members.any_gone(&mut self.rng).map(|member| member.node);
+        if let Some(node) = gone {
             self.probe_on_hint(now, node);
         }
     }
 
     fn is_probing(&self, node: NodeId) -> bool {
-        self.probes.values().any(|probe| {
-            probe.target == node && matches!(probe.stage, Stage::Direct | Stage::Indirect { .. })
-        })
+        let mut probes = self.probes.values();
+        probes.any(|probe| probe.target == node && probe.stage.is_own())
+    }
+
+    /// How long the answer of `node` may take before it is asked again.
+    fn first_wait(&self, node: NodeId) -> Duration {
+        let (min, max) = self.settings.probe_timeout_bounds();
+        let own = self.members.get(node).and_then(|member| member.rtt.timeout());
+        // A member that was never measured may be farther away than the others are on average.
+        let others = || self.rtt.timeout().map(|timeout| timeout * 2);
+        self.scaled(own.or_else(others).unwrap_or(max).clamp(min, max))
     }
 
     fn start_probe(&mut self, now: Time, target: NodeId, stage: Stage) {
+        let Some(member) = self.members.get(target) else {
+            return;
+        };
+        let (addr, incarnation) = (member.socket_addr(), member.incarnation);
+        let probe = Probe {
+            target,
+            incarnation,
+            sent: now,
+            timeout: self.first_wait(target),
+            stage,
+        };
+        self.launch(now, probe, addr, probe.timeout);
+    }
+
+    /// Sends the first ping of a probe.
+    pub(super) fn launch(&mut self, now: Time, probe: Probe, addr: SocketAddr, wait: Duration) {
         if self.probes.len() >= MAX_PROBES {
             return;
         }
-        let Some(member) = self.members.get(&target) else {
-            return;
-        };
-        let (min, max) = self.settings.probe_timeout_bounds();
-        let timeout = self.scaled(member.rtt.timeout().unwrap_or(max).clamp(min, max));
-        let (addr, incarnation) = (member.addr, member.incarnation);
         let seq = self.seq();
-        self.probes.insert(
-            seq,
-            Probe {
-                target,
-                incarnation,
-                sent: now,
-                timeout,
-                stage,
-            },
-        );
-        self.timers.set(Timer::Probe(seq), now + timeout);
-        self.send_ping(now, seq, target, addr);
+        self.probes.insert(seq, probe);
+        self.timers.set(Timer::Probe(seq), now + wait);
+        self.send_ping(now, seq, probe.target, addr);
     }
 
     fn send_ping(&mut self, now: Time, seq: u32, target: NodeId, addr: SocketAddr) {
-        let ping = Ping {
+        let ping = self.ping(seq, target);
+        self.send(now, addr, target, &Item::Ping(ping));
+    }
+
+    pub(super) const fn ping(&self, seq: u32, target: NodeId) -> Ping {
+        Ping {
             seq,
             target,
-            digest: self.digest,
-        };
-        self.send(now, addr, target, &Item::Ping(ping));
+            digest: self.members.digest().to_le_bytes(),
+        }
     }
 
     /// Nothing came in time: go on to the next stage, or conclude.
@@ -142,8 +172,14 @@ impl Swim {
             return;
         };
         match probe.stage {
-            Stage::Direct => self.ask_helpers(now, seq, probe),
-            Stage::Indirect { asked, nacks } => {
+            Stage::Direct => self.ask_again(now, seq, probe),
+            Stage::Again => self.ask_helpers(now, seq, probe),
+            Stage::Indirect { asked, nacks } if self.settings.streams => {
+                let stage = Stage::Last { asked, nacks };
+                self.enter_stage(now, seq, probe, stage, probe.timeout * 2);
+                self.ping_over_stream(seq, probe.target);
+            }
+            Stage::Indirect { asked, nacks } | Stage::Last { asked, nacks } => {
                 self.probes.remove(&seq);
                 self.fail_probe(now, &probe, asked, nacks);
             }
@@ -161,34 +197,59 @@ impl Swim {
         }
     }
 
-    fn ask_helpers(&mut self, now: Time, seq: u32, probe: Probe) {
-        let rest = self.scaled(self.settings.period).saturating_sub(probe.timeout);
-        let wait = (probe.timeout * 3).min(rest).max(probe.timeout);
-        let Some(addr) = self.members.get(&probe.target).map(|member| member.addr) else {
-            self.probes.remove(&seq);
+    /// No stage but the first waits longer than the longest first wait.
+    fn enter_stage(&mut self, now: Time, seq: u32, probe: Probe, stage: Stage, wait: Duration) {
+        let longest = self.scaled(self.settings.probe_timeout_bounds().1);
+        self.probes.insert(seq, Probe { stage, ..probe });
+        self.timers.set(Timer::Probe(seq), now + wait.min(longest));
+    }
+
+    fn ask_again(&mut self, now: Time, seq: u32, probe: Probe) {
+        let Some(to) = self.members.get(probe.target).map(|member| member.socket_addr()) else {
+            self.finish_probe(seq);
             return;
+        };
+        self.enter_stage(now, seq, probe, Stage::Again, probe.timeout * 2);
+        self.send_ping(now, seq, probe.target, to);
+        // A process that died leaves a closed port, and a system that says so.
+        let node = probe.target;
+        self.transmit(
+            Transmit::Knock { to, node },
+            Payload::new(self.settings.max_datagram),
+        );
+    }
+
+    fn ask_helpers(&mut self, now: Time, seq: u32, probe: Probe) {
+        let Some(addr) = self.members.get(probe.target).map(|member| member.socket_addr()) else {
+            self.finish_probe(seq);
+            return;
+        };
+        let longest = self.scaled(self.settings.probe_timeout_bounds().1);
+        // Of what remains, an own stream takes the second half.
+        let (wait, rest) = if self.settings.streams {
+            ((probe.timeout * 2).min(longest), (probe.timeout * 2).min(longest))
+        } else {
+            ((probe.timeout * 3).min(longest), Duration::ZERO)
         };
         let request = PingReq {
             seq,
             target: probe.target,
             addr: WireAddr::new(addr),
-            wait_ms: u16::try_from(wait.as_millis()).unwrap_or(u16::MAX),
+            wait_ms: u16::try_from((wait + rest).as_millis()).unwrap_or(u16::MAX),
         };
         let mut asked = 0;
-        for helper in self.pick_live(HELPERS, Some(probe.target)) {
-            let helper_addr = self
+        for (helper, to) in self.pick_live(HELPERS, Some(probe.target)) {
+            let alive = self
                 .members
-                .get(&helper)
-                .filter(|m| m.state() == MemberState::Alive);
-            if let Some(to) = helper_addr.map(|member| member.addr) {
+                .get(helper)
+                .is_some_and(|m| m.state == MemberState::Alive);
+            if alive {
                 self.send(now, to, helper, &Item::PingReq(request));
                 asked += 1;
             }
         }
         let stage = Stage::Indirect { asked, nacks: 0 };
-        self.probes.insert(seq, Probe { stage, ..probe });
-        self.timers.set(Timer::Probe(seq), now + wait);
-        // Losing one datagram of each way must not cost a suspicion.
+        self.enter_stage(now, seq, probe, stage, wait);
         self.send_ping(now, seq, probe.target, addr);
     }
 
@@ -199,137 +260,22 @@ impl Swim {
         } else {
             asked.saturating_sub(nacks)
         };
-        self.health = (self.health + blame).min(MAX_HEALTH);
-        let silence = asked > 0 && self.last_heard < probe.sent;
-        if silence && self.silent_failures < MAX_SILENT_FAILURES {
-            self.silent_failures += 1;
+        self.blame_self(now, blame);
+        if self.last_heard < probe.sent && self.is_cut_off(now) {
             return;
         }
         self.accuse(now, probe.target, probe.incarnation);
     }
 
-    pub(super) fn handle_ping(&mut self, now: Time, letter: &Letter, ping: Ping) {
-        let node = letter.sender.node;
-        if ping.target != self.me.identity.node {
-            return;
-        }
-        let known = self
-            .members
-            .get(&node)
-            .map(|member| member.incarnation.boot_epoch());
-        let stranger = known.is_none_or(|epoch| epoch < letter.sender.boot_epoch);
-        let ack = Ack {
-            seq: ping.seq,
-            digest: self.digest,
-            observed: WireAddr::new(letter.from),
-            stranger,
-        };
-        let budget = if stranger {
-            letter.len * AMPLIFICATION_LIMIT
-        } else {
-            self.settings.max_datagram
-        };
-        let mut payload = Payload::new(budget.min(self.settings.max_datagram));
-        payload.push(&Item::Ack(ack));
-        if letter.accuses_me {
-            self.push_claim(now, &mut payload, self.me.identity.node);
-        }
-        self.push_claim_if_doubted(now, &mut payload, node);
-        if !stranger {
-            self.push_news(now, &mut payload, node);
-        }
-        self.transmit(letter.from, payload);
-        if !stranger {
-            self.compare_digest(now, letter, ping.digest);
-        }
+    /// Whether this node should take it for its own fault that nobody at all was heard since a probe began.
+    ///
+    /// That all others died together is much less likely than that this node is cut off or blocked; so it
+    /// accuses nobody for a long time, though not for ever. With a single peer one cannot tell.
+    fn is_cut_off(&self, now: Time) -> bool {
+        self.members.live_count() > 1 && now.since(self.last_heard) < self.settings.silence_grace()
     }
 
-    pub(super) fn handle_ack(&mut self, now: Time, letter: &Letter, ack: Ack) {
-        let Some(probe) = self.probes.get(&ack.seq).copied() else {
-            return;
-        };
-        let epoch = letter.sender.boot_epoch;
-        if probe.target != letter.sender.node || epoch < probe.incarnation.boot_epoch() {
-            return;
-        }
-        self.finish_probe(ack.seq);
-        match probe.stage {
-            // After a repetition it is unknown which ping was answered (RFC 6298, section 3).
-            Stage::Direct => {
-                self.health = self.health.saturating_sub(1);
-                if let Some(member) = self.members.get_mut(&probe.target) {
-                    member.rtt.sample(now.since(probe.sent));
-                }
-            }
-            Stage::Indirect { .. } => self.health = self.health.saturating_sub(1),
-            Stage::Relay { to, asker, seq } => {
-                self.send(now, to, asker, &Item::Relayed(Relayed { seq }));
-            }
-            Stage::Heal => {}
-        }
-        self.observe(now, ack.observed);
-        if ack.stranger || epoch > probe.incarnation.boot_epoch() {
-            self.pull(now, letter.from);
-        } else {
-            self.compare_digest(now, letter, ack.digest);
-        }
-    }
-
-    pub(super) fn handle_ping_req(&mut self, now: Time, letter: &Letter, request: PingReq) {
-        let known = self.members.contains_key(&letter.sender.node);
-        let Some(addr) = request.addr.resolve(None) else {
-            return;
-        };
-        if !known || self.probes.len() >= MAX_PROBES || self.me.leaving {
-            return;
-        }
-        let target = request.target;
-        let known = self.members.get(&target).map(|member| member.incarnation);
-        let incarnation = known.unwrap_or(Incarnation::first(rivven_types::BootEpoch(0)));
-        let longest = self.settings.period * (MAX_HEALTH + 1);
-        let timeout = (Duration::from_millis(request.wait_ms.into()) * 4 / 5).min(longest);
-        let stage = Stage::Relay {
-            to: letter.from,
-            asker: letter.sender.node,
-            seq: request.seq,
-        };
-        let seq = self.seq();
-        self.probes.insert(
-            seq,
-            Probe {
-                target,
-                incarnation,
-                sent: now,
-                timeout,
-                stage,
-            },
-        );
-        self.timers.set(Timer::Probe(seq), now + timeout);
-        self.send_ping(now, seq, target, addr);
-    }
-
-    pub(super) fn handle_relayed(&mut self, letter: &Letter, relayed: Relayed) {
-        let asked = self
-            .probes
-            .get(&relayed.seq)
-            .is_some_and(|p| matches!(p.stage, Stage::Indirect { .. }));
-        if asked && self.members.contains_key(&letter.sender.node) {
-            self.health = self.health.saturating_sub(1);
-            self.finish_probe(relayed.seq);
-        }
-    }
-
-    pub(super) fn handle_nack(&mut self, letter: &Letter, nack: Nack) {
-        let known = self.members.contains_key(&letter.sender.node);
-        let stage = self.probes.get_mut(&nack.seq).map(|probe| &mut probe.stage);
-        if let Some(Stage::Indirect { asked, nacks }) = stage
-            && known
-        {
-            *nacks = (*nacks + 1).min(*asked);
-        }
-    }
-
-    fn finish_probe(&mut self, seq: u32) {
+    pub(super) fn finish_probe(&mut self, seq: u32) {
         self.probes.remove(&seq);
         self.timers.clear(Timer::Probe(seq));
     }

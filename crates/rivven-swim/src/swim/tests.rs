@@ -3,12 +3,11 @@
 use std::{vec, vec::Vec};
 
 use proptest::prelude::*;
-use rivven_types::{BootEpoch, InstanceId, PeerAddr};
 
 use super::*;
 use crate::{
-    SwimConfig,
-    wire::{Ack, Claim, PADDED_REQUEST_LEN, Payload, Ping, PingReq, Sync, WireAddr},
+    BootEpoch, Health, InstanceId, MAX_DATAGRAM_LEN, MemberState, PeerAddr, SwimConfig,
+    wire::{Ack, Claim, Compare, MetaClaim, PADDED_REQUEST_LEN, Payload, Ping, PingReq, Sync, WireAddr},
 };
 
 const ME: NodeId = 1;
@@ -49,10 +48,15 @@ fn claim(node: NodeId, incarnation: Incarnation, state: MemberState) -> Claim<'s
         instance: identity(node, 0).instance,
         incarnation,
         state,
+        health: Health::Good,
         addr: WireAddr::new(addr(node)),
         gone_secs: 0,
         accusers: Vec::new(),
-        meta: (state == Alive).then_some(b"meta"),
+        meta: if state.is_live() {
+            MetaClaim::Inline(b"meta")
+        } else {
+            MetaClaim::Unknown
+        },
     }
 }
 
@@ -84,10 +88,22 @@ fn sent(swim: &mut Swim, matches: impl Fn(&Item<'_>) -> bool) -> Vec<(SocketAddr
     let mut bytes = Vec::new();
     let mut all = Vec::new();
     while let Some(transmit) = swim.poll_transmit(&mut bytes) {
-        let items = wire::decode(&bytes).unwrap();
-        all.push((transmit.to, bytes.len(), items.iter().any(&matches)));
+        let items = wire::decode(&bytes, MAX_DATAGRAM_LEN).unwrap();
+        let (Transmit::Datagram { to } | Transmit::Knock { to, .. }) = transmit else {
+            continue;
+        };
+        all.push((to, bytes.len(), items.iter().any(&matches)));
     }
     all
+}
+
+/// Lets time pass, in which nothing is heard.
+fn pass(swim: &mut Swim, seconds: u64) {
+    let end = Time::from_micros(seconds * 1_000_000);
+    while let Some(at) = swim.poll_timeout().filter(|at| *at < end) {
+        swim.handle_timeout(at);
+        while swim.transmits.pop_front().is_some() {}
+    }
 }
 
 fn standing(swim: &Swim, node: NodeId) -> Option<(u64, MemberState)> {
@@ -102,12 +118,12 @@ fn nothing_old_comes_back() {
     let mut swim = machine(addr(ME));
     let steps = [
         ((2, incarnation(1, 1), Alive), (1, Alive)),
-        ((2, incarnation(1, 1), Dead), (1, Dead)),
-        ((2, incarnation(1, 10), Dead), (10, Dead)),
-        ((2, incarnation(1, 2), Alive), (10, Dead)),
-        ((2, incarnation(1, 10), Alive), (10, Dead)),
-        ((2, incarnation(1, 10), Suspect), (10, Dead)),
+        ((2, incarnation(1, 1), Dead), (1, Suspect)),
+        ((2, incarnation(1, 10), Dead), (10, Suspect)),
+        ((2, incarnation(1, 2), Alive), (10, Suspect)),
+        ((2, incarnation(1, 10), Alive), (10, Suspect)),
         ((2, incarnation(1, 10), Left), (10, Left)),
+        ((2, incarnation(1, 10), Dead), (10, Left)),
         ((2, incarnation(1, 11), Alive), (11, Alive)),
         ((2, incarnation(0, 99), Dead), (11, Alive)),
     ];
@@ -117,6 +133,25 @@ fn nothing_old_comes_back() {
     }
     tell_claims(&mut swim, &[(2, incarnation(2, 0), Alive)]);
     assert_eq!(standing(&swim, 2), Some((0, Alive)), "a restart supersedes");
+}
+
+/// The way a dead member came back in another implementation: death at a later incarnation was taken for
+/// the death of the one known, and an earlier life then looked like news.
+#[test]
+fn a_later_death_is_not_undone_by_an_earlier_life() {
+    let mut swim = machine(addr(ME));
+    let known = [
+        (2, incarnation(1, 1), Alive),
+        (2, incarnation(1, 1), Dead),
+        (2, incarnation(1, 10), Dead),
+    ];
+    tell_claims(&mut swim, &known);
+    pass(&mut swim, 30);
+    assert_eq!(standing(&swim, 2), Some((10, Dead)));
+    tell_claims(&mut swim, &[(2, incarnation(1, 2), Alive)]);
+    assert_eq!(standing(&swim, 2), Some((10, Dead)));
+    tell_claims(&mut swim, &[(2, incarnation(1, 11), Alive)]);
+    assert_eq!(standing(&swim, 2), Some((11, Alive)));
 }
 
 #[test]
@@ -151,7 +186,7 @@ fn a_suspect_is_told_and_its_answer_contradicts() {
     let ping = Item::Ping(Ping {
         seq: 5,
         target: ME,
-        digest: 0,
+        digest: [0; 8],
     });
     tell(
         &mut swim,
@@ -222,21 +257,64 @@ fn a_second_node_of_this_id_and_a_later_start_are_reported() {
 }
 
 #[test]
-fn news_of_an_old_death_is_only_a_suspicion() {
-    let mut swim = machine(addr(ME));
-    tell_claims(&mut swim, &[(2, incarnation(1, 0), Alive)]);
-    let page = wire::Page {
-        seq: 1,
-        next: None,
-        observed: WireAddr::Observe(1),
+fn a_death_that_is_heard_of_is_a_suspicion_first_and_a_short_one_only_if_it_is_news() {
+    for (gone_secs, dead_after, alive_after) in [(0, 3, 1), (100, 7, 3)] {
+        let mut swim = machine(addr(ME));
+        for node in 2..9 {
+            tell_claims(&mut swim, &[(node, incarnation(1, 0), Alive)]);
+        }
+        let death = Claim {
+            gone_secs,
+            ..claim(2, incarnation(1, 0), Dead)
+        };
+        tell(&mut swim, &[Item::Claim(death.clone())]);
+        assert_eq!(standing(&swim, 2), Some((0, Suspect)));
+        pass(&mut swim, alive_after);
+        assert_eq!(standing(&swim, 2), Some((0, Suspect)), "gone for {gone_secs} s");
+        pass(&mut swim, dead_after);
+        assert_eq!(standing(&swim, 2), Some((0, Dead)), "gone for {gone_secs} s");
+    }
+}
+
+#[test]
+fn a_comparison_brings_what_differs_and_nothing_else() {
+    let mut one = machine(addr(ME));
+    let mut other = machine(addr(ME));
+    for node in 2..200 {
+        tell_claims(&mut one, &[(node, incarnation(1, 0), Alive)]);
+        tell_claims(
+            &mut other,
+            &[(node, incarnation(1, u64::from(node == 77)), Alive)],
+        );
+    }
+    let _ = sent(&mut other, |_| false);
+    let sums: Vec<u8> = one.members.sums().flatten().collect();
+    let compare = Compare {
+        seq: 4,
+        after: None,
+        sums: &sums,
     };
-    tell(
-        &mut swim,
-        &[Item::Page(page), Item::Claim(claim(2, incarnation(1, 0), Dead))],
+    tell(&mut other, &[Item::Compare(compare)]);
+    let mut bytes = Vec::new();
+    assert_eq!(
+        other.poll_transmit(&mut bytes),
+        Some(Transmit::Datagram { to: addr(9) })
     );
-    assert_eq!(standing(&swim, 2), Some((0, Suspect)));
-    tell(&mut swim, &[Item::Claim(claim(2, incarnation(1, 0), Dead))]);
-    assert_eq!(standing(&swim, 2), Some((0, Dead)), "fresh news is believed");
+    let items = wire::decode(&bytes, MAX_DATAGRAM_LEN).unwrap();
+    let claimed = items.iter().filter_map(|item| match item {
+        Item::Claim(claim) => Some(claim.node),
+        _ => None,
+    });
+    let same_bucket = |node: &NodeId| crate::table::bucket_of(*node) == crate::table::bucket_of(77);
+    assert_eq!(
+        claimed.collect::<Vec<_>>(),
+        (2..200).filter(same_bucket).collect::<Vec<_>>()
+    );
+    assert!(
+        items
+            .iter()
+            .any(|item| matches!(item, Item::Page(page) if page.next.is_none()))
+    );
 }
 
 #[test]
@@ -250,12 +328,12 @@ fn strangers_get_at_most_three_times_what_they_sent() {
         payload(&[Item::Ping(Ping {
             seq: 1,
             target: ME,
-            digest: 0,
+            digest: [0; 8],
         })]),
         payload(&[Item::Sync(Sync { seq: 1, after: None })]),
         payload(&[Item::Ack(Ack {
             seq: 1,
-            digest: 0,
+            digest: [0; 8],
             observed: WireAddr::Observe(1),
             stranger: true,
         })]),
@@ -324,7 +402,10 @@ fn this_node_among_the_seeds_is_asked_once() {
     swim.command(Time::ZERO, Command::Seeds(vec![seed]));
     swim.handle_timeout(Time::ZERO);
     let mut bytes = Vec::new();
-    assert_eq!(swim.poll_transmit(&mut bytes).unwrap().to, seed);
+    assert_eq!(
+        swim.poll_transmit(&mut bytes),
+        Some(Transmit::Datagram { to: seed })
+    );
     swim.handle_datagram(Time::ZERO, seed, identity(ME, 1), &bytes);
     let mut now = Time::ZERO;
     for _ in 0..100 {
@@ -368,7 +449,7 @@ fn meta_too_long_is_refused_at_the_start() {
     let error = Swim::new(settings, identity(ME, 1), &long, Time::ZERO, 1).unwrap_err();
     assert_eq!(
         (error, error.code()),
-        (ConfigError::MetaTooLong(257), "gossip-meta-too-long")
+        (ConfigError::MetaTooLong(4_097), "gossip-meta-too-long")
     );
 }
 
@@ -408,12 +489,16 @@ proptest! {
         tell_claims(&mut other, &turned);
         tell_claims(&mut other, &claims);
         for node in 2..5 {
-            prop_assert_eq!(standing(&one, node), standing(&other, node));
+            let about = claims.iter().filter(|(about, _, _)| *about == node);
+            let greatest = about.map(|(_, incarnation, state)| (*incarnation, *state)).max();
+            for swim in [&one, &other] {
+                let view = swim.member(node).map(|view| (view.incarnation, view.state));
+                // A death that was heard of may still be waiting for its own end here.
+                let cautious = greatest.filter(|(_, state)| *state == Dead).map(|(i, _)| (i, Suspect));
+                prop_assert!(view == greatest || view.is_some() && view == cautious, "{:?} {:?}", view, greatest);
+            }
         }
-        let recount = one.members.values().fold(one.me.fingerprint, |sum, m| sum.wrapping_add(m.fingerprint));
-        prop_assert_eq!(one.digest, recount);
-        let live = one.members.values().filter(|member| member.is_live()).count();
-        prop_assert_eq!(one.live_count(), live + 1);
+        prop_assert!(one.is_bounded() && other.is_bounded());
     }
 
     #[test]

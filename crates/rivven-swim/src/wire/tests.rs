@@ -1,10 +1,22 @@
 //! Tests of the payload format.
 
-use proptest::prelude::*;
-use rivven_types::BootEpoch;
+use core::net::IpAddr;
 use std::string::String;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::{
+    BootEpoch, Health, Incarnation, InstanceId, MemberState,
+    broadcast::{BroadcastId, MAX_BROADCAST_LEN},
+    meta::{MAX_INLINE_META, MAX_META_LEN, MetaDigest},
+    suspicion::MAX_ACCUSERS,
+    table::BUCKETS,
+};
+
+fn decode(payload: &[u8]) -> Result<Vec<Item<'_>>, DecodeError> {
+    super::decode(payload, MAX_DATAGRAM_LEN)
+}
 
 fn claim(meta: &[u8]) -> Claim<'_> {
     Claim {
@@ -12,10 +24,11 @@ fn claim(meta: &[u8]) -> Claim<'_> {
         instance: InstanceId::from_bytes([9; 16]),
         incarnation: Incarnation::first(BootEpoch(2)).refuted(),
         state: MemberState::Suspect,
-        addr: WireAddr::V4([10, 0, 0, 1], 7946),
+        health: Health::Degraded,
+        addr: ADDR,
         gone_secs: 0,
         accusers: [1, 2].to_vec(),
-        meta: Some(meta),
+        meta: MetaClaim::Inline(meta),
     }
 }
 
@@ -31,51 +44,121 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| std::format!("{byte:02x}")).collect()
 }
 
+const ADDR: WireAddr = WireAddr::V4([10, 0, 0, 1], 7946);
+
+const DIGEST: MetaDigest = MetaDigest {
+    len: 300,
+    hash: [8; 8],
+};
+
 /// The bytes are a promise: whoever changes them changes this test, the format's page and the changelog.
+fn check_golden(item: Item<'_>, expected: &str) {
+    let bytes = hex(&encode(&[item]));
+    assert_eq!(bytes.get(..expected.len()), Some(expected), "{bytes}");
+    // Only the beginning of what is long.
+    assert!(bytes.len() == expected.len() || bytes.len() > 1_000);
+}
+
 #[test]
-fn golden_bytes() {
-    let addr = WireAddr::V4([10, 0, 0, 1], 7946);
-    let ping = Ping {
-        seq: 1,
-        target: 300,
-        digest: 0x0102,
-    };
-    let ack = Ack {
-        seq: 1,
-        digest: 0x0102,
-        observed: addr,
-        stranger: true,
-    };
+fn golden_bytes_of_messages() {
+    let digest = [1, 2, 3, 4, 5, 6, 7, 8];
+    let (seq, target, observed, stranger) = (1, 300, ADDR, true);
+    let addr = WireAddr::Observe(1);
     let request = PingReq {
-        seq: 1,
-        target: 300,
-        addr: WireAddr::Observe(1),
+        seq,
+        target,
+        addr,
         wait_ms: 200,
     };
-    let check = |item: Item<'_>, expected: &str| assert_eq!(hex(&encode(&[item])), expected);
-    check(Item::Ping(ping), "00010501ac028202");
-    check(Item::Ack(ack), "00020b018202010a0000018a3e01");
-    check(Item::PingReq(request), "00030701ac020001c801");
-    check(Item::Relayed(Relayed { seq: 5 }), "00040105");
-    check(Item::Nack(Nack { seq: 5 }), "00050105");
-    check(
-        Item::Sync(Sync {
-            seq: 5,
-            after: Some(3),
-        }),
-        "000603050103",
+    let ack = Ack {
+        seq,
+        digest,
+        observed,
+        stranger,
+    };
+    check_golden(
+        Item::Ping(Ping { seq, target, digest }),
+        "00010b0001ac020102030405060708",
     );
-    check(
-        Item::Page(Page {
-            seq: 5,
-            next: None,
-            observed: addr,
-        }),
-        "0007090500010a0000018a3e",
+    check_golden(Item::Ack(ack), "00021100010102030405060708010a0000018a3e01");
+    check_golden(Item::PingReq(request), "0003070001ac020001c801");
+    check_golden(Item::Relayed(Relayed { seq: 5 }), "0004010005");
+    check_golden(Item::Nack(Nack { seq: 5 }), "0005010005");
+    let (seq, after, next) = (5, Some(3), None);
+    check_golden(Item::Sync(Sync { seq, after }), "00060300050103");
+    check_golden(
+        Item::Page(Page { seq, next, observed }),
+        "000709000500010a0000018a3e",
     );
-    check(
+    let sums: Vec<u8> = (0..=255).cycle().take(4 * BUCKETS).collect();
+    let sums = &sums[..];
+    check_golden(
+        Item::Compare(Compare { seq, after, sums }),
+        "000805040501038008000102030405060708090a",
+    );
+}
+
+#[test]
+fn golden_bytes_of_news() {
+    let (digest, offset, bytes) = (DIGEST, 200, &b"hi"[..]);
+    let part = MetaPart {
+        digest,
+        offset,
+        bytes,
+    };
+    check_golden(
+        Item::MetaGet(MetaGet { digest, offset }),
+        "00090c00ac020808080808080808c801",
+    );
+    check_golden(Item::MetaPart(part), "000a0f00ac020808080808080808c801026869");
+    let long = Claim {
+        meta: MetaClaim::Digest(digest),
+        ..claim(b"")
+    };
+    let gone = Claim {
+        state: MemberState::Dead,
+        health: Health::Good,
+        addr: WireAddr::V6([0xfe; 16], 7946),
+        gone_secs: 300,
+        accusers: Vec::new(),
+        meta: MetaClaim::Unknown,
+        ..claim(b"")
+    };
+    check_golden(
         Item::Claim(claim(b"hi")),
-        "001024ac0209090909090909090909090909090909020101010a0000018a3e0002010201026869",
+        "00102500ac020909090909090909090909090909090902010101010a0000018a3e0002010201026869",
+    );
+    check_golden(
+        Item::Claim(long),
+        "00102c00ac020909090909090909090909090909090902010101010a0000018a3e0002010202ac020808080808080808",
+    );
+    check_golden(
+        Item::Claim(gone),
+        "00102d00ac02090909090909090909090909090909090201020002fefefefefefefefefefefefefefefefe8a3eac020000",
+    );
+    let id = BroadcastId {
+        origin: 300,
+        boot_epoch: BootEpoch(2),
+        counter: 7,
+    };
+    check_golden(
+        Item::Broadcast(Broadcast { id, body: b"hi" }),
+        "00110700ac020207026869",
+    );
+}
+
+/// What two members must compute alike.
+#[test]
+fn golden_digests() {
+    let print = |state, described| {
+        crate::member::fingerprint(300, Incarnation::first(BootEpoch(2)).refuted(), state, described)
+    };
+    assert_eq!(print(MemberState::Alive, true), 3025849797180567152);
+    assert_eq!(print(MemberState::Dead, false), 9770604845931452797);
+    assert_eq!(crate::table::bucket_of(300), 253);
+    assert_eq!(
+        hex(&MetaDigest::of(b"metadata of a member").hash),
+        "7894b114a2109352"
     );
 }
 
@@ -85,9 +168,9 @@ fn items_travel_whole() {
         Item::Ping(Ping {
             seq: u32::MAX,
             target: u64::MAX,
-            digest: u64::MAX,
+            digest: [0xff; 8],
         }),
-        Item::Claim(claim(&[7; MAX_META_LEN])),
+        Item::Claim(claim(&[7; MAX_INLINE_META])),
         Item::Page(Page {
             seq: 0,
             next: Some(u64::MAX),
@@ -104,13 +187,13 @@ fn what_is_unknown_is_skipped_by_its_length() {
     let ping = Item::Ping(Ping {
         seq: 1,
         target: 2,
-        digest: 3,
+        digest: [3; 8],
     });
     let mut bytes = encode(core::slice::from_ref(&ping));
     // A kind of the future, a claim that does not parse, and a nack with a field of the future.
-    bytes.extend([200, 3, 1, 2, 3]);
-    bytes.extend([kind::CLAIM, 1, 255]);
-    bytes.extend([kind::NACK, 3, 7, 42, 42]);
+    bytes.extend([200, 3, 0, 1, 2, 3]);
+    bytes.extend([kind::CLAIM, 1, 0, 255]);
+    bytes.extend([kind::NACK, 3, 0, 7, 42, 42]);
     assert_eq!(decode(&bytes).unwrap(), [ping, Item::Nack(Nack { seq: 7 })]);
 }
 
@@ -119,7 +202,7 @@ fn what_is_not_ours_is_refused_whole() {
     let mut bytes = encode(&[Item::Nack(Nack { seq: 7 })]);
     assert_eq!(decode(&[]), Err(DecodeError::Malformed));
     assert_eq!(decode(&[0; MAX_DATAGRAM_LEN + 1]), Err(DecodeError::TooLong));
-    bytes.extend([kind::NACK, 9, 7]);
+    bytes.extend([kind::NACK, 9, 0, 7]);
     assert_eq!(
         decode(&bytes),
         Err(DecodeError::Malformed),
@@ -130,14 +213,42 @@ fn what_is_not_ours_is_refused_whole() {
 }
 
 #[test]
-fn claims_beyond_the_limits_do_not_parse() {
-    let long = [0; MAX_META_LEN + 1];
+fn items_beyond_the_limits_do_not_parse() {
+    let digest = |len| MetaDigest { len, hash: [0; 8] };
+    let long = [0; MAX_INLINE_META + 1];
     let crowd = Claim {
         accusers: [1, 2, 3, 4, 5].to_vec(),
         ..claim(b"")
     };
-    for claim in [claim(&long), crowd] {
-        assert_eq!(decode(&encode(&[Item::Claim(claim)])).unwrap(), []);
+    let described = |meta| Item::Claim(Claim { meta, ..claim(b"") });
+    let beyond = u16::try_from(MAX_META_LEN).unwrap() + 1;
+    let short = u16::try_from(MAX_INLINE_META).unwrap();
+    let items = [
+        described(MetaClaim::Inline(&long)),
+        described(MetaClaim::Digest(digest(beyond))),
+        described(MetaClaim::Digest(digest(short))),
+        Item::Claim(crowd),
+        Item::Compare(Compare {
+            seq: 1,
+            after: None,
+            sums: &[0; 4 * BUCKETS - 1],
+        }),
+        Item::MetaPart(MetaPart {
+            digest: digest(10),
+            offset: 8,
+            bytes: &[0; 3],
+        }),
+        Item::Broadcast(Broadcast {
+            id: BroadcastId {
+                origin: 1,
+                boot_epoch: BootEpoch(1),
+                counter: 1,
+            },
+            body: &[0; MAX_BROADCAST_LEN + 1],
+        }),
+    ];
+    for item in items {
+        assert_eq!(decode(&encode(&[item])).unwrap(), []);
     }
 }
 
@@ -153,18 +264,34 @@ fn padding_reaches_its_length_and_says_nothing() {
 }
 
 #[test]
-fn the_shortest_limit_holds_any_claim_beside_a_message() {
-    let mut payload = Payload::new(MIN_DATAGRAM_LEN);
-    payload.reserve(MAX_PAGE_LEN);
+fn the_shortest_limit_holds_any_single_item_beside_a_page() {
     let largest = Claim {
         node: u64::MAX,
         incarnation: Incarnation::first(BootEpoch(u64::MAX)),
         addr: WireAddr::V6([255; 16], u16::MAX),
         gone_secs: u32::MAX,
         accusers: [u64::MAX; MAX_ACCUSERS].to_vec(),
-        ..claim(&[0; MAX_META_LEN])
+        ..claim(&[0; MAX_INLINE_META])
     };
+    // A page is as long as three times the padded request, and no longer than a datagram.
+    let mut payload = Payload::new(PADDED_REQUEST_LEN * AMPLIFICATION_LIMIT);
+    payload.reserve(MAX_PAGE_LEN);
     assert!(payload.push(&Item::Claim(largest)));
+    let compare = Compare {
+        seq: u32::MAX,
+        after: Some(u64::MAX),
+        sums: &[255; 4 * BUCKETS],
+    };
+    assert!(Payload::new(MIN_DATAGRAM_LEN).push(&Item::Compare(compare)));
+    let broadcast = Broadcast {
+        id: BroadcastId {
+            origin: u64::MAX,
+            boot_epoch: BootEpoch(u64::MAX),
+            counter: u32::MAX,
+        },
+        body: &[0; MAX_BROADCAST_LEN],
+    };
+    assert!(Payload::new(MIN_DATAGRAM_LEN).push(&Item::Broadcast(broadcast)));
 }
 
 #[test]
