@@ -84,7 +84,8 @@ impl AdminService {
         B: HttpBody,
         B::Error: Into<BoxError>,
     {
-        match self.0.answer(request).await {
+        // Boxed, because the futures of all routes nest deeper than a caller's should.
+        match Box::pin(self.0.answer(request)).await {
             Ok(response) => response,
             Err(error) => error.into_response(),
         }

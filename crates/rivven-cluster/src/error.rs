@@ -147,6 +147,13 @@ pub enum WriteError {
         /// What the last attempt ran into.
         cause: String,
     },
+    /// The disk of this node is full. Not done; write through another node, or wait until there is room, which
+    /// this node does too.
+    #[error("this node takes no writes: {cause}")]
+    DiskFull {
+        /// What could not be written.
+        cause: String,
+    },
     /// The session has ended or is past the number. This attempt did nothing, an earlier one with the same
     /// number may have happened. Read, and open a new session.
     #[error("{cause}")]
@@ -171,7 +178,8 @@ impl WriteError {
             | Self::Refused(_)
             | Self::Partition(_)
             | Self::Overloaded
-            | Self::NoLeader { .. } => Outcome::NotDone,
+            | Self::NoLeader { .. }
+            | Self::DiskFull { .. } => Outcome::NotDone,
             Self::SessionLost { .. } | Self::Unknown { .. } => Outcome::Unknown,
         }
     }
@@ -185,6 +193,7 @@ impl WriteError {
             Self::Partition(error) => error.code(),
             Self::Overloaded => "overloaded",
             Self::NoLeader { .. } => "no-leader",
+            Self::DiskFull { .. } => "disk-full",
             Self::SessionLost { .. } => "session-lost",
             Self::Unknown { .. } => "unknown-outcome",
         }
@@ -197,6 +206,7 @@ impl From<ProposeError> for WriteError {
             ProposeError::Refused(refusal) => Self::Refused(refusal),
             ProposeError::Overloaded => Self::Overloaded,
             ProposeError::Unknown { cause } => Self::Unknown { cause },
+            ProposeError::DiskFull { cause } => Self::DiskFull { cause },
             ProposeError::SessionLost { .. } => Self::SessionLost {
                 cause: error.to_string(),
             },

@@ -14,7 +14,7 @@ const MAX_LAG: u64 = 10_000;
 /// Whether the process should go on living. Never asks for a quorum: restarting a healthy node because
 /// others are down makes matters worse.
 pub(crate) fn liveness(inner: &Inner) -> Vec<Check> {
-    vec![raft_running(inner)]
+    vec![raft_not_failed(inner)]
 }
 
 /// Whether the node can serve.
@@ -45,8 +45,17 @@ fn founded(inner: &Inner) -> Check {
     }
 }
 
-fn raft_running(inner: &Inner) -> Check {
+/// A node that waits for room on its disk goes on by itself; a restart would help nobody.
+fn raft_not_failed(inner: &Inner) -> Check {
     match inner.raft.get().and_then(|raft| raft.status().stopped) {
+        None => Check::new("raft_running", true, "not failed"),
+        Some(cause) => Check::new("raft_running", false, cause),
+    }
+}
+
+fn raft_running(inner: &Inner) -> Check {
+    let status = inner.raft.get().map(rivven_raft::RaftNode::status);
+    match status.and_then(|status| status.stopped.or(status.suspended)) {
         None => Check::new("raft_running", true, "running"),
         Some(cause) => Check::new("raft_running", false, cause),
     }

@@ -105,8 +105,13 @@ impl ClusterStatus {
         self.last_log_index = raft.last_log_index.unwrap_or(0);
         self.voters = raft.voters.into_iter().collect();
         self.learners = raft.learners.into_iter().collect();
-        if let Some(cause) = raft.stopped {
-            self.problems.push(Problem::new("raft-stopped", cause));
+        let problems = [
+            ("raft-stopped", raft.stopped),
+            ("disk-full", raft.suspended),
+            ("snapshot-not-written", raft.snapshot_failure),
+        ];
+        for (code, cause) in problems {
+            self.problems.extend(cause.map(|cause| Problem::new(code, cause)));
         }
         self
     }

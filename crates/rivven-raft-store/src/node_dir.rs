@@ -1,8 +1,11 @@
 //! [`NodeDir`]: the data directory of one node, and who that node is.
 
+mod identity;
+mod room;
+
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -10,22 +13,17 @@ use std::{
 use futures_util::future::BoxFuture;
 use openraft::RaftTypeConfig;
 use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId};
-use serde::{Deserialize, Serialize};
 
+use self::identity::{IDENTITY_VERSION, Identity};
 use crate::{
     EntryCodec, LogOptions, LogOwner, RedbLogStore, SimulatedDisk, SnapshotError, SnapshotStore, StoreError,
     durable, error::REPLACE,
 };
 
-/// Version of `identity.json` that this build writes. 0 is unstable: the next release may refuse it.
-const IDENTITY_VERSION: u32 = 0;
-
 /// Names of files in the directory.
 const LOG_FILE: &str = "log.redb";
 const IDENTITY_FILE: &str = "identity.json";
-
-/// Largest `identity.json` that is read; a real one has about 250 bytes.
-const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
+const PROBE_FILE: &str = "room.probe";
 
 /// The data directory of one node, held by one process at a time.
 ///
@@ -166,6 +164,8 @@ impl NodeDir {
     ) -> Result<Self, NodeDirError> {
         let path = path.as_ref().to_path_buf();
         let lock = lock(&path)?;
+        // Left behind by a process that ended while it looked for room.
+        drop(fs::remove_file(path.join(PROBE_FILE)));
         let identity_path = path.join(IDENTITY_FILE);
         let mut identity = match Identity::read(&identity_path)? {
             Some(identity) => identity,
@@ -304,6 +304,17 @@ impl NodeDir {
         SnapshotStore::open(self.snapshots_path(), self.cluster)
     }
 
+    /// Whether this many bytes can be written beside the log, found out by writing them. Blocks.
+    ///
+    /// What a file system calls free is not what a process may use: quotas and blocks kept for others lie
+    /// between the two. Nothing is left of what was written.
+    ///
+    /// # Errors
+    /// The directory cannot be written for another reason than a lack of room.
+    pub fn has_room(&self, bytes: u64) -> io::Result<bool> {
+        room::has_room(&self.path.join(PROBE_FILE), bytes)
+    }
+
     /// What the log says about whose it is.
     #[must_use]
     pub const fn owner(&self) -> LogOwner {
@@ -377,112 +388,6 @@ fn lock(path: &Path) -> Result<File, NodeDirError> {
             path: path.to_path_buf(),
         }),
         Err(TryLockError::Error(source)) => Err(not_writable(&lock_path)(source)),
-    }
-}
-
-struct Identity {
-    cluster: ClusterId,
-    node: NodeId,
-    instance: InstanceId,
-    boot_epoch: BootEpoch,
-    has_log: bool,
-}
-
-/// `identity.json`. Ids are text, so that an operator can compare them with what logs and errors print.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityFile {
-    version: u32,
-    cluster: String,
-    node: NodeId,
-    instance: String,
-    boot_epoch: u64,
-    has_log: bool,
-    /// CRC32C over the other fields. A boot epoch that lost a digit would let old connections supersede
-    /// new ones, and JSON alone would not notice.
-    crc32c: String,
-}
-
-impl IdentityFile {
-    fn checksum(&self) -> String {
-        let Self {
-            version,
-            cluster,
-            node,
-            instance,
-            boot_epoch,
-            has_log,
-            crc32c: _,
-        } = self;
-        let text = format!("{version} {cluster} {node} {instance} {boot_epoch} {has_log}");
-        format!("{:08x}", crc32c::crc32c(text.as_bytes()))
-    }
-}
-
-/// The one field that every version has.
-#[derive(Deserialize)]
-struct VersionOnly {
-    version: u64,
-}
-
-impl Identity {
-    fn read(path: &Path) -> Result<Option<Self>, NodeDirError> {
-        let mut text = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX_IDENTITY_BYTES).read_to_end(&mut text));
-        match read {
-            Ok(_) => Self::parse(&text, path).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => {
-                let path = path.to_path_buf();
-                Err(NodeDirError::NotReadable { path, source })
-            }
-        }
-    }
-
-    fn parse(text: &[u8], path: &Path) -> Result<Self, NodeDirError> {
-        let damaged = |reason: String| {
-            let path = path.to_path_buf();
-            NodeDirError::IdentityDamaged { path, reason }
-        };
-        let found = serde_json::from_slice::<VersionOnly>(text)
-            .map_err(|error| damaged(error.to_string()))?
-            .version;
-        if found > u64::from(IDENTITY_VERSION) {
-            let path = path.to_path_buf();
-            return Err(NodeDirError::NewerFormat { path, found });
-        }
-        let file: IdentityFile = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
-        if file.crc32c != file.checksum() {
-            return Err(damaged("its checksum does not match".into()));
-        }
-        let id = |error: rivven_types::ParseIdError| damaged(error.to_string());
-        Ok(Self {
-            cluster: file.cluster.parse().map_err(id)?,
-            node: file.node,
-            instance: file.instance.parse().map_err(id)?,
-            boot_epoch: BootEpoch(file.boot_epoch),
-            has_log: file.has_log,
-        })
-    }
-
-    fn write(&self, path: &Path) -> Result<(), NodeDirError> {
-        let mut file = IdentityFile {
-            version: IDENTITY_VERSION,
-            cluster: self.cluster.to_string(),
-            node: self.node,
-            instance: self.instance.to_string(),
-            boot_epoch: self.boot_epoch.0,
-            has_log: self.has_log,
-            crc32c: String::new(),
-        };
-        file.crc32c = file.checksum();
-        let written = serde_json::to_vec_pretty(&file)
-            .map_err(io::Error::from)
-            .and_then(|text| durable::replace(path, &text));
-        written.map_err(|source| {
-            let path = path.to_path_buf();
-            NodeDirError::NotWritable { path, source }
-        })
     }
 }
 

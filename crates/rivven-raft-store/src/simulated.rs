@@ -59,6 +59,10 @@ pub struct DiskStats {
     pub torn: u64,
     /// Commits that were waiting for their time when the power was cut.
     pub forgotten: u64,
+    /// Writes that were refused because the disk was full.
+    pub refused: u64,
+    /// Times that a log was opened on it.
+    pub opened: u64,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,10 @@ struct Platters {
     off: bool,
     /// Writes and syncs after which the power fails.
     cut_after: Option<u64>,
+    /// Writes for which there is room; none for as many as there will be.
+    room: Option<u64>,
+    /// Whether syncs fail.
+    broken: bool,
     pace: DiskPace,
     chance: u64,
     /// Commits that wait for their time.
@@ -92,6 +100,8 @@ impl SimulatedDisk {
             life: 0,
             off: false,
             cut_after: None,
+            room: None,
+            broken: false,
             pace: DiskPace::default(),
             chance: seed,
             waiting: 0,
@@ -119,6 +129,27 @@ impl SimulatedDisk {
     /// from one.
     pub fn cut_power_after(&self, steps: u64) {
         self.platters().cut_after = Some(steps.max(1));
+    }
+
+    /// Lets the disk be full once this many more writes were done, until [`Self::make_room`].
+    pub fn fill_after(&self, writes: u64) {
+        self.platters().room = Some(writes);
+    }
+
+    /// Ends [`Self::fill_after`].
+    pub fn make_room(&self) {
+        self.platters().room = None;
+    }
+
+    /// Whether there is room for another write.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.platters().room != Some(0)
+    }
+
+    /// Has every sync fail from this moment on, as on a disk with bad sectors.
+    pub fn fail_syncs(&self) {
+        self.platters().broken = true;
     }
 
     /// Whether the power is off.
@@ -165,6 +196,7 @@ impl SimulatedDisk {
     pub(crate) fn attach(&self) -> impl StorageBackend + use<> {
         let mut platters = self.platters();
         platters.life += 1;
+        platters.stats.opened += 1;
         Attached {
             life: platters.life,
             disk: self.clone(),
@@ -318,7 +350,11 @@ impl StorageBackend for Attached {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.step()?.sync();
+        let mut platters = self.step()?;
+        if platters.broken {
+            return Err(io::Error::other("bad sectors"));
+        }
+        platters.sync();
         Ok(())
     }
 
@@ -326,6 +362,14 @@ impl StorageBackend for Attached {
         let start = offset(at)?;
         let end = start.saturating_add(data.len());
         let mut platters = self.step()?;
+        match &mut platters.room {
+            Some(0) => {
+                platters.stats.refused += 1;
+                return Err(ErrorKind::StorageFull.into());
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
         let place = platters.current.get_mut(start..end);
         place.ok_or(ErrorKind::UnexpectedEof)?.copy_from_slice(data);
         platters.unsynced.extend(start / SECTOR..end.div_ceil(SECTOR));

@@ -50,7 +50,6 @@ struct Directory<C: RaftTypeConfig> {
     path: PathBuf,
     cluster: ClusterId,
     state: Mutex<State<C>>,
-    damaged: Vec<DamagedSnapshot>,
     /// Whether a snapshot is on its way in.
     receiving: Arc<AtomicBool>,
 }
@@ -60,9 +59,11 @@ struct State<C: RaftTypeConfig> {
     kept: BTreeMap<Name, SnapshotFile<C>>,
     /// Number of the next file.
     next: u64,
+    /// Set aside since the store was opened.
+    damaged: Vec<DamagedSnapshot>,
 }
 
-/// A snapshot that failed its check when the store was opened, and was set aside.
+/// A snapshot that failed its check when the store was opened, or could not be restored, and was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedSnapshot {
     /// Where the file is, under a name that is not used any more.
@@ -97,8 +98,8 @@ where
         let mut state = State {
             kept: BTreeMap::new(),
             next: found.next,
+            damaged: Vec::new(),
         };
-        let mut damaged = Vec::new();
         for name in found.whole.into_iter().rev() {
             let file = path.join(name.file(WHOLE));
             match open_file::<C, K>(&file, cluster) {
@@ -108,14 +109,7 @@ where
                 Ok(_surplus) => fs::remove_file(&file).map_err(at)?,
                 Err(error) => {
                     let reason = unusable(&file, error)?;
-                    let aside = path.join(name.file(DAMAGED));
-                    durable::rename(&file, &aside).map_err(at)?;
-                    tracing::warn!(path = %aside.display(), reason, "a snapshot is damaged and was set aside");
-                    damaged.push(DamagedSnapshot {
-                        path: aside,
-                        index: name.index,
-                        reason,
-                    });
+                    state.set_aside(&path, name, reason).map_err(at)?;
                 }
             }
         }
@@ -123,7 +117,6 @@ where
             path,
             cluster,
             state: Mutex::new(state),
-            damaged,
             receiving: Arc::default(),
         };
         Ok(Self {
@@ -243,10 +236,40 @@ where
         state.kept.values().nth(older).and_then(SnapshotFile::index)
     }
 
-    /// The snapshots that were set aside when the store was opened, the newest first.
+    /// Every snapshot kept, the newest first.
     #[must_use]
-    pub fn damaged(&self) -> &[DamagedSnapshot] {
-        &self.dir.damaged
+    pub fn kept(&self) -> Vec<SnapshotFile<C>> {
+        self.state().kept.values().rev().cloned().collect()
+    }
+
+    /// Renames a kept snapshot that cannot be restored, so that it is not used any more; says the new name.
+    /// None if it is not kept.
+    ///
+    /// The file stays, for whoever looks into the cause. An older snapshot or that of a peer takes its place.
+    ///
+    /// # Errors
+    /// The disk's; the snapshot is still kept then.
+    pub fn set_aside(
+        &self,
+        snapshot: &SnapshotFile<C>,
+        reason: String,
+    ) -> Result<Option<PathBuf>, SnapshotError> {
+        let path = snapshot.path();
+        let mut state = self.state();
+        let found = state.kept.iter().find(|(_, kept)| kept.path() == path);
+        let Some(name) = found.map(|(name, _)| *name) else {
+            return Ok(None);
+        };
+        let aside = state.set_aside(&self.dir.path, name, reason);
+        aside
+            .map(Some)
+            .map_err(|source| SnapshotError::Io { path, source })
+    }
+
+    /// The snapshots that were set aside when the store was opened, the newest first, and since.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<DamagedSnapshot> {
+        self.state().damaged.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State<C>> {
@@ -260,6 +283,20 @@ impl<C: RaftTypeConfig> State<C> {
         let number = self.next;
         self.next = self.next.saturating_add(1);
         number
+    }
+
+    /// Gives a snapshot a name that is not used any more.
+    fn set_aside(&mut self, dir: &Path, name: Name, reason: String) -> io::Result<PathBuf> {
+        let aside = dir.join(name.file(DAMAGED));
+        durable::rename(&dir.join(name.file(WHOLE)), &aside)?;
+        tracing::warn!(path = %aside.display(), reason, "a snapshot cannot be used and was set aside");
+        self.kept.remove(&name);
+        self.damaged.push(DamagedSnapshot {
+            path: aside.clone(),
+            index: name.index,
+            reason,
+        });
+        Ok(aside)
     }
 
     fn discard(&mut self, dir: &Path, name: Name) {

@@ -1,278 +1,100 @@
-//! Between the consensus core and a [`StateMachine`]: applying, reading, building and restoring snapshots.
+//! Between the consensus core and the replicated state: applying, building and installing snapshots.
 
 use std::{
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
-    storage::{ApplyResponder, EntryResponder, RaftStateMachine},
+    storage::{EntryResponder, RaftStateMachine},
 };
-use serde::de::DeserializeOwned;
-use tokio::sync::{RwLock, watch};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    ApplyCtx, StateMachine,
-    codec::{KIND_BLANK, KIND_COMMAND, KIND_MEMBERSHIP},
+    StateMachine,
+    applied::{Shared, contain},
     runtime::NodeScope,
     snapshot::{SnapshotData, Snapshots},
-    system::{
-        Admission, Features, Reply, SessionTag, System, SystemCommand, SystemResponse, body_crc,
-        encode_response, encode_system_response,
-    },
-    types::{
-        LogCommand, LogEntry, LogId, LogReply, NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM,
-        Snapshot, SnapshotMeta, StoredMembership, TypeConfig, term_of,
-    },
+    snapshot_keeper::SnapshotNews,
+    system::System,
+    types::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
 /// Entries applied under one lock, so that readers get their turn and responses leave early.
 const APPLY_BATCH: usize = 256;
 
-/// The state machine, shared between the core, which applies, and everyone who reads.
-pub(crate) struct Shared<S> {
-    state: RwLock<Applied<S>>,
-    applied: watch::Sender<Option<u64>>,
+/// Why the adapter made the core end. The core keeps only a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// There was no room for a file.
+    Full(String),
+    /// A snapshot that arrived cannot be restored. It is set aside, and the state is an older one.
+    NotRestored(String),
 }
 
-struct Applied<S> {
-    machine: S,
-    system: System,
-    last: Option<LogId>,
-    membership: StoredMembership,
+/// The first fault of one core.
+pub(crate) type FaultCell = Arc<OnceLock<Fault>>;
+
+/// A place in the log, and the membership there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) last: Option<LogId>,
+    pub(crate) membership: StoredMembership,
 }
 
-impl<S: StateMachine> Shared<S> {
-    pub(crate) fn new(machine: S, features: Features) -> Self {
-        let system = System {
-            features,
-            ..System::default()
-        };
-        let state = Applied {
-            machine,
-            system,
-            last: None,
-            membership: StoredMembership::default(),
-        };
+impl Place {
+    pub(crate) fn of(meta: &SnapshotMeta) -> Self {
         Self {
-            state: RwLock::new(state),
-            applied: watch::Sender::new(None),
+            last: meta.last_log_id,
+            membership: meta.last_membership.clone(),
         }
     }
 
-    /// Index of the last entry applied.
-    pub(crate) fn applied_index(&self) -> Option<u64> {
-        *self.applied.borrow()
-    }
-
-    /// Announces every advance of [`Self::applied_index`].
-    pub(crate) fn watch_applied(&self) -> watch::Receiver<Option<u64>> {
-        self.applied.subscribe()
-    }
-
-    /// The state and the index it stands at.
-    pub(crate) async fn read<T>(&self, read: impl FnOnce(&S) -> T) -> (T, Option<u64>) {
-        let state = self.state.read().await;
-        (read(&state.machine), state.last.map(|id| id.index))
-    }
-
-    /// The system state.
-    pub(crate) async fn read_system<T>(&self, read: impl FnOnce(&System) -> T) -> T {
-        read(&self.state.read().await.system)
-    }
-
-    /// The log time, if anything waits for it to pass.
-    pub(crate) async fn awaited_time(&self) -> Option<u64> {
-        let state = self.state.read().await;
-        let awaited = state.system.needs_ticks() || state.machine.needs_ticks();
-        awaited.then_some(state.system.log_time_ms)
-    }
-
-    async fn apply(
-        &self,
-        batch: Vec<io::Result<EntryResponder<TypeConfig>>>,
-    ) -> io::Result<Vec<(ApplyResponder<TypeConfig>, LogReply)>> {
-        let mut replies = Vec::new();
-        let mut state = self.state.write().await;
-        for item in batch {
-            let (entry, responder) = item?;
-            let reply = state.apply(entry).map_err(io::Error::other)?;
-            replies.extend(responder.map(|responder| (responder, reply)));
-        }
-        let last = state.last.map(|id| id.index);
-        if let Some(last) = last {
-            contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
-        }
-        drop(state);
-        self.applied.send_replace(last);
-        Ok(replies)
-    }
-
-    /// Blocks: runs where that is allowed. Readers wait without blocking their threads.
-    fn restore(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
-        let mut input = data.content();
-        let mut state = self.state.blocking_write();
-        let restored = contain(|| {
-            state.system.restore(&mut input)?;
-            state.machine.restore(&mut input)?;
-            // Reading to the end checks what the state machine had no use for.
-            io::copy(&mut input, &mut io::sink())
-        });
-        restored
-            .and_then(|read| read.map_err(|error| format!("the snapshot cannot be restored: {error}")))
-            .map_err(io::Error::other)?;
-        state.last = meta.last_log_id;
-        state.membership = meta.last_membership.clone();
-        let last = meta.last_log_id.map(|id| id.index);
-        if let Some(last) = last {
-            contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
-        }
-        drop(state);
-        self.applied.send_replace(last);
-        Ok(())
-    }
-}
-
-impl<S: StateMachine> Applied<S> {
-    /// Applies one entry, and adds it with its reply to the digest.
-    fn apply(&mut self, entry: LogEntry) -> Result<LogReply, String> {
-        let id = entry.log_id;
-        let add = |kind: u8, namespace: u16, command: &[u8], reply: &[u8], system: &mut System| {
-            let [low, high] = namespace.to_le_bytes();
-            system
-                .chain
-                .add(term_of(&id), id.index, &[kind, low, high], command, reply);
-        };
-        let reply = match entry.payload {
-            EntryPayload::Blank => {
-                add(KIND_BLANK, 0, &[], &[], &mut self.system);
-                Bytes::new()
-            }
-            EntryPayload::Membership(membership) => {
-                self.membership = StoredMembership::new(Some(id), membership);
-                add(KIND_MEMBERSHIP, 0, &[], &[], &mut self.system);
-                Bytes::new()
-            }
-            EntryPayload::Normal(command) => {
-                let reply = self.command(&id, &command)?;
-                add(
-                    KIND_COMMAND,
-                    command.namespace,
-                    &command.body,
-                    &reply,
-                    &mut self.system,
-                );
-                reply
-            }
-        };
-        self.last = Some(id);
-        Ok(LogReply(reply))
-    }
-
-    fn command(&mut self, id: &LogId, command: &LogCommand) -> Result<Bytes, String> {
-        match command.namespace {
-            NAMESPACE_SYSTEM => self.system_command(id, &command.body),
-            NAMESPACE_APPLICATION => self.application_command(id, &command.body),
-            NAMESPACE_SESSION => self.session_command(id, &command.body),
-            namespace => Err(format!(
-                "log entry {} is for namespace {namespace}, which this release does not know; upgrade this node",
-                id.index
-            )),
+    fn advance(&mut self, entry: &LogEntry) {
+        self.last = Some(entry.log_id);
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
         }
     }
-
-    fn system_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
-        let command: SystemCommand = decode(id, body)?;
-        let response = if let SystemCommand::Tick { now_ms } = command {
-            self.system.tick(now_ms);
-            let ctx = self.ctx(id);
-            contain(|| self.machine.tick(&ctx)).map_err(|cause| at(id, &cause))?;
-            SystemResponse::Done
-        } else {
-            self.system
-                .apply(id.index, command)
-                .map_err(|cause| at(id, &cause))?
-        };
-        encode_system_response(&response).map_err(|error| not_encoded(id, &error))
-    }
-
-    /// Carries out a session's proposal unless an entry before has done so.
-    fn session_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
-        let (tag, command) =
-            SessionTag::decode(body).ok_or_else(|| at(id, "it is too short for a session"))?;
-        let crc = body_crc(&command);
-        let reply = match self.system.sessions.admit(tag, crc) {
-            Admission::New => {
-                let reply = self.application_command(id, &command)?;
-                self.system.sessions.keep(tag, id.index, crc, &reply);
-                return Ok(reply);
-            }
-            Admission::Repeated(reply) => return Ok(reply),
-            Admission::NotKept => Reply::NotKept,
-            Admission::NoSession => Reply::NoSession,
-            Admission::Passed => Reply::Passed,
-            Admission::Reused(refusal) => Reply::Refused(refusal),
-        };
-        reply.encode().map_err(|error| not_encoded(id, &error))
-    }
-
-    fn application_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
-        let command: S::Command = decode(id, body)?;
-        if let Err(refusal) = self.system.features.check(S::requires(&command)) {
-            let refused = Reply::Refused(refusal).encode();
-            return refused.map_err(|error| not_encoded(id, &error));
-        }
-        let ctx = self.ctx(id);
-        let response = contain(|| self.machine.apply(&ctx, command)).map_err(|cause| at(id, &cause))?;
-        encode_response(&response).map_err(|error| not_encoded(id, &error))
-    }
-
-    fn ctx(&self, id: &LogId) -> ApplyCtx {
-        ApplyCtx::new(id.index, term_of(id)).at(self.system.log_time_ms)
-    }
-}
-
-fn decode<T: DeserializeOwned>(id: &LogId, body: &[u8]) -> Result<T, String> {
-    postcard::from_bytes(body).map_err(|error| {
-        format!(
-            "log entry {} cannot be decoded ({error}); a newer release may have written it: upgrade this node",
-            id.index
-        )
-    })
-}
-
-fn at(id: &LogId, cause: &str) -> String {
-    format!("{cause} at log entry {}", id.index)
-}
-
-fn not_encoded(id: &LogId, error: &postcard::Error) -> String {
-    format!(
-        "the response to log entry {} cannot be encoded: {error}",
-        id.index
-    )
-}
-
-/// Turns a panic of the state machine into the reason for which the node stops.
-fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    // After a panic the state is never used again: the caller fails, and the core with it.
-    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        format!("the state machine panicked: {}", text.unwrap_or("no message"))
-    })
 }
 
 /// What the core drives.
-pub(crate) struct Machine<S> {
+pub(crate) struct Machine<S: StateMachine> {
     pub(crate) shared: Arc<Shared<S>>,
     pub(crate) snapshots: Snapshots,
+    pub(crate) news: watch::Sender<SnapshotNews>,
     pub(crate) scope: NodeScope,
+    /// How far the core believes the state to be: what this node's snapshots and log bear out. The state
+    /// is further while a core after the first goes through the log.
+    pub(crate) at: Place,
+    pub(crate) fault: FaultCell,
+}
+
+impl<S: StateMachine> Machine<S> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.scope
+            .group()
+            .blocking(work)
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    async fn builder(&self) -> SnapshotTask<S> {
+        let (system, state, meta) = self.shared.snapshot().await;
+        SnapshotTask {
+            snapshot: Mutex::new(Some((system, state))),
+            meta,
+            snapshots: self.snapshots.clone(),
+            news: self.news.clone(),
+            scope: self.scope.clone(),
+        }
+    }
 }
 
 impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
@@ -280,8 +102,7 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
     type SnapshotBuilder = SnapshotTask<S>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let state = self.shared.state.read().await;
-        Ok((state.last, state.membership.clone()))
+        Ok((self.at.last, self.at.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
@@ -290,6 +111,9 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
     {
         let mut batches = entries.ready_chunks(APPLY_BATCH);
         while let Some(batch) = batches.next().await {
+            for (entry, _) in batch.iter().flatten() {
+                self.at.advance(entry);
+            }
             for (responder, reply) in self.shared.apply(batch).await? {
                 responder.send(reply);
             }
@@ -297,17 +121,19 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> SnapshotTask<S> {
-        let state = self.shared.state.read().await;
-        SnapshotTask {
-            snapshot: Mutex::new(Some((state.system.clone(), state.machine.snapshot()))),
-            meta: SnapshotMeta {
-                last_log_id: state.last,
-                last_membership: state.membership.clone(),
-            },
-            snapshots: self.snapshots.clone(),
-            scope: self.scope.clone(),
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotTask<S>> {
+        // A snapshot from beyond what the core knows to be committed would confuse it.
+        let caught_up = self.shared.applied_index() <= self.at.last.map(|id| id.index);
+        let may_write = self.news.borrow().may_write(Instant::now());
+        if force || (caught_up && may_write) {
+            Some(self.builder().await)
+        } else {
+            None
         }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotTask<S> {
+        self.builder().await
     }
 
     async fn install_snapshot(
@@ -316,25 +142,52 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
         let (shared, snapshots) = (Arc::clone(&self.shared), self.snapshots.clone());
-        let meta = meta.clone();
-        let restore = move || {
+        let (fault, installed) = (Arc::clone(&self.fault), meta.clone());
+        let install = move || {
             // Kept first: once the state shows it, the log before it may be purged.
-            snapshots.keep(&meta, &snapshot)?;
-            shared.restore(&meta, &snapshot)
+            snapshots.keep(&installed, &snapshot).inspect_err(|error| {
+                if is_full(error) {
+                    let _ = fault.set(Fault::Full(error.to_string()));
+                }
+            })?;
+            restore_or_set_aside(&shared, &snapshots, &installed, &snapshot).inspect_err(|error| {
+                let _ = fault.set(Fault::NotRestored(error.to_string()));
+            })
         };
-        self.scope
-            .group()
-            .blocking(restore)
-            .await
-            .map_err(io::Error::other)?
+        self.blocking(install).await?;
+        self.at = Place::of(meta);
+        self.news.send_modify(SnapshotNews::was_kept);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotData>>, io::Error> {
         let snapshots = self.snapshots.clone();
-        let latest = self.scope.group().blocking(move || snapshots.latest());
-        let latest = latest.await.map_err(io::Error::other)?;
+        let latest = self.blocking(move || Ok(snapshots.latest())).await?;
         Ok(latest.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
+}
+
+/// Restores a kept snapshot. One that cannot be restored is kept no longer, so that an older one or that of
+/// a peer can take its place. Blocks.
+pub(crate) fn restore_or_set_aside<S: StateMachine>(
+    shared: &Shared<S>,
+    snapshots: &Snapshots,
+    meta: &SnapshotMeta,
+    data: &SnapshotData,
+) -> io::Result<()> {
+    let Err(error) = shared.restore(meta, data) else {
+        return Ok(());
+    };
+    let cause = error.to_string();
+    let aside = snapshots.set_aside(data, &cause)?;
+    Err(io::Error::other(format!("{cause}; {aside}")))
+}
+
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// A snapshot to be written while later entries are applied.
@@ -343,6 +196,7 @@ pub(crate) struct SnapshotTask<S: StateMachine> {
     snapshot: Mutex<Option<(System, S::Snapshot)>>,
     meta: SnapshotMeta,
     snapshots: Snapshots,
+    news: watch::Sender<SnapshotNews>,
     scope: NodeScope,
 }
 
@@ -368,10 +222,28 @@ impl<S: StateMachine> RaftSnapshotBuilder<TypeConfig> for SnapshotTask<S> {
             let snapshot = snapshots.write(&meta, write)?;
             Ok(Snapshot { meta, snapshot })
         };
-        self.scope
-            .group()
-            .blocking(write)
-            .await
-            .map_err(io::Error::other)?
+        let written = self.scope.group().blocking(write).await;
+        match written.map_err(io::Error::other)? {
+            Ok(snapshot) => {
+                self.news.send_modify(SnapshotNews::was_kept);
+                Ok(snapshot)
+            }
+            Err(error) if is_full(&error) => Ok(self.not_written(&error)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<S: StateMachine> SnapshotTask<S> {
+    /// Without room the log is kept and another attempt made later. The core is told of the snapshot that it
+    /// knows already, which changes nothing: any error would end it.
+    fn not_written(&self, error: &io::Error) -> Snapshot<SnapshotData> {
+        tracing::warn!(%error, "there is no room for a snapshot; the log is kept, and it is tried again");
+        let failed = |news: &mut SnapshotNews| news.failed(error.to_string(), Instant::now());
+        self.news.send_modify(failed);
+        let known = self.snapshots.latest();
+        let (meta, snapshot) =
+            known.unwrap_or_else(|| (SnapshotMeta::default(), SnapshotData::Memory(Bytes::new())));
+        Snapshot { meta, snapshot }
     }
 }

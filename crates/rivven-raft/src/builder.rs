@@ -1,39 +1,24 @@
 //! Starting a node: what is given, what is checked, what is wired.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, io,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use openraft::{
-    Config, Raft, SnapshotPolicy,
-    async_runtime::watch::WatchReceiver,
-    storage::{RaftLogStorage, RaftStateMachine},
-};
-use openraft_rt_tokio::TokioWatchReceiver;
 use rivven_raft_store::{MemLogStore, NodeDir, SimulatedDisk, WriterMode};
 use rivven_transport::{Router, TaskGroup, Transport};
 use rivven_types::NodeId;
+use tokio::sync::watch;
 
 use crate::{
     Fabric, InitializeError, RaftConfig, RaftNode, StartError, StateMachine,
-    adapter::{Machine, Shared},
+    applied::Shared,
     config::Timing,
-    courier::Courier,
     fabric::fabric_addr,
+    launch::{CoreConfig, Disk, Plant},
     log_disk::LogDisk,
-    network::Peers,
     node::Inner,
-    repair::Patient,
     runtime::{NodeScope, entropy},
     service,
     snapshot::Snapshots,
-    status::StatusSource,
-    submit::Room,
     system::{Features, RIVVEN_FEATURE},
-    tick::propose_ticks,
-    types::{RaftMetrics, TypeConfig},
 };
 
 /// Name of the cluster that nodes without another name belong to.
@@ -41,13 +26,6 @@ const DEFAULT_CLUSTER: &str = "rivven";
 
 /// Entries after which a new snapshot is taken.
 const DEFAULT_SNAPSHOT_EVERY: u64 = 10_000;
-
-/// Most entries read for one request to a follower; their bytes are bounded by the frame.
-const MAX_PAYLOAD_ENTRIES: u64 = 256;
-
-/// Pauses between attempts to reach a follower that cannot be reached: short, so that one that comes back
-/// is not left waiting. The transport has its own pauses between connection attempts.
-const BACKOFF: &str = "50ms 100ms ..200ms";
 
 /// Settings of a node; [`Self::start`] starts it.
 pub struct RaftBuilder<S: StateMachine> {
@@ -209,37 +187,35 @@ impl<S: StateMachine> RaftBuilder<S> {
             }
         };
         check_identity(node_id, transport.local().node, "transport")?;
-        let seed = self.seed.unwrap_or_else(entropy);
-        let core = CoreConfig {
-            node_id,
+        let scope = NodeScope::new(
+            self.tasks.unwrap_or_else(TaskGroup::current),
+            self.seed.unwrap_or_else(entropy),
+        );
+        let config = CoreConfig {
             cluster_name: self.cluster_name,
             timing,
             snapshot_every: self.snapshot_every,
             durable: self.dir.is_some(),
-            voters: voters.clone(),
         };
-        let parts = Parts {
-            machine,
-            transport,
-            fabric,
-            scope: NodeScope::new(self.tasks.unwrap_or_else(TaskGroup::current), seed),
-            features: Features::supporting(self.features),
-        };
-        let inner = match self.dir {
-            Some(dir) => {
-                let disk = LogDisk {
-                    dir,
-                    writer: self.writer,
-                    simulated: self.disk,
-                };
-                parts.start_durable(core, disk).await?
-            }
+        let (disk, snapshots) = match self.dir {
+            Some(dir) => open(dir, self.writer, self.disk, &scope).await?,
             None => {
                 warn_not_durable(node_id);
-                let snapshots = Snapshots::memory();
-                parts.start(core, MemLogStore::new(), snapshots, None).await?
+                (Disk::Memory(MemLogStore::new()), Snapshots::memory())
             }
         };
+        let plant = Plant {
+            node_id,
+            config: config.build()?,
+            peers: voters.clone(),
+            transport,
+            shared: Arc::new(Shared::new(machine, Features::supporting(self.features))),
+            snapshots,
+            news: watch::Sender::default(),
+            scope,
+            disk,
+        };
+        let inner = Inner::start(plant, fabric).await?;
         service::register(&router, &inner);
         let node = RaftNode::of(inner);
         if node.inner().fabric.is_some() {
@@ -247,6 +223,34 @@ impl<S: StateMachine> RaftBuilder<S> {
         }
         Ok(node)
     }
+}
+
+/// Opens the snapshots of a data directory; its log is opened with each core.
+async fn open(
+    dir: NodeDir,
+    writer: WriterMode,
+    simulated: Option<SimulatedDisk>,
+    scope: &NodeScope,
+) -> Result<(Disk, Snapshots), StartError> {
+    let open = move || {
+        let snapshots = dir.open_snapshots().map_err(|error| StartError::Storage {
+            code: error.code(),
+            cause: error.into(),
+        })?;
+        Ok((Arc::new(dir), snapshots))
+    };
+    let opened = scope.group().blocking(open).await;
+    let (dir, snapshots) = opened.map_err(|error| StartError::Core {
+        cause: error.to_string(),
+    })??;
+    let kept = Snapshots::Files(snapshots.clone());
+    let log = LogDisk {
+        dir,
+        writer,
+        simulated,
+    };
+    let disk = Disk::Dir { log, snapshots };
+    Ok((disk, kept))
 }
 
 fn check_identity(configured: NodeId, found: NodeId, what: &'static str) -> Result<(), StartError> {
@@ -281,202 +285,5 @@ async fn found<S: StateMachine>(
         Err(error) => Err(StartError::Core {
             cause: error.to_string(),
         }),
-    }
-}
-
-/// What the consensus core is configured with.
-struct CoreConfig {
-    node_id: NodeId,
-    cluster_name: String,
-    timing: Timing,
-    snapshot_every: u64,
-    durable: bool,
-    voters: BTreeSet<NodeId>,
-}
-
-impl CoreConfig {
-    fn build(&self) -> Result<Arc<Config>, StartError> {
-        let config = Config {
-            cluster_name: self.cluster_name.clone(),
-            heartbeat_interval: self.timing.heartbeat_ms,
-            election_timeout_min: self.timing.election_min_ms,
-            election_timeout_max: self.timing.election_max_ms,
-            max_payload_entries: MAX_PAYLOAD_ENTRIES,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
-            replication_lag_threshold: self.snapshot_every.saturating_mul(2),
-            // Never by itself: see `purge_behind_snapshots`.
-            max_in_snapshot_log_to_keep: u64::MAX,
-            // A leader that restores itself after a restart answers reads from a state behind its own
-            // acknowledged writes.
-            enable_leader_restore: Some(false),
-            enable_pre_vote: Some(true),
-            // A node without a disk comes back empty, and has to be sent everything again. A disk that has
-            // lost its log must not be: its vote is lost too.
-            allow_log_reversion: Some(!self.durable),
-            backoff: BACKOFF.into(),
-            ..Config::default()
-        };
-        config.validate().map(Arc::new).map_err(|error| StartError::Core {
-            cause: error.to_string(),
-        })
-    }
-}
-
-/// What every node is made of, durable or not.
-struct Parts<S> {
-    machine: S,
-    transport: Transport,
-    fabric: Option<Fabric>,
-    scope: NodeScope,
-    features: Features,
-}
-
-impl<S: StateMachine> Parts<S> {
-    async fn start_durable(self, core: CoreConfig, disk: LogDisk) -> Result<Arc<Inner<S>>, StartError> {
-        let group = self.scope.group().clone();
-        let open = move || {
-            let log = disk.open_log(&group).map_err(|error| StartError::Storage {
-                code: error.code(),
-                cause: io::Error::other(error),
-            })?;
-            let dir = disk.dir;
-            let snapshots = dir.open_snapshots().map_err(|error| StartError::Storage {
-                code: error.code(),
-                cause: io::Error::other(error),
-            })?;
-            Ok((dir, log, snapshots))
-        };
-        let opened = self.scope.group().blocking(open).await;
-        let (dir, mut log, snapshots) = opened.map_err(|error| StartError::Core {
-            cause: error.to_string(),
-        })??;
-        let patient = Patient {
-            transport: &self.transport,
-            group: self.scope.group(),
-            peers: &core.voters,
-            snapshots: &snapshots,
-        };
-        patient.repair(&mut log).await?;
-        self.start(core, log, Snapshots::Files(snapshots), Some(dir))
-            .await
-    }
-
-    async fn start<L: RaftLogStorage<TypeConfig>>(
-        self,
-        core: CoreConfig,
-        log: L,
-        snapshots: Snapshots,
-        dir: Option<NodeDir>,
-    ) -> Result<Arc<Inner<S>>, StartError> {
-        let Self {
-            machine,
-            transport,
-            fabric,
-            scope,
-            features,
-        } = self;
-        let supported = features.supported().clone();
-        let shared = Arc::new(Shared::new(machine, features));
-        let machine = Machine {
-            shared: Arc::clone(&shared),
-            snapshots: snapshots.clone(),
-            scope: scope.clone(),
-        };
-        let peers = Peers {
-            transport: transport.clone(),
-        };
-        let config = core.build()?;
-        let starting = scope.run(Raft::new(core.node_id, config, peers, log, machine));
-        let raft = starting.await.map_err(|fatal| StartError::Core {
-            cause: fatal.to_string(),
-        })?;
-        let source = Arc::new(StatusSource::new(raft.metrics()));
-        drop(
-            scope
-                .group()
-                .spawn(supervise(core.node_id, raft.metrics(), Arc::clone(&source))),
-        );
-        drop(
-            scope
-                .group()
-                .spawn(purge_behind_snapshots(raft.clone(), snapshots.clone())),
-        );
-        let ticks = propose_ticks(
-            core.node_id,
-            raft.clone(),
-            Arc::clone(&shared),
-            Arc::clone(&source),
-        );
-        drop(scope.group().spawn(ticks));
-        let courier = Courier::new(transport.clone(), scope.group().clone());
-        let courier = Arc::new(courier);
-        Ok(Arc::new(Inner {
-            node_id: core.node_id,
-            raft,
-            shared,
-            snapshots,
-            transport,
-            fabric,
-            scope,
-            source,
-            reception: Arc::default(),
-            supported,
-            room: Room::default(),
-            courier,
-            shelf: Mutex::default(),
-            dir: tokio::sync::Mutex::new(dir),
-        }))
-    }
-}
-
-/// Says in the log why the core ended, if it ended by itself, and who leads whenever that changes.
-async fn supervise(node_id: NodeId, mut metrics: TokioWatchReceiver<RaftMetrics>, source: Arc<StatusSource>) {
-    let mut seen = (0, None);
-    loop {
-        let (running, now) = {
-            let metrics = metrics.borrow_and_update();
-            let leading = (metrics.current_term, metrics.current_leader);
-            (metrics.running_state.clone(), leading)
-        };
-        if let Err(fatal) = running {
-            if source.stop_reason_given().is_none() {
-                tracing::error!(node_id, cause = %fatal, "the Raft node has stopped; repair the cause and restart it");
-                source.stop(fatal.to_string());
-            }
-            return;
-        }
-        if now != seen {
-            seen = now;
-            source.set_leader(now.1);
-            tracing::info!(node_id, term = now.0, leader = now.1, "leadership");
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Purges the log behind the older of the two snapshots kept, whenever there is a new one.
-async fn purge_behind_snapshots<M>(raft: Raft<TypeConfig, M>, snapshots: Snapshots)
-where
-    M: RaftStateMachine<TypeConfig>,
-{
-    let mut metrics = raft.metrics();
-    let (mut newest, mut purged) = (None, None);
-    loop {
-        let snapshot = metrics.borrow_and_update().snapshot;
-        if snapshot != newest {
-            newest = snapshot;
-            let upto = snapshots.purge_upto();
-            if let Some(upto) = upto.filter(|upto| purged < Some(*upto)) {
-                purged = Some(upto);
-                if raft.trigger().purge_log(upto).await.is_err() {
-                    return;
-                }
-            }
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
     }
 }

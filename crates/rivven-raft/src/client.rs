@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use self::leader::Leaders;
 use crate::{
     Consistency, ProposeError, ProposeOptions, Read, ReadError, StateMachine,
+    core::Down,
     courier::Courier,
     forward::{answered, call_group, replaced, unless_replaced},
     propose::{Proposal, response, system_response},
@@ -285,7 +286,7 @@ impl Door for Inner {
         &self.room
     }
 
-    async fn attempt(&self, proposal: &Proposal, deadline: Instant) -> Result<Option<Attempt>, String> {
+    async fn attempt(&self, proposal: &Proposal, deadline: Instant) -> Result<Option<Attempt>, Down> {
         let Some(node) = self.leaders.pick() else {
             return Ok(None);
         };
@@ -306,7 +307,7 @@ impl Door for Inner {
         &self,
         group: &[Proposal],
         deadline: Instant,
-    ) -> Result<Option<GroupAttempt>, String> {
+    ) -> Result<Option<GroupAttempt>, Down> {
         let Some(node) = self.leaders.pick() else {
             return Ok(None);
         };

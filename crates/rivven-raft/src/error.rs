@@ -162,6 +162,13 @@ pub enum ProposeError {
         /// What the last attempt ran into.
         cause: String,
     },
+    /// The disk of this node is full. Not done; propose through another node, or repeat once there is room,
+    /// which this node waits for by itself.
+    #[error("this node takes no proposals: {cause}")]
+    DiskFull {
+        /// What could not be written.
+        cause: String,
+    },
     /// The node has stopped. Not done.
     #[error("the node has stopped: {cause}")]
     Stopped {
@@ -194,6 +201,7 @@ impl ProposeError {
             | Self::Refused(_)
             | Self::Overloaded
             | Self::NoLeader { .. }
+            | Self::DiskFull { .. }
             | Self::Stopped { .. } => Outcome::NotDone,
             Self::Unknown { .. } | Self::SessionLost { .. } => Outcome::Unknown,
         }
@@ -207,6 +215,7 @@ impl ProposeError {
             Self::Refused(_) => "command-refused",
             Self::Overloaded => "overloaded",
             Self::NoLeader { .. } => "no-leader",
+            Self::DiskFull { .. } => "disk-full",
             Self::Stopped { .. } => "stopped",
             Self::SessionLost { .. } => "session-lost",
             Self::Unknown { .. } => "unknown-outcome",
@@ -239,6 +248,12 @@ pub enum ReadError {
     /// The state machine refused to answer. Correct the query.
     #[error("the query was refused: {0}")]
     Refused(Refusal),
+    /// The disk of this node is full, so that it hears of no leader. Read elsewhere, or stale.
+    #[error("this node confirms no reads: {cause}")]
+    DiskFull {
+        /// What could not be written.
+        cause: String,
+    },
     /// The node has stopped.
     #[error("the node has stopped: {cause}")]
     Stopped {
@@ -255,6 +270,7 @@ impl ReadError {
             Self::NoLeader { .. } => "no-leader",
             Self::Behind { .. } => "behind",
             Self::Refused(_) => "query-refused",
+            Self::DiskFull { .. } => "disk-full",
             Self::Stopped { .. } => "stopped",
         }
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     ProposeError, StateMachine,
+    core::Down,
     courier::fetch_held,
     node::Inner,
     propose::Proposal,
@@ -29,7 +30,7 @@ impl<S: StateMachine> Door for Inner<S> {
         &self.room
     }
 
-    async fn attempt(&self, proposal: &Proposal, deadline: Instant) -> Result<Option<Attempt>, String> {
+    async fn attempt(&self, proposal: &Proposal, deadline: Instant) -> Result<Option<Attempt>, Down> {
         let Some(leader) = self.leader()? else {
             return Ok(None);
         };
@@ -50,7 +51,7 @@ impl<S: StateMachine> Door for Inner<S> {
         &self,
         group: &[Proposal],
         deadline: Instant,
-    ) -> Result<Option<GroupAttempt>, String> {
+    ) -> Result<Option<GroupAttempt>, Down> {
         let Some(leader) = self.leader()? else {
             return Ok(None);
         };

@@ -9,7 +9,7 @@ use futures_util::Stream;
 use tokio::sync::watch;
 
 use crate::{
-    KeyRange, KvEntry, KvEvent, KvReadError, KvStore, RaftNode, StateMachine, adapter::Shared,
+    KeyRange, KvEntry, KvEvent, KvReadError, KvStore, RaftNode, StateMachine, applied::Shared,
     status::StatusSource,
 };
 

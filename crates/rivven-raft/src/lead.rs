@@ -3,6 +3,8 @@
 //! The core itself groups what waits: while it is at work, messages gather, and it takes all of them as one append
 //! to the log. So a proposal goes to it without a detour, and several of one caller go in one message.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 use openraft::{
@@ -10,15 +12,19 @@ use openraft::{
     raft::WriteResult,
 };
 use rivven_types::NodeId;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     ProposeError, Refusal, StateMachine,
+    core::Down,
     node::Inner,
     propose::Proposal,
     submit::{Attempt, GroupAttempt},
     types::{LogCommand, TypeConfig},
 };
+
+/// How long a proposal that is lost with the core waits for the node to say why. It takes a turn of a task.
+const CORE_END_GRACE: Duration = Duration::from_secs(1);
 
 /// Why this node, as the leader, did not carry a proposal to its end.
 #[derive(Clone, Debug)]
@@ -29,8 +35,8 @@ pub(crate) enum LocalFailure {
     Refused(Refusal),
     /// It was written, and then contact with the outcome was lost.
     Unknown(String),
-    /// It had stopped before. Nothing was written.
-    Stopped(String),
+    /// It had no core before. Nothing was written.
+    Down(Down),
 }
 
 type Outcome = Result<Bytes, LocalFailure>;
@@ -38,23 +44,25 @@ type Outcome = Result<Bytes, LocalFailure>;
 impl<S: StateMachine> Inner<S> {
     /// Proposes as the leader.
     pub(crate) async fn propose_here(&self, proposal: &Proposal, deadline: Instant) -> Outcome {
-        if let Some(cause) = self.stop_reason() {
-            return Err(LocalFailure::Stopped(cause));
-        }
+        let raft = self.raft().map_err(LocalFailure::Down)?;
         self.check_level(proposal).await?;
-        let written = timeout_at(deadline, self.raft.client_write(command(proposal))).await;
-        let written = written.map_err(|_| too_late())?;
-        written.map(|done| done.data.0).map_err(|error| match error {
-            RaftError::APIError(error) => refused(error),
-            RaftError::Fatal(fatal) => ended(&fatal),
-        })
+        let written = timeout_at(deadline, raft.client_write(command(proposal))).await;
+        match written.map_err(|_| too_late())? {
+            Ok(done) => Ok(done.data.0),
+            Err(RaftError::APIError(error)) => Err(refused(error)),
+            Err(RaftError::Fatal(fatal)) => {
+                Box::pin(self.until_down()).await;
+                Err(ended(&fatal))
+            }
+        }
     }
 
     /// Proposes several as the leader. Those that reach the log stand there next to one another, in this order.
     pub(crate) async fn propose_group(&self, proposals: &[Proposal], deadline: Instant) -> Vec<Outcome> {
-        if let Some(cause) = self.stop_reason() {
-            return vec![Err(LocalFailure::Stopped(cause)); proposals.len()];
-        }
+        let raft = match self.raft() {
+            Ok(raft) => raft,
+            Err(down) => return vec![Err(LocalFailure::Down(down)); proposals.len()],
+        };
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(proposals.len());
         let mut commands = Vec::with_capacity(proposals.len());
         for proposal in proposals {
@@ -66,10 +74,11 @@ impl<S: StateMachine> Inner<S> {
                 Err(refused) => outcomes.push(Some(Err(refused))),
             }
         }
-        let written = self.raft.client_write_many(commands).await;
+        let written = raft.client_write_many(commands).await;
         let mut written = match written {
             Ok(written) => written,
             Err(fatal) => {
+                Box::pin(self.until_down()).await;
                 let ended = || Err(ended(&fatal));
                 let all = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(ended));
                 return all.collect();
@@ -106,6 +115,12 @@ impl<S: StateMachine> Inner<S> {
         GroupAttempt::Ended(ended.collect())
     }
 
+    /// Waits, but not for long, until the status says what becomes of a core that has ended. Rare enough to be
+    /// kept out of the future of every proposal.
+    async fn until_down(&self) {
+        let _ = timeout(CORE_END_GRACE, self.source.until_down()).await;
+    }
+
     async fn check_level(&self, proposal: &Proposal) -> Result<(), LocalFailure> {
         if proposal.required.is_none() {
             return Ok(());
@@ -121,16 +136,25 @@ impl<S: StateMachine> Inner<S> {
 /// Why a proposal of this node's own goes on looking for a leader.
 const LOST: &str = "this node lost leadership";
 
+impl From<Down> for ProposeError {
+    fn from(down: Down) -> Self {
+        match down {
+            Down::Suspended(cause) => Self::DiskFull { cause },
+            Down::Stopped(cause) => Self::Stopped { cause },
+        }
+    }
+}
+
 impl From<LocalFailure> for ProposeError {
     fn from(failure: LocalFailure) -> Self {
         match failure {
             LocalFailure::NotLeader(_) => Self::NoLeader {
-                waited: std::time::Duration::ZERO,
+                waited: Duration::ZERO,
                 cause: LOST.into(),
             },
             LocalFailure::Refused(refusal) => Self::Refused(refusal),
             LocalFailure::Unknown(cause) => Self::Unknown { cause },
-            LocalFailure::Stopped(cause) => Self::Stopped { cause },
+            LocalFailure::Down(down) => down.into(),
         }
     }
 }

@@ -4,10 +4,12 @@
 //! commands everywhere. [`KvStore`] is the state machine to start with.
 
 mod adapter;
+mod applied;
 mod builder;
 mod client;
 mod codec;
 mod config;
+mod core;
 mod courier;
 mod error;
 mod expiry;
@@ -15,6 +17,7 @@ mod fabric;
 mod forward;
 mod kv;
 mod kv_watch;
+mod launch;
 mod lead;
 mod log_disk;
 mod machine;
@@ -31,8 +34,10 @@ mod session;
 mod shared_map;
 mod shelf;
 mod snapshot;
+mod snapshot_keeper;
 mod status;
 mod submit;
+mod supervise;
 mod system;
 mod tick;
 mod types;

@@ -12,21 +12,24 @@ use openraft::{async_runtime::watch::WatchReceiver, errors::RaftError};
 use rivven_raft_store::NodeDir;
 use rivven_transport::{CallCtx, CallError, PeerStatus, Transport};
 use rivven_types::{NodeId, PeerAddr};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Fabric, InitializeError, KvStore, NoLeader, RaftBuilder, RaftConfig, RaftStatus, RaftWatch, StartError,
     StateMachine, TransferError,
-    adapter::{Machine, Shared},
+    applied::Shared,
+    core::{CoreSlot, Down, RaftHandle, end_raft},
     courier::Courier,
+    launch::{Disk, Plant},
     reception::Reception,
     runtime::NodeScope,
     shelf::Shelf,
     snapshot::Snapshots,
     status::StatusSource,
     submit::{RETRY_INTERVAL, Room},
+    supervise::supervise,
     system::Levels,
-    types::{TypeConfig, Vote},
+    types::Vote,
     wire::{Ping, TransferTo, WireTransferToResponse},
 };
 
@@ -76,7 +79,7 @@ struct Owner<S: StateMachine>(Arc<Inner<S>>);
 
 pub(crate) struct Inner<S: StateMachine> {
     pub(crate) node_id: NodeId,
-    pub(crate) raft: openraft::Raft<TypeConfig, Machine<S>>,
+    core: Arc<CoreSlot<S>>,
     pub(crate) shared: Arc<Shared<S>>,
     pub(crate) snapshots: Snapshots,
     pub(crate) transport: Transport,
@@ -90,8 +93,10 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) room: Room,
     pub(crate) courier: Arc<Courier>,
     pub(crate) shelf: Mutex<Shelf>,
-    /// The lock of the data directory, given back when the node is shut down.
-    pub(crate) dir: tokio::sync::Mutex<Option<NodeDir>>,
+    /// The lock of the data directory, given back once nothing writes there any more.
+    dir: Mutex<Option<Arc<NodeDir>>>,
+    /// Whether everything that the node did has ended.
+    ended: watch::Sender<bool>,
 }
 
 impl<S: StateMachine> Clone for RaftNode<S> {
@@ -174,7 +179,8 @@ impl<S: StateMachine> RaftNode<S> {
                 match self.inner().leader() {
                     Ok(Some(leader)) => return Some(leader),
                     Ok(None) => drop(watch.changed().await),
-                    Err(_stopped) => return None,
+                    Err(Down::Suspended(_)) => drop(watch.changed().await),
+                    Err(Down::Stopped(_)) => return None,
                 }
             }
         });
@@ -208,6 +214,54 @@ impl<S: StateMachine> RaftNode<S> {
 }
 
 impl<S: StateMachine> Inner<S> {
+    /// Starts the first core of a node, and has it supervised.
+    pub(crate) async fn start(plant: Plant<S>, fabric: Option<Fabric>) -> Result<Arc<Self>, StartError> {
+        let core = plant.start().await?;
+        let source = Arc::new(StatusSource::new(core.raft.metrics(), plant.news.subscribe()));
+        let slot = Arc::new(CoreSlot::new(core.raft.clone()));
+        let node = Self {
+            node_id: plant.node_id,
+            core: Arc::clone(&slot),
+            shared: Arc::clone(&plant.shared),
+            snapshots: plant.snapshots.clone(),
+            transport: plant.transport.clone(),
+            fabric,
+            scope: plant.scope.clone(),
+            source: Arc::clone(&source),
+            reception: Reception::default(),
+            supported: plant
+                .shared
+                .read_system(|system| system.features.supported().clone())
+                .await,
+            room: Room::default(),
+            courier: Arc::new(Courier::new(plant.transport.clone(), plant.scope.group().clone())),
+            shelf: Mutex::default(),
+            dir: Mutex::new(match &plant.disk {
+                Disk::Dir { log, .. } => Some(Arc::clone(&log.dir)),
+                Disk::Memory(_) => None,
+            }),
+            ended: watch::Sender::new(false),
+        };
+        drop(
+            plant
+                .scope
+                .clone()
+                .group()
+                .spawn(supervise(plant, slot, source, core)),
+        );
+        Ok(Arc::new(node))
+    }
+
+    /// The consensus core, or why there is none at this moment.
+    pub(crate) fn raft(&self) -> Result<RaftHandle<S>, Down> {
+        if let Some(down) = self.source.down() {
+            return Err(down);
+        }
+        // Between two cores, for less than a moment.
+        let none = || Down::Suspended("the consensus core is being replaced".into());
+        self.core.get().ok_or_else(none)
+    }
+
     /// Why the node no longer runs, if so.
     pub(crate) fn stop_reason(&self) -> Option<String> {
         self.source.stop_reason()
@@ -220,8 +274,8 @@ impl<S: StateMachine> Inner<S> {
         status
     }
 
-    /// The leader to ask, or why there is nobody to ask any more.
-    pub(crate) fn leader(&self) -> Result<Option<NodeId>, String> {
+    /// The leader to ask, or why there is nobody to ask.
+    pub(crate) fn leader(&self) -> Result<Option<NodeId>, Down> {
         self.source.leader()
     }
 
@@ -232,12 +286,15 @@ impl<S: StateMachine> Inner<S> {
     }
 
     pub(crate) fn current_vote(&self) -> Vote {
-        self.raft.metrics().borrow_watched().vote
+        self.source.metrics().borrow_watched().vote
     }
 
     pub(crate) async fn initialize(&self, voters: BTreeMap<NodeId, PeerAddr>) -> Result<(), InitializeError> {
         let founders: Vec<NodeId> = voters.keys().copied().collect();
-        let initialized = self.raft.initialize(voters).await;
+        let raft = self.raft().map_err(|down| InitializeError::Stopped {
+            cause: down.to_string(),
+        })?;
+        let initialized = raft.initialize(voters).await;
         initialized.map_err(|error| match error {
             RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)) => {
                 InitializeError::AlreadyInitialized
@@ -303,7 +360,8 @@ impl<S: StateMachine> Inner<S> {
 
     async fn ask_for_transfer(&self, leader: NodeId, to: NodeId, deadline: Instant) -> Result<(), String> {
         if leader == self.node_id {
-            let triggered = self.raft.trigger().transfer_leader(to).await;
+            let raft = self.raft().map_err(|down| down.to_string())?;
+            let triggered = raft.trigger().transfer_leader(to).await;
             return triggered.map_err(|fatal| fatal.to_string());
         }
         let response = self
@@ -328,29 +386,45 @@ impl<S: StateMachine> Inner<S> {
             // Leaving a process-local network takes no waiting, and frees the id this moment.
             let _ = self.transport.shutdown(Duration::ZERO).now_or_never();
         }
+        let dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if *self.ended.borrow() {
+            return;
+        }
+        // The lock on the directory goes last: what blocks on a disk cannot be interrupted, and nobody else
+        // may write there meanwhile.
+        let (group, ended) = (self.scope.group().clone(), self.ended.clone());
+        let (reception, core) = (Arc::clone(&self.reception), Arc::clone(&self.core));
+        let release = async move {
+            core.set(None);
+            while !group.join(SHUTDOWN_GRACE).await {
+                tracing::warn!("a node that was ended still waits for its disk");
+            }
+            *reception.lock().await = None;
+            drop(dir);
+            ended.send_replace(true);
+        };
+        drop(self.scope.group().sibling().spawn(release));
     }
 
     async fn shutdown(&self) {
         let reason = "it was shut down";
+        let raft = self.raft();
         self.source.stop(reason.into());
-        if tokio::time::timeout(SHUTDOWN_GRACE, self.raft.shutdown())
-            .await
-            .is_err()
-        {
-            tracing::warn!(node_id = self.node_id, "the core did not stop in time");
+        if let Ok(raft) = raft {
+            end_raft(&raft).await;
         }
         self.kill(reason).await;
     }
 
     async fn kill(&self, reason: &str) {
-        // Callers that come second wait for the first; then nothing is left to do.
-        let mut dir = self.dir.lock().await;
+        let mut ended = self.ended.subscribe();
         self.end(reason);
-        if !self.scope.group().join(SHUTDOWN_GRACE).await {
-            tracing::warn!(node_id = self.node_id, "some tasks did not end in time");
+        let ended = tokio::time::timeout(SHUTDOWN_GRACE, ended.wait_for(|ended| *ended)).await;
+        if ended.is_err() {
+            tracing::warn!(
+                node_id = self.node_id,
+                "some tasks have not ended yet; the data directory stays locked until they have"
+            );
         }
-        *self.reception.lock().await = None;
-        // Last, because the lock on the directory goes with it.
-        *dir = None;
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     RaftNode, ReadError, StateMachine,
+    core::Down,
     node::Inner,
     submit::RETRY_INTERVAL,
     wire::{ReadIndex, WireReadIndexResponse},
@@ -84,6 +85,15 @@ impl<S: StateMachine> RaftNode<S> {
     }
 }
 
+impl From<Down> for ReadError {
+    fn from(down: Down) -> Self {
+        match down {
+            Down::Suspended(cause) => Self::DiskFull { cause },
+            Down::Stopped(cause) => Self::Stopped { cause },
+        }
+    }
+}
+
 impl<S: StateMachine> Inner<S> {
     pub(crate) async fn read_state<T>(
         &self,
@@ -107,7 +117,7 @@ impl<S: StateMachine> Inner<S> {
         let deadline = Instant::now() + within;
         let mut cause = String::from("no leader is known");
         let index = loop {
-            let leader = self.leader().map_err(|cause| ReadError::Stopped { cause })?;
+            let leader = self.leader()?;
             if let Some(leader) = leader {
                 let attempt = if leader == self.node_id {
                     self.read_index_here(deadline).await
@@ -150,10 +160,9 @@ impl<S: StateMachine> Inner<S> {
 
     /// The read index, by the leader's own quorum round (Raft dissertation, section 6.4).
     pub(crate) async fn read_index_here(&self, deadline: Instant) -> Result<u64, ReadIndexFailure> {
-        if let Some(cause) = self.stop_reason() {
-            return Err(ReadIndexFailure::Stopped(cause));
-        }
-        let asked = timeout_at(deadline, self.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
+        let raft = self.raft();
+        let raft = raft.map_err(|down| ReadIndexFailure::Stopped(down.to_string()))?;
+        let asked = timeout_at(deadline, raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
         let asked = asked.map_err(|_| ReadIndexFailure::Unconfirmed("the deadline passed".into()))?;
         asked
             .map(|linearizer| linearizer.read_log_id().index())

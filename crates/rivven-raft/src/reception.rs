@@ -82,7 +82,8 @@ async fn receive<S: StateMachine>(
     };
     let node = running(&node)?;
     let snapshot = Snapshot { meta, snapshot };
-    let installed = node.raft.install_full_snapshot(offer.vote.into(), snapshot).await;
+    let raft = node.raft().map_err(stopped)?;
+    let installed = raft.install_full_snapshot(offer.vote.into(), snapshot).await;
     Ok(WireSnapshotReceipt::Installed(
         installed.map_err(stopped)?.vote.into(),
     ))

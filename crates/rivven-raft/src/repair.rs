@@ -12,13 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
-use rivven_raft_store::{SnapshotError, SnapshotReceiver, SnapshotStore, SnapshotTransfer};
+use rivven_raft_store::{SnapshotError, SnapshotGap, SnapshotReceiver, SnapshotStore, SnapshotTransfer};
 use rivven_transport::{CallCtx, Class, Method, Rejection, Router, TaskGroup, Transport};
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{StartError, StateMachine, codec::LogCodec, node::Inner, types::TypeConfig};
+use crate::{StartError, StateMachine, codec::LogCodec, node::Inner, service::stopped, types::TypeConfig};
 
 /// How long a node looks for a peer that has a snapshot. A cluster that is started as a whole has formed by
 /// then.
@@ -50,7 +50,7 @@ impl Method for FindSnapshot {
     type Response = Option<WireTransfer>;
 }
 
-/// Bytes of the newest snapshot from an offset on; none if it is another by now.
+/// Bytes of a snapshot from an offset on; none if it is kept no longer.
 #[derive(Debug)]
 struct ReadSnapshot;
 
@@ -113,9 +113,9 @@ async fn find_snapshot<S: StateMachine>(
         return Ok(Some(data.transfer().into()));
     }
     if node.shared.applied_index() >= Some(needed)
-        && let Err(fatal) = node.raft.trigger().snapshot().await
+        && let Err(fatal) = node.raft().map_err(stopped)?.trigger().snapshot().await
     {
-        return Err(Rejection::new("not-running", fatal.to_string()));
+        return Err(stopped(fatal));
     }
     Ok(None)
 }
@@ -125,8 +125,9 @@ async fn read_snapshot<S: StateMachine>(
     transfer: WireTransfer,
     offset: u64,
 ) -> Result<Option<Bytes>, Rejection> {
-    let latest = node.snapshots.latest().map(|(_, data)| data);
-    let Some(data) = latest.filter(|data| WireTransfer::from(data.transfer()) == transfer) else {
+    // Any of those kept: a peer that is slow must not begin again with each that is made meanwhile.
+    let mut kept = node.snapshots.kept().into_iter().map(|(_, data)| data);
+    let Some(data) = kept.find(|data| WireTransfer::from(data.transfer()) == transfer) else {
         return Ok(None);
     };
     let read = node
@@ -148,18 +149,11 @@ pub(crate) struct Patient<'a> {
 }
 
 impl Patient<'_> {
-    /// Fetches a peer's snapshot if none of this node reaches its log. Vote and log stay.
-    pub(crate) async fn repair<L>(&self, log: &mut L) -> Result<(), StartError>
+    /// Fetches a peer's snapshot that fills `gap`. Vote and log stay.
+    pub(crate) async fn repair<L>(&self, log: &mut L, gap: &SnapshotGap<TypeConfig>) -> Result<(), StartError>
     where
         L: RaftLogStorage<TypeConfig>,
     {
-        let state = log.get_log_state().await.map_err(|cause| StartError::Storage {
-            code: "log-io",
-            cause,
-        })?;
-        let Some(gap) = self.snapshots.gap(&state) else {
-            return Ok(());
-        };
         tracing::warn!(%gap, "looking for a peer with a snapshot");
         let needed = gap.purged.index;
         let give_up = Instant::now() + PATIENCE;

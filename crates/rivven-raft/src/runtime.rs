@@ -42,6 +42,14 @@ impl NodeScope {
         &self.group
     }
 
+    /// A scope whose tasks can be ended by themselves, and end with this one's. Random numbers are shared.
+    pub(crate) fn child(&self) -> Self {
+        Self {
+            group: self.group.child(),
+            random: Arc::clone(&self.random),
+        }
+    }
+
     /// Runs `work` so that everything the core spawns in it, and in what it spawns, belongs to this node.
     pub(crate) async fn run<F: Future>(&self, work: F) -> F::Output {
         NODE.scope(self.clone(), work).await

@@ -87,7 +87,7 @@ pub(crate) fn own_vote(caller: &Caller, vote: WireVote) -> Result<(), Rejection>
 }
 
 pub(crate) fn stopped(fatal: impl std::fmt::Display) -> Rejection {
-    Rejection::new("not-running", format!("the Raft node has stopped: {fatal}"))
+    Rejection::new("not-running", format!("the Raft node does not run: {fatal}"))
 }
 
 pub(crate) fn malformed(error: impl std::fmt::Display) -> Rejection {
@@ -100,7 +100,12 @@ async fn request_vote<S: StateMachine>(
     request: WireVoteRequest,
 ) -> Result<WireVoteResponse, Rejection> {
     own_vote(&caller, request.vote)?;
-    let response = node.raft.vote(request.into()).await.map_err(stopped)?;
+    let response = node
+        .raft()
+        .map_err(stopped)?
+        .vote(request.into())
+        .await
+        .map_err(stopped)?;
     Ok(response.into())
 }
 
@@ -110,7 +115,12 @@ async fn request_pre_vote<S: StateMachine>(
     request: WireVoteRequest,
 ) -> Result<WireVoteResponse, Rejection> {
     own_vote(&caller, request.vote)?;
-    let response = node.raft.pre_vote(request.into()).await.map_err(stopped)?;
+    let response = node
+        .raft()
+        .map_err(stopped)?
+        .pre_vote(request.into())
+        .await
+        .map_err(stopped)?;
     Ok(response.into())
 }
 
@@ -121,7 +131,12 @@ async fn append_entries<S: StateMachine>(
 ) -> Result<WireAppendResponse, Rejection> {
     own_vote(&caller, request.vote)?;
     let request = AppendEntriesRequest::try_from(request).map_err(malformed)?;
-    let response = node.raft.append_entries(request).await.map_err(stopped)?;
+    let response = node
+        .raft()
+        .map_err(stopped)?
+        .append_entries(request)
+        .await
+        .map_err(stopped)?;
     Ok(response.into())
 }
 
@@ -133,7 +148,12 @@ async fn transfer_leader<S: StateMachine>(
     own_vote(&caller, request.from)?;
     let last_log_id = request.last_log_id.map(Into::into);
     let request = TransferLeaderRequest::new(request.from.into(), request.to, last_log_id);
-    let response = node.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+    let response = node
+        .raft()
+        .map_err(stopped)?
+        .handle_transfer_leader(request)
+        .await
+        .map_err(stopped)?;
     Ok(match response {
         Ok(()) => WireTransferResponse::Accepted,
         Err(TransferLeaderError::VoteChanged { expected, actual }) => WireTransferResponse::VoteChanged {
@@ -170,7 +190,8 @@ async fn transfer_to<S: StateMachine>(
     if leader != Some(node.node_id) {
         return Ok(WireTransferToResponse::NotLeader { leader });
     }
-    Ok(match node.raft.trigger().transfer_leader(to).await {
+    let raft = node.raft().map_err(stopped)?;
+    Ok(match raft.trigger().transfer_leader(to).await {
         Ok(()) => WireTransferToResponse::Started,
         Err(fatal) => WireTransferToResponse::Stopped {
             cause: fatal.to_string(),

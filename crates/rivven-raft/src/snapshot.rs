@@ -54,10 +54,7 @@ impl Snapshots {
                 keep_in_memory(kept, meta, &bytes);
                 Ok(SnapshotData::Memory(bytes))
             }
-            Self::Files(store) => store
-                .write(meta, write)
-                .map(SnapshotData::File)
-                .map_err(io::Error::other),
+            Self::Files(store) => Ok(SnapshotData::File(store.write(meta, write)?)),
         }
     }
 
@@ -68,24 +65,53 @@ impl Snapshots {
                 keep_in_memory(kept, meta, bytes);
                 Ok(())
             }
-            (Self::Files(store), SnapshotData::File(file)) => {
-                store.keep(meta, file).map_err(io::Error::other)
-            }
+            (Self::Files(store), SnapshotData::File(file)) => Ok(store.keep(meta, file)?),
             (Self::Memory(_), SnapshotData::File(_)) | (Self::Files(_), SnapshotData::Memory(_)) => {
-                Err(io::Error::other("the snapshot is of another kind of store"))
+                Err(another_kind())
             }
         }
     }
 
     /// The newest snapshot.
     pub(crate) fn latest(&self) -> Option<(SnapshotMeta, SnapshotData)> {
+        self.kept().into_iter().next()
+    }
+
+    /// Every snapshot kept, the newest first.
+    pub(crate) fn kept(&self) -> Vec<(SnapshotMeta, SnapshotData)> {
         match self {
-            Self::Memory(kept) => lock(kept)
-                .last()
-                .map(|(meta, bytes)| (meta.clone(), SnapshotData::Memory(bytes.clone()))),
-            Self::Files(store) => store
-                .latest()
-                .map(|file| (file.meta().clone(), SnapshotData::File(file))),
+            Self::Memory(kept) => {
+                let kept = lock(kept);
+                let newest_first = kept.iter().rev();
+                newest_first
+                    .map(|(meta, bytes)| (meta.clone(), SnapshotData::Memory(bytes.clone())))
+                    .collect()
+            }
+            Self::Files(store) => {
+                let kept = store.kept().into_iter();
+                kept.map(|file| (file.meta().clone(), SnapshotData::File(file)))
+                    .collect()
+            }
+        }
+    }
+
+    /// Stops using a snapshot that cannot be restored. Says what became of it.
+    pub(crate) fn set_aside(&self, data: &SnapshotData, reason: &str) -> io::Result<String> {
+        match (self, data) {
+            (Self::Files(store), SnapshotData::File(file)) => {
+                let aside = store.set_aside(file, reason.to_owned())?;
+                Ok(aside.map_or_else(
+                    || "it is not kept".to_owned(),
+                    |path| format!("it was set aside as {}", path.display()),
+                ))
+            }
+            (Self::Memory(kept), SnapshotData::Memory(bytes)) => {
+                lock(kept).retain(|(_, kept)| kept.as_ptr() != bytes.as_ptr());
+                Ok("it was dropped".to_owned())
+            }
+            (Self::Memory(_), SnapshotData::File(_)) | (Self::Files(_), SnapshotData::Memory(_)) => {
+                Err(another_kind())
+            }
         }
     }
 
@@ -120,6 +146,10 @@ impl Snapshots {
                 .map_err(io::Error::other),
         }
     }
+}
+
+fn another_kind() -> io::Error {
+    io::Error::other("the snapshot is of another kind of store")
 }
 
 fn keep_in_memory(kept: &Mutex<Vec<(SnapshotMeta, Bytes)>>, meta: &SnapshotMeta, bytes: &Bytes) {

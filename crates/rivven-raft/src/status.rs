@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use openraft::{ServerState, async_runtime::watch::WatchReceiver};
 use openraft_rt_tokio::TokioWatchReceiver;
 use rivven_types::{NodeId, PeerAddr};
 
-use crate::types::RaftMetrics;
+use crate::{core::Down, snapshot_keeper::SnapshotNews, types::RaftMetrics};
 
 /// What a node does in its group (Raft, section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -25,6 +25,8 @@ pub enum Role {
     Candidate,
     /// Receives the log and does not vote; also a node that is not initialised.
     Learner,
+    /// Takes no part for the time being, for the reason in [`RaftStatus::suspended`].
+    Suspended,
     /// Has stopped: shut down, or failed for the reason in [`RaftStatus::stopped`].
     Stopped,
 }
@@ -38,6 +40,7 @@ impl Role {
             Self::Follower => "follower",
             Self::Candidate => "candidate",
             Self::Learner => "learner",
+            Self::Suspended => "suspended",
             Self::Stopped => "stopped",
         }
     }
@@ -69,6 +72,12 @@ pub struct RaftStatus {
     pub learners: BTreeSet<NodeId>,
     /// Whether the node has ever been a member: it has a membership in its log or snapshot.
     pub initialized: bool,
+    /// Why the node takes no part for the time being, and what it waits for: the disk is full. It goes on by
+    /// itself once there is room.
+    pub suspended: Option<String>,
+    /// Why the newest snapshot could not be written, as long as that is so. The log grows meanwhile; the node
+    /// tries again by itself.
+    pub snapshot_failure: Option<String>,
     /// Why the node has stopped, if it has.
     pub stopped: Option<String>,
 }
@@ -98,6 +107,8 @@ impl NoLeader {
 pub struct RaftWatch {
     source: Arc<StatusSource>,
     metrics: Metrics,
+    life: tokio::sync::watch::Receiver<Life>,
+    snapshots: tokio::sync::watch::Receiver<SnapshotNews>,
     last: RaftStatus,
 }
 
@@ -107,15 +118,18 @@ impl fmt::Debug for RaftWatch {
     }
 }
 
-type Metrics = TokioWatchReceiver<RaftMetrics>;
+pub(crate) type Metrics = TokioWatchReceiver<RaftMetrics>;
 
 impl RaftWatch {
     pub(crate) fn new(source: Arc<StatusSource>) -> Self {
-        let metrics = source.metrics.clone();
+        let life = source.life.subscribe();
+        let metrics = source.metrics();
         let last = source.status();
         Self {
+            snapshots: source.snapshots.clone(),
             source,
             metrics,
+            life,
             last,
         }
     }
@@ -132,36 +146,64 @@ impl RaftWatch {
                 self.last = status.clone();
                 return status;
             }
-            if self.metrics.changed().await.is_err() {
-                // The core has ended.
-                self.source.stop("the node was ended".into());
-                if self.last.role == Role::Stopped {
-                    std::future::pending::<()>().await;
+            // The senders of both end only with their owners, which this borrow and the node keep.
+            let core_ended = tokio::select! {
+                biased;
+                _ = self.life.changed() => true,
+                Ok(()) = self.snapshots.changed() => false,
+                changed = self.metrics.changed() => match changed {
+                    Ok(()) => false,
+                    // What follows is up to whoever supervises it.
+                    Err(_) => self.life.changed().await.is_ok(),
                 }
+            };
+            if core_ended {
+                self.metrics = self.source.metrics();
             }
         }
     }
 }
 
-/// Where status comes from: the core's metrics, and the reason for the end.
+/// Whether there is a core to ask.
+#[derive(Debug, Default)]
+struct Life {
+    down: Option<Down>,
+}
+
+/// Where status comes from: the core's metrics, and why there is no core.
 pub(crate) struct StatusSource {
-    metrics: Metrics,
+    /// Of the newest core.
+    metrics: RwLock<Metrics>,
     /// The leader, announced only when it changes.
     leader: tokio::sync::watch::Sender<Option<NodeId>>,
-    stopped: OnceLock<String>,
+    /// Announced whenever a core begins or ends.
+    life: tokio::sync::watch::Sender<Life>,
+    snapshots: tokio::sync::watch::Receiver<SnapshotNews>,
 }
 
 impl StatusSource {
-    pub(crate) fn new(metrics: Metrics) -> Self {
+    pub(crate) fn new(metrics: Metrics, snapshots: tokio::sync::watch::Receiver<SnapshotNews>) -> Self {
         Self {
-            metrics,
+            metrics: RwLock::new(metrics),
             leader: tokio::sync::watch::Sender::new(None),
-            stopped: OnceLock::new(),
+            life: tokio::sync::watch::Sender::default(),
+            snapshots,
         }
     }
 
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.metrics
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
-        self.leader.send_replace(leader);
+        self.leader.send_if_modified(|now| {
+            let changed = *now != leader;
+            *now = leader;
+            changed
+        });
     }
 
     /// Waits until this node follows another leader than `leader`.
@@ -171,77 +213,117 @@ impl StatusSource {
         let _ = watch.wait_for(|now| now.is_some_and(|now| now != leader)).await;
     }
 
-    /// The reason given by whoever ended the node.
-    pub(crate) fn stop_reason_given(&self) -> Option<&str> {
-        self.stopped.get().map(String::as_str)
-    }
-
-    /// Keeps the first reason given.
+    /// The node has stopped for good. Keeps the first reason given.
     pub(crate) fn stop(&self, reason: String) {
-        let _ = self.stopped.set(reason);
-        // Wakes who waits for the end; there is no leader to follow any more.
-        self.leader.send_replace(None);
+        self.life.send_if_modified(|life| {
+            if matches!(life.down, Some(Down::Stopped(_))) {
+                return false;
+            }
+            life.down = Some(Down::Stopped(reason));
+            true
+        });
+        self.set_leader(None);
     }
 
-    /// Waits until the node has stopped.
+    /// The node has no core until [`Self::resume`].
+    pub(crate) fn suspend(&self, cause: String) {
+        self.life.send_if_modified(|life| {
+            let stopped = matches!(life.down, Some(Down::Stopped(_)));
+            if !stopped {
+                life.down = Some(Down::Suspended(cause));
+            }
+            !stopped
+        });
+        self.set_leader(None);
+    }
+
+    /// There is a new core.
+    pub(crate) fn resume(&self, metrics: Metrics) {
+        *self.metrics.write().unwrap_or_else(PoisonError::into_inner) = metrics;
+        self.life.send_if_modified(|life| {
+            let stopped = matches!(life.down, Some(Down::Stopped(_)));
+            if !stopped {
+                life.down = None;
+            }
+            !stopped
+        });
+    }
+
+    /// Waits until the node has stopped for good.
     pub(crate) async fn until_stopped(&self) {
-        let mut watch = self.leader.subscribe();
-        while self.stop_reason().is_none() {
-            // The sender lives as long as this borrow.
-            let _ = watch.changed().await;
-        }
+        let mut watch = self.life.subscribe();
+        // The sender lives as long as this borrow.
+        let _ = watch
+            .wait_for(|life| matches!(life.down, Some(Down::Stopped(_))))
+            .await;
+    }
+
+    /// Waits until it is known what becomes of a core that has ended.
+    pub(crate) async fn until_down(&self) {
+        let mut watch = self.life.subscribe();
+        // The sender lives as long as this borrow.
+        let _ = watch.wait_for(|life| life.down.is_some()).await;
+    }
+
+    /// Why there is no core to ask, if so.
+    pub(crate) fn down(&self) -> Option<Down> {
+        self.life.borrow().down.clone()
     }
 
     /// Why the node no longer runs, if so.
     pub(crate) fn stop_reason(&self) -> Option<String> {
-        let fatal = || {
-            let metrics = self.metrics.borrow_watched();
-            metrics.running_state.as_ref().err().map(ToString::to_string)
-        };
-        self.stopped.get().cloned().or_else(fatal)
+        match &self.life.borrow().down {
+            Some(Down::Stopped(cause)) => Some(cause.clone()),
+            Some(Down::Suspended(_)) | None => None,
+        }
     }
 
-    /// The leader, or why the node no longer runs. Cheaper than the whole status.
-    pub(crate) fn leader(&self) -> Result<Option<NodeId>, String> {
-        if let Some(reason) = self.stopped.get() {
-            return Err(reason.clone());
+    /// The leader, or why there is nobody to ask. Cheaper than the whole status.
+    pub(crate) fn leader(&self) -> Result<Option<NodeId>, Down> {
+        if let Some(down) = &self.life.borrow().down {
+            return Err(down.clone());
         }
-        let metrics = self.metrics.borrow_watched();
-        match &metrics.running_state {
-            Ok(()) => Ok(metrics.current_leader),
-            Err(fatal) => Err(fatal.to_string()),
-        }
+        let metrics = self.metrics.read().unwrap_or_else(PoisonError::into_inner);
+        let metrics = metrics.borrow_watched();
+        Ok(metrics
+            .running_state
+            .is_ok()
+            .then_some(metrics.current_leader)
+            .flatten())
     }
 
     /// Where members are, as the membership says.
     pub(crate) fn addresses(&self) -> BTreeMap<NodeId, PeerAddr> {
-        let metrics = self.metrics.borrow_watched();
+        let metrics = self.metrics();
+        let metrics = metrics.borrow_watched();
         let nodes = metrics.membership_config.nodes();
         nodes.map(|(node, addr)| (*node, addr.clone())).collect()
     }
 
     pub(crate) fn status(&self) -> RaftStatus {
-        let stopped = self.stop_reason();
-        let metrics = self.metrics.borrow_watched();
+        let (suspended, stopped) = match self.down() {
+            None => (None, None),
+            Some(Down::Suspended(cause)) => (Some(cause), None),
+            Some(Down::Stopped(cause)) => (None, Some(cause)),
+        };
+        let metrics = self.metrics();
+        let metrics = metrics.borrow_watched();
+        let runs = suspended.is_none() && stopped.is_none() && metrics.running_state.is_ok();
         let role = match metrics.state {
             _ if stopped.is_some() => Role::Stopped,
+            _ if !runs => Role::Suspended,
             ServerState::Leader => Role::Leader,
             ServerState::Follower => Role::Follower,
             ServerState::Candidate => Role::Candidate,
             ServerState::Learner => Role::Learner,
-            ServerState::Shutdown => Role::Stopped,
+            ServerState::Shutdown => Role::Suspended,
         };
         let membership = &metrics.membership_config;
-        let leader = if stopped.is_some() {
-            None
-        } else {
-            metrics.current_leader
-        };
         RaftStatus {
             node_id: metrics.id,
             role,
             term: metrics.current_term,
-            leader,
+            leader: metrics.current_leader.filter(|_| runs),
             commit_index: metrics.local_committed.map(|id| id.index),
             applied_index: metrics.last_applied.map(|id| id.index),
             last_log_index: metrics.last_log_index,
@@ -249,6 +331,8 @@ impl StatusSource {
             voters: membership.voter_ids().collect(),
             learners: membership.membership().learner_ids().collect(),
             initialized: membership.membership().nodes().next().is_some(),
+            suspended,
+            snapshot_failure: self.snapshots.borrow().failure(),
             stopped,
         }
     }

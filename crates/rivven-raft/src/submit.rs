@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     ProposeError,
+    core::Down,
     propose::Proposal,
     wire::client::{BATCH_BYTES, MAX_BATCH, PROPOSAL_OVERHEAD_BYTES},
 };
@@ -57,19 +58,19 @@ pub(crate) trait Door: Sync {
     /// Where proposals are counted.
     fn room(&self) -> &Room;
 
-    /// Tries once. Without a leader to ask there is no attempt; after this end has stopped there is a reason.
+    /// Tries once. Without a leader to ask there is no attempt; while this end cannot ask there is a reason.
     fn attempt(
         &self,
         proposal: &Proposal,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Option<Attempt>, String>> + Send;
+    ) -> impl Future<Output = Result<Option<Attempt>, Down>> + Send;
 
     /// Tries once with several, which stand next to one another in the log if they come to stand in it.
     fn attempt_group(
         &self,
         group: &[Proposal],
         deadline: Instant,
-    ) -> impl Future<Output = Result<Option<GroupAttempt>, String>> + Send;
+    ) -> impl Future<Output = Result<Option<GroupAttempt>, Down>> + Send;
 }
 
 /// How one attempt with several proposals ended.
@@ -94,7 +95,7 @@ pub(crate) async fn submit(
     let mut attempts = Attempts::new(proposal.can_repeat());
     loop {
         match door.attempt(&proposal, deadline).await {
-            Err(cause) => return Err(attempts.stopped(cause)),
+            Err(down) => return Err(attempts.down(down.into())),
             Ok(None) => {}
             Ok(Some(attempt)) => {
                 if let Some(outcome) = attempts.settle(attempt) {
@@ -187,7 +188,7 @@ async fn submit_group(
     let mut cause = String::from("no leader is known");
     loop {
         match door.attempt_group(group, deadline).await {
-            Err(cause) => return all(ProposeError::Stopped { cause }),
+            Err(down) => return all(down.into()),
             Ok(None) => {}
             Ok(Some(GroupAttempt::Ended(outcomes))) => return outcomes,
             Ok(Some(GroupAttempt::Again(reason))) => cause = reason,
@@ -243,18 +244,22 @@ impl Attempts {
             {
                 self.cause = error.to_string();
             }
-            Attempt::Ended(Err(ProposeError::Stopped { cause })) => return Some(Err(self.stopped(cause))),
+            Attempt::Ended(Err(error @ (ProposeError::Stopped { .. } | ProposeError::DiskFull { .. }))) => {
+                return Some(Err(self.down(error)));
+            }
             Attempt::Ended(outcome) => return Some(outcome),
         }
         None
     }
 
-    /// The outcome when this end stops.
-    const fn stopped(&self, cause: String) -> ProposeError {
+    /// The outcome when this end cannot go on.
+    fn down(&self, error: ProposeError) -> ProposeError {
         if self.tried {
-            ProposeError::Unknown { cause }
+            ProposeError::Unknown {
+                cause: error.to_string(),
+            }
         } else {
-            ProposeError::Stopped { cause }
+            error
         }
     }
 
@@ -304,7 +309,10 @@ mod tests {
         let mut attempts = Attempts::new(true);
         let overloaded = attempts.settle(Attempt::Ended(Err(ProposeError::Overloaded)));
         assert!(matches!(overloaded, Some(Err(ProposeError::Overloaded))));
-        assert_eq!(attempts.stopped(String::new()).outcome(), Outcome::NotDone);
+        assert_eq!(
+            attempts.down(Down::Stopped(String::new()).into()).outcome(),
+            Outcome::NotDone
+        );
         assert_eq!(attempts.expired(Duration::ZERO).outcome(), Outcome::NotDone);
     }
 }

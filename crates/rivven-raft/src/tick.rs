@@ -2,16 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use openraft::Raft;
 use rivven_types::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     StateMachine,
-    adapter::{Machine, Shared},
+    applied::Shared,
+    core::RaftHandle,
     status::StatusSource,
     system::SystemCommand,
-    types::{LogCommand, NAMESPACE_SYSTEM, TypeConfig},
+    types::{LogCommand, NAMESPACE_SYSTEM},
 };
 
 /// How often the leader proposes a tick, while anything waits for time to pass.
@@ -50,7 +50,7 @@ impl Reckoning {
 /// Proposes ticks as long as this node leads and something needs them. Ends with the node.
 pub(crate) async fn propose_ticks<S: StateMachine>(
     node_id: NodeId,
-    raft: Raft<TypeConfig, Machine<S>>,
+    raft: RaftHandle<S>,
     shared: Arc<Shared<S>>,
     source: Arc<StatusSource>,
 ) {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use tokio::{runtime::Handle, task::JoinHandle};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 /// A set of tasks with one owner, ended together.
 ///
@@ -22,6 +25,8 @@ pub struct TaskGroup {
     handle: Handle,
     tracker: TaskTracker,
     ended: CancellationToken,
+    /// Of the groups that this one ends with, and whose [`Self::join`] waits for its tasks too.
+    ancestors: Vec<TaskTracker>,
     /// `None` outside of a simulation.
     gate: Option<Gate>,
 }
@@ -34,6 +39,7 @@ impl TaskGroup {
             handle,
             tracker: TaskTracker::new(),
             ended: CancellationToken::new(),
+            ancestors: Vec::new(),
             gate: None,
         }
     }
@@ -68,6 +74,21 @@ impl TaskGroup {
         Self::new(self.handle.clone())
     }
 
+    /// An empty group that can be ended by itself, and ends with this one at the latest. In a simulation it
+    /// is suspended with this one.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let mut ancestors = self.ancestors.clone();
+        ancestors.push(self.tracker.clone());
+        Self {
+            handle: self.handle.clone(),
+            tracker: TaskTracker::new(),
+            ended: self.ended.child_token(),
+            ancestors,
+            gate: self.gate.clone(),
+        }
+    }
+
     /// Runs `task` until it ends or the group does; then it resolves to `None`.
     pub fn spawn<F>(&self, task: F) -> JoinHandle<Option<F::Output>>
     where
@@ -75,13 +96,20 @@ impl TaskGroup {
         F::Output: Send + 'static,
     {
         let ended = self.ended.clone();
+        let counted = self.counted();
         match self.gate.clone() {
             None => {
-                let task = async move { ended.run_until_cancelled(task).await };
+                let task = async move {
+                    let _counted = counted;
+                    ended.run_until_cancelled(task).await
+                };
                 self.tracker.spawn_on(task, &self.handle)
             }
             Some(gate) => {
-                let task = async move { ended.run_until_cancelled(gate.hold(task)).await };
+                let task = async move {
+                    let _counted = counted;
+                    ended.run_until_cancelled(gate.hold(task)).await
+                };
                 self.tracker.spawn_on(task, &self.handle)
             }
         }
@@ -94,6 +122,11 @@ impl TaskGroup {
         T: Send + 'static,
     {
         if self.gate.is_none() {
+            let counted = self.counted();
+            let work = move || {
+                let _counted = counted;
+                work()
+            };
             return self.tracker.spawn_blocking_on(work, &self.handle);
         }
         // A thread of its own, since some of what may block refuses to on a thread that drives tasks.
@@ -116,6 +149,11 @@ impl TaskGroup {
             }
         };
         self.tracker.spawn_on(done, &self.handle)
+    }
+
+    /// Has a task count with every ancestor for as long as it lives.
+    fn counted(&self) -> Vec<TaskTrackerToken> {
+        self.ancestors.iter().map(TaskTracker::token).collect()
     }
 
     /// Suspends every task at its next await point until [`Self::resume`], as SIGSTOP does with a process;
@@ -200,6 +238,24 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GRACE: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_ends_by_itself_and_with_its_parent_which_waits_for_it() {
+        let parent = TaskGroup::current();
+        let (one, two) = (parent.child(), parent.child().child());
+        let own = parent.spawn(std::future::pending::<()>());
+        let of_one = one.spawn(std::future::pending::<()>());
+        let of_two = two.spawn(std::future::pending::<()>());
+        one.abort();
+        assert!(of_one.await.unwrap().is_none() && one.join(GRACE).await);
+        assert!(!own.is_finished() && !of_two.is_finished() && !parent.is_aborted());
+        assert!(!parent.join(GRACE).await, "a grandchild still runs");
+        parent.abort();
+        assert!(two.is_aborted() && parent.join(GRACE).await);
+        assert!(own.await.unwrap().is_none() && of_two.await.unwrap().is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_suspended_process_does_nothing_while_time_goes_on() {

@@ -69,7 +69,7 @@ where
         Some(SnapshotGap {
             purged,
             latest,
-            damaged: self.damaged().to_vec(),
+            damaged: self.damaged(),
         })
     }
 

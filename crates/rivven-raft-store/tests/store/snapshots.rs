@@ -152,8 +152,9 @@ fn a_damaged_newest_snapshot_gives_way_to_the_older() {
     let store = open(dir.path());
     assert_eq!(read(&store.latest().unwrap()), content(10, LEN));
     assert_eq!(store.purge_bound(), None);
-    let [damaged] = store.damaged() else {
-        panic!("{:?}", store.damaged())
+    let set_aside = store.damaged();
+    let [damaged] = &set_aside[..] else {
+        panic!("{set_aside:?}")
     };
     assert_eq!(damaged.index, 20);
     assert!(damaged.reason.contains("chunk 1"), "{}", damaged.reason);
@@ -181,8 +182,9 @@ fn a_newest_snapshot_that_cannot_be_read_gives_way_to_the_older() {
     let store = open(dir.path());
     assert_eq!(store.latest().unwrap().index(), Some(5));
     assert_eq!(store.purge_bound(), None, "one snapshot is no reason to purge");
-    let [damaged] = store.damaged() else {
-        panic!("{:?}", store.damaged())
+    let set_aside = store.damaged();
+    let [damaged] = &set_aside[..] else {
+        panic!("{set_aside:?}")
     };
     assert!(damaged.reason.contains("cannot be read"), "{}", damaged.reason);
     assert!(damaged.path.exists() && !newest.exists());

@@ -83,7 +83,9 @@ fn answer<S: StateMachine>(
         Some(Err(LocalFailure::NotLeader(leader))) => WireProposeResponse::NotLeader { leader },
         Some(Err(LocalFailure::Refused(refusal))) => WireProposeResponse::Refused(refusal),
         Some(Err(LocalFailure::Unknown(cause))) => WireProposeResponse::Unknown { cause },
-        Some(Err(LocalFailure::Stopped(cause))) => WireProposeResponse::Stopped { cause },
+        Some(Err(LocalFailure::Down(down))) => WireProposeResponse::Stopped {
+            cause: down.to_string(),
+        },
         None => WireProposeResponse::Unknown {
             cause: "the leader lost track of it".into(),
         },

@@ -1,0 +1,354 @@
+//! The replicated state of a node: what applies to it, what reads it, what restores it.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use openraft::{
+    EntryPayload,
+    storage::{ApplyResponder, EntryResponder},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::{RwLock, watch};
+
+use crate::{
+    ApplyCtx, StateMachine,
+    codec::{KIND_BLANK, KIND_COMMAND, KIND_MEMBERSHIP},
+    snapshot::SnapshotData,
+    system::{
+        Admission, Features, Reply, SessionTag, System, SystemCommand, SystemResponse, body_crc,
+        encode_response, encode_system_response,
+    },
+    types::{
+        LogCommand, LogEntry, LogId, LogReply, NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM,
+        SnapshotMeta, StoredMembership, TypeConfig, term_of,
+    },
+};
+
+/// The state machine, shared between the core, which applies, and everyone who reads.
+///
+/// It outlives the core: what is applied is committed, whether or not this node's own log still has it.
+pub(crate) struct Shared<S> {
+    state: RwLock<Applied<S>>,
+    /// The state before the first entry, to begin with again when a snapshot has left half a state behind.
+    initial: Mutex<WriteSnapshot>,
+    applied: watch::Sender<Option<u64>>,
+}
+
+/// Writes a snapshot that was taken.
+type WriteSnapshot = Box<dyn Fn(&mut dyn io::Write) -> io::Result<()> + Send>;
+
+struct Applied<S> {
+    machine: S,
+    system: System,
+    last: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl<S: StateMachine> Shared<S> {
+    pub(crate) fn new(machine: S, features: Features) -> Self {
+        let system = System {
+            features,
+            ..System::default()
+        };
+        let initial = machine.snapshot();
+        let write: WriteSnapshot = Box::new(move |out| S::encode_snapshot(&initial, out));
+        let state = Applied {
+            machine,
+            system,
+            last: None,
+            membership: StoredMembership::default(),
+        };
+        Self {
+            state: RwLock::new(state),
+            initial: Mutex::new(write),
+            applied: watch::Sender::new(None),
+        }
+    }
+
+    /// Index of the last entry applied.
+    pub(crate) fn applied_index(&self) -> Option<u64> {
+        *self.applied.borrow()
+    }
+
+    /// Announces every advance of [`Self::applied_index`].
+    pub(crate) fn watch_applied(&self) -> watch::Receiver<Option<u64>> {
+        self.applied.subscribe()
+    }
+
+    /// The state and the index it stands at.
+    pub(crate) async fn read<T>(&self, read: impl FnOnce(&S) -> T) -> (T, Option<u64>) {
+        let state = self.state.read().await;
+        (read(&state.machine), state.last.map(|id| id.index))
+    }
+
+    /// The system state.
+    pub(crate) async fn read_system<T>(&self, read: impl FnOnce(&System) -> T) -> T {
+        read(&self.state.read().await.system)
+    }
+
+    /// The log time, if anything waits for it to pass.
+    pub(crate) async fn awaited_time(&self) -> Option<u64> {
+        let state = self.state.read().await;
+        let awaited = state.system.needs_ticks() || state.machine.needs_ticks();
+        awaited.then_some(state.system.log_time_ms)
+    }
+
+    /// Applies entries in order, leaving out those that are applied already.
+    ///
+    /// # Errors
+    /// The state machine failed, or the entries are not what was applied before.
+    pub(crate) async fn apply(
+        &self,
+        batch: Vec<io::Result<EntryResponder<TypeConfig>>>,
+    ) -> io::Result<Vec<(ApplyResponder<TypeConfig>, LogReply)>> {
+        let mut replies = Vec::new();
+        let mut state = self.state.write().await;
+        for item in batch {
+            let (entry, responder) = item?;
+            if state.has(&entry.log_id)? {
+                // A proposal of this core's has an index of its own, beyond everything applied before.
+                if responder.is_some() {
+                    let text = format!("{} was proposed and is applied already", entry.log_id);
+                    return Err(io::Error::other(text));
+                }
+                continue;
+            }
+            let reply = state.apply(entry).map_err(io::Error::other)?;
+            replies.extend(responder.map(|responder| (responder, reply)));
+        }
+        let last = state.last.map(|id| id.index);
+        if let Some(last) = last {
+            contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
+        }
+        drop(state);
+        self.announce(last);
+        Ok(replies)
+    }
+
+    /// The state to write into a snapshot, and its place in the log.
+    pub(crate) async fn snapshot(&self) -> (System, S::Snapshot, SnapshotMeta) {
+        let state = self.state.read().await;
+        let meta = SnapshotMeta {
+            last_log_id: state.last,
+            last_membership: state.membership.clone(),
+        };
+        (state.system.clone(), state.machine.snapshot(), meta)
+    }
+
+    fn announce(&self, last: Option<u64>) {
+        self.applied.send_if_modified(|applied| {
+            let changed = *applied != last;
+            *applied = last;
+            changed
+        });
+    }
+
+    /// Replaces the state, unless it is as far as the snapshot already. Blocks: runs where that is allowed.
+    /// Readers wait without blocking their threads.
+    ///
+    /// # Errors
+    /// The snapshot cannot be restored, and the state is the initial one.
+    pub(crate) fn restore(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        let mut state = self.state.blocking_write();
+        if state.last.map(|id| id.index) >= meta.last_log_id.map(|id| id.index) {
+            return Ok(());
+        }
+        let restored = state
+            .replace(&mut data.content())
+            .map_err(|error| format!("the snapshot cannot be restored: {error}"));
+        let restored = match restored {
+            Ok(()) => {
+                state.last = meta.last_log_id;
+                state.membership = meta.last_membership.clone();
+                Ok(())
+            }
+            Err(cause) => match self.reset(&mut state) {
+                Ok(()) => Err(cause),
+                Err(error) => Err(format!("{cause}; nor can the state be emptied: {error}")),
+            },
+        };
+        let last = state.last.map(|id| id.index);
+        if let Some(last) = last {
+            contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
+        }
+        drop(state);
+        self.announce(last);
+        restored.map_err(io::Error::other)
+    }
+
+    /// Goes back to before the first entry.
+    fn reset(&self, state: &mut Applied<S>) -> Result<(), String> {
+        let mut bytes = Vec::new();
+        {
+            let initial = self.initial.lock().unwrap_or_else(PoisonError::into_inner);
+            contain(|| initial(&mut bytes))?.map_err(|error| error.to_string())?;
+        }
+        contain(|| state.machine.restore(&mut bytes.as_slice()))?.map_err(|error| error.to_string())?;
+        state.system = System {
+            features: Features::supporting(state.system.features.supported().clone()),
+            ..System::default()
+        };
+        state.last = None;
+        state.membership = StoredMembership::default();
+        Ok(())
+    }
+}
+
+impl<S: StateMachine> Applied<S> {
+    /// Whether an entry is part of the state already.
+    fn has(&self, id: &LogId) -> io::Result<bool> {
+        match self.last {
+            Some(last) if last.index == id.index && last != *id => Err(io::Error::other(format!(
+                "{id} is committed where {last} was applied; this node has diverged, rebuild it with \
+                 `rivven-node member replace`"
+            ))),
+            last => Ok(last.is_some_and(|last| id.index <= last.index)),
+        }
+    }
+
+    /// Reads all of a snapshot into the state.
+    fn replace(&mut self, input: &mut dyn io::Read) -> Result<(), String> {
+        let read = contain(|| {
+            self.system.restore(input)?;
+            self.machine.restore(input)?;
+            // Reading to the end checks what the state machine had no use for.
+            io::copy(input, &mut io::sink())
+        });
+        read?.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+impl<S: StateMachine> Applied<S> {
+    /// Applies one entry, and adds it with its reply to the digest.
+    fn apply(&mut self, entry: LogEntry) -> Result<LogReply, String> {
+        let id = entry.log_id;
+        let add = |kind: u8, namespace: u16, command: &[u8], reply: &[u8], system: &mut System| {
+            let [low, high] = namespace.to_le_bytes();
+            system
+                .chain
+                .add(term_of(&id), id.index, &[kind, low, high], command, reply);
+        };
+        let reply = match entry.payload {
+            EntryPayload::Blank => {
+                add(KIND_BLANK, 0, &[], &[], &mut self.system);
+                Bytes::new()
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                add(KIND_MEMBERSHIP, 0, &[], &[], &mut self.system);
+                Bytes::new()
+            }
+            EntryPayload::Normal(command) => {
+                let reply = self.command(&id, &command)?;
+                add(
+                    KIND_COMMAND,
+                    command.namespace,
+                    &command.body,
+                    &reply,
+                    &mut self.system,
+                );
+                reply
+            }
+        };
+        self.last = Some(id);
+        Ok(LogReply(reply))
+    }
+
+    fn command(&mut self, id: &LogId, command: &LogCommand) -> Result<Bytes, String> {
+        match command.namespace {
+            NAMESPACE_SYSTEM => self.system_command(id, &command.body),
+            NAMESPACE_APPLICATION => self.application_command(id, &command.body),
+            NAMESPACE_SESSION => self.session_command(id, &command.body),
+            namespace => Err(format!(
+                "log entry {} is for namespace {namespace}, which this release does not know; upgrade this node",
+                id.index
+            )),
+        }
+    }
+
+    fn system_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+        let command: SystemCommand = decode(id, body)?;
+        let response = if let SystemCommand::Tick { now_ms } = command {
+            self.system.tick(now_ms);
+            let ctx = self.ctx(id);
+            contain(|| self.machine.tick(&ctx)).map_err(|cause| at(id, &cause))?;
+            SystemResponse::Done
+        } else {
+            self.system
+                .apply(id.index, command)
+                .map_err(|cause| at(id, &cause))?
+        };
+        encode_system_response(&response).map_err(|error| not_encoded(id, &error))
+    }
+
+    /// Carries out a session's proposal unless an entry before has done so.
+    fn session_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+        let (tag, command) =
+            SessionTag::decode(body).ok_or_else(|| at(id, "it is too short for a session"))?;
+        let crc = body_crc(&command);
+        let reply = match self.system.sessions.admit(tag, crc) {
+            Admission::New => {
+                let reply = self.application_command(id, &command)?;
+                self.system.sessions.keep(tag, id.index, crc, &reply);
+                return Ok(reply);
+            }
+            Admission::Repeated(reply) => return Ok(reply),
+            Admission::NotKept => Reply::NotKept,
+            Admission::NoSession => Reply::NoSession,
+            Admission::Passed => Reply::Passed,
+            Admission::Reused(refusal) => Reply::Refused(refusal),
+        };
+        reply.encode().map_err(|error| not_encoded(id, &error))
+    }
+
+    fn application_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+        let command: S::Command = decode(id, body)?;
+        if let Err(refusal) = self.system.features.check(S::requires(&command)) {
+            let refused = Reply::Refused(refusal).encode();
+            return refused.map_err(|error| not_encoded(id, &error));
+        }
+        let ctx = self.ctx(id);
+        let response = contain(|| self.machine.apply(&ctx, command)).map_err(|cause| at(id, &cause))?;
+        encode_response(&response).map_err(|error| not_encoded(id, &error))
+    }
+
+    fn ctx(&self, id: &LogId) -> ApplyCtx {
+        ApplyCtx::new(id.index, term_of(id)).at(self.system.log_time_ms)
+    }
+}
+
+fn decode<T: DeserializeOwned>(id: &LogId, body: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(body).map_err(|error| {
+        format!(
+            "log entry {} cannot be decoded ({error}); a newer release may have written it: upgrade this node",
+            id.index
+        )
+    })
+}
+
+fn at(id: &LogId, cause: &str) -> String {
+    format!("{cause} at log entry {}", id.index)
+}
+
+fn not_encoded(id: &LogId, error: &postcard::Error) -> String {
+    format!(
+        "the response to log entry {} cannot be encoded: {error}",
+        id.index
+    )
+}
+
+/// Turns a panic of the state machine into the reason for which the node stops.
+pub(crate) fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    // After a panic the state is never used again: the caller fails, and the core with it.
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        format!("the state machine panicked: {}", text.unwrap_or("no message"))
+    })
+}

@@ -1,0 +1,260 @@
+//! Starting a core: opening the log, bringing the state to it, and wiring both.
+
+use std::{collections::BTreeSet, io, sync::Arc};
+
+use openraft::{Config, Raft, SnapshotPolicy, storage::RaftLogStorage};
+use rivven_raft_store::{LogMonitor, MemLogStore, SnapshotGap, SnapshotStore};
+use rivven_transport::Transport;
+use rivven_types::NodeId;
+use tokio::sync::watch;
+
+use crate::{
+    StartError, StateMachine,
+    adapter::{FaultCell, Machine, Place, restore_or_set_aside},
+    applied::Shared,
+    codec::LogCodec,
+    config::Timing,
+    core::{Core, END_GRACE, RaftHandle},
+    log_disk::LogDisk,
+    network::Peers,
+    repair::Patient,
+    runtime::NodeScope,
+    snapshot::Snapshots,
+    snapshot_keeper::{SnapshotNews, keep_snapshots},
+    status::StatusSource,
+    tick::propose_ticks,
+    types::TypeConfig,
+};
+
+/// Most entries read for one request to a follower; their bytes are bounded by the frame.
+const MAX_PAYLOAD_ENTRIES: u64 = 256;
+
+/// Pauses between attempts to reach a follower that cannot be reached: short, so that one that comes back
+/// is not left waiting. The transport has its own pauses between connection attempts.
+const BACKOFF: &str = "50ms 100ms ..200ms";
+
+/// Snapshots of peers that are fetched for one start, while each of them turns out to be of no use.
+const MAX_FETCHED: usize = 3;
+
+/// What the consensus core is configured with.
+pub(crate) struct CoreConfig {
+    pub(crate) cluster_name: String,
+    pub(crate) timing: Timing,
+    pub(crate) snapshot_every: u64,
+    pub(crate) durable: bool,
+}
+
+impl CoreConfig {
+    pub(crate) fn build(self) -> Result<Arc<Config>, StartError> {
+        let config = Config {
+            cluster_name: self.cluster_name,
+            heartbeat_interval: self.timing.heartbeat_ms,
+            election_timeout_min: self.timing.election_min_ms,
+            election_timeout_max: self.timing.election_max_ms,
+            max_payload_entries: MAX_PAYLOAD_ENTRIES,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            replication_lag_threshold: self.snapshot_every.saturating_mul(2),
+            // Never by itself: see `keep_snapshots`.
+            max_in_snapshot_log_to_keep: u64::MAX,
+            // A leader that restores itself after a restart answers reads from a state behind its own
+            // acknowledged writes.
+            enable_leader_restore: Some(false),
+            enable_pre_vote: Some(true),
+            // A node without a disk comes back empty, and has to be sent everything again. A disk that has
+            // lost its log must not be: its vote is lost too.
+            allow_log_reversion: Some(!self.durable),
+            backoff: BACKOFF.into(),
+            ..Config::default()
+        };
+        config.validate().map(Arc::new).map_err(|error| StartError::Core {
+            cause: error.to_string(),
+        })
+    }
+}
+
+/// Where the log and the snapshots of a node are.
+pub(crate) enum Disk {
+    /// In memory: both outlive the core, not the process.
+    Memory(MemLogStore<TypeConfig>),
+    /// In the data directory.
+    Dir {
+        log: LogDisk,
+        snapshots: SnapshotStore<TypeConfig, LogCodec>,
+    },
+}
+
+/// What a node's cores are started from, one after the other.
+pub(crate) struct Plant<S: StateMachine> {
+    pub(crate) node_id: NodeId,
+    pub(crate) config: Arc<Config>,
+    /// Who may have a snapshot for this node.
+    pub(crate) peers: BTreeSet<NodeId>,
+    pub(crate) transport: Transport,
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) news: watch::Sender<SnapshotNews>,
+    pub(crate) scope: NodeScope,
+    pub(crate) disk: Disk,
+}
+
+impl<S: StateMachine> Plant<S> {
+    /// Opens the log and starts a core from it.
+    ///
+    /// # Errors
+    /// [`StartError::Storage`] with code `disk-full` may be tried again once there is room.
+    pub(crate) async fn start(&self) -> Result<Core<S>, StartError> {
+        let scope = self.scope.child();
+        let started = Box::pin(self.start_in(&scope)).await;
+        if started.is_err() {
+            // Nothing of a core that did not start may hold the log open.
+            scope.group().abort();
+            scope.group().join(END_GRACE).await;
+        }
+        started
+    }
+
+    async fn start_in(&self, scope: &NodeScope) -> Result<Core<S>, StartError> {
+        match &self.disk {
+            Disk::Memory(log) => {
+                let at = Place::default();
+                self.start_from(log.clone(), None, at, scope).await
+            }
+            Disk::Dir { log, snapshots } => {
+                let (disk, group) = (log.clone(), scope.group().clone());
+                let opened = self.scope.group().blocking(move || disk.open_log(&group)).await;
+                let mut log = opened.map_err(ended)?.map_err(|error| StartError::Storage {
+                    code: error.code(),
+                    cause: error.into(),
+                })?;
+                let at = self.prepare(&mut log, snapshots).await?;
+                let monitor = log.monitor();
+                self.start_from(log, Some(monitor), at, scope).await
+            }
+        }
+    }
+
+    /// Brings the state at least as far as the newest snapshot that can be restored, and makes sure that the
+    /// log goes on from there. Says up to where snapshots bear the state out.
+    async fn prepare<L>(
+        &self,
+        log: &mut L,
+        snapshots: &SnapshotStore<TypeConfig, LogCodec>,
+    ) -> Result<Place, StartError>
+    where
+        L: RaftLogStorage<TypeConfig>,
+    {
+        let mut gap: Option<SnapshotGap<TypeConfig>> = None;
+        for _ in 0..=MAX_FETCHED {
+            let (shared, kept) = (Arc::clone(&self.shared), self.snapshots.clone());
+            let restored = self
+                .scope
+                .group()
+                .blocking(move || restore_newest(&shared, &kept));
+            let place = restored.await.map_err(ended)?.map_err(storage)?;
+            let state = log.get_log_state().await.map_err(storage)?;
+            gap = snapshots.gap(&state);
+            let Some(gap) = &gap else { return Ok(place) };
+            let patient = Patient {
+                transport: &self.transport,
+                group: self.scope.group(),
+                peers: &self.peers,
+                snapshots,
+            };
+            patient.repair(log, gap).await?;
+        }
+        Err(StartError::NoSnapshot {
+            gap: gap.map_or_else(String::new, |gap| gap.to_string()),
+        })
+    }
+
+    async fn start_from<L>(
+        &self,
+        log: L,
+        monitor: Option<LogMonitor<TypeConfig>>,
+        at: Place,
+        scope: &NodeScope,
+    ) -> Result<Core<S>, StartError>
+    where
+        L: RaftLogStorage<TypeConfig>,
+    {
+        let fault = FaultCell::default();
+        let machine = Machine {
+            shared: Arc::clone(&self.shared),
+            snapshots: self.snapshots.clone(),
+            news: self.news.clone(),
+            scope: scope.clone(),
+            at,
+            fault: Arc::clone(&fault),
+        };
+        let peers = Peers {
+            transport: self.transport.clone(),
+        };
+        let starting = Raft::new(self.node_id, Arc::clone(&self.config), peers, log, machine);
+        let started = scope.run(starting).await;
+        let raft = started.map_err(|fatal| not_started(monitor.as_ref(), &fatal))?;
+        Ok(Core {
+            raft,
+            group: scope.group().clone(),
+            log: monitor,
+            fault,
+        })
+    }
+
+    /// Starts what goes on beside a core and ends with it.
+    pub(crate) fn accompany(&self, core: &Core<S>, source: &Arc<StatusSource>) {
+        let raft: RaftHandle<S> = core.raft.clone();
+        let keeper = keep_snapshots(raft.clone(), self.snapshots.clone(), self.news.subscribe());
+        drop(core.group.spawn(keeper));
+        let ticks = propose_ticks(self.node_id, raft, Arc::clone(&self.shared), Arc::clone(source));
+        drop(core.group.spawn(ticks));
+    }
+}
+
+/// Restores the newest snapshot, or the next older one if that fails, unless the state is as far already.
+/// Blocks.
+fn restore_newest<S: StateMachine>(shared: &Shared<S>, snapshots: &Snapshots) -> io::Result<Place> {
+    while let Some((meta, data)) = snapshots.latest() {
+        match restore_or_set_aside(shared, snapshots, &meta, &data) {
+            Ok(()) => return Ok(Place::of(&meta)),
+            // Set aside, it is the newest no more.
+            Err(error) if !same(snapshots, &meta) => {
+                tracing::error!(%error, "an older snapshot takes its place")
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Place::default())
+}
+
+fn same(snapshots: &Snapshots, meta: &crate::types::SnapshotMeta) -> bool {
+    snapshots.latest().is_some_and(|(latest, _)| latest == *meta)
+}
+
+fn ended(error: tokio::task::JoinError) -> StartError {
+    StartError::Core {
+        cause: error.to_string(),
+    }
+}
+
+fn storage(cause: io::Error) -> StartError {
+    StartError::Storage {
+        code: "log-io",
+        cause,
+    }
+}
+
+/// What the log has stopped with says more than the core.
+fn not_started(
+    monitor: Option<&LogMonitor<TypeConfig>>,
+    fatal: &openraft::errors::Fatal<TypeConfig>,
+) -> StartError {
+    match monitor.and_then(LogMonitor::failure) {
+        Some(failure) => StartError::Storage {
+            code: failure.code(),
+            cause: io::Error::other(failure),
+        },
+        None => StartError::Core {
+            cause: fatal.to_string(),
+        },
+    }
+}
