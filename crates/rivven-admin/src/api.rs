@@ -172,10 +172,17 @@ pub struct PartitionBody {
     pub partition_epoch: u64,
 }
 
+/// Answer of `POST /v1/topics`: the topic exists on a quorum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedTopicBody {
+    /// Number of the topic, never used twice.
+    pub id: u64,
+}
+
 /// Answer of a change that is durable on a quorum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedBody {
-    /// Revision of the key-value map, log index of the change, or id of the topic that was created.
+    /// Revision of the key-value map, or log index of the change.
     pub revision: u64,
     /// The lease that a key put with `ttl_ms` ends with.
     #[serde(default, skip_serializing_if = "Option::is_none")]

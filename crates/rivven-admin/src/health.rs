@@ -134,8 +134,8 @@ fn metrics(cluster: &Cluster) -> String {
     let map = cluster.partitions().assignments();
     let leaderless = map
         .topics()
-        .flat_map(|topic| &topic.partitions)
-        .filter(|partition| partition.leader.is_none())
+        .flat_map(|topic| topic.partitions())
+        .filter(|partition| partition.leader().is_none())
         .count();
     let gauges: [(&str, &str, u64); 7] = [
         ("rivven_raft_term", "Raft term.", status.term),

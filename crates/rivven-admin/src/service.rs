@@ -16,7 +16,10 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     MetricsRecorder,
-    api::{ChangedBody, CreateTopicBody, JoinTokenBody, MakeJoinTokenBody, SessionBody, TransferBody},
+    api::{
+        ChangedBody, CreateTopicBody, CreatedTopicBody, JoinTokenBody, MakeJoinTokenBody, SessionBody,
+        TransferBody,
+    },
     error::{ApiError, Body, json},
     guard::{AdminToken, check_host, check_token},
     health,
@@ -153,7 +156,8 @@ impl Inner {
             spec = spec.replication_factor(factor);
         }
         let created = self.cluster.partitions().create_topic(&topic.name, spec).await;
-        changed(created.map_err(|error| refuse::write(&error))?.0)
+        let id = created.map_err(|error| refuse::write(&error))?.0;
+        Ok(json(StatusCode::OK, &CreatedTopicBody { id }))
     }
 
     async fn session(&self, route: SessionRoute) -> Result<Response<Body>, ApiError> {

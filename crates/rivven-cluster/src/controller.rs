@@ -1,13 +1,13 @@
 //! The controller: the Raft leader, bringing the partitions in line with who is alive.
 //!
-//! It remembers nothing. Whatever it decides follows from the replicated state and from what gossip and
-//! its own probes say at this moment (`rivven_partition::reconcile`), so a new controller takes up where
-//! the old one died.
+//! It remembers nothing but where to look. Whatever it decides follows from the replicated state and from
+//! what gossip and its own probes say at this moment (`rivven_partition::Reconciler`), so a new controller
+//! takes up where the old one died.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use rivven_partition::{Liveness, NodeStatus, PartitionCommand, PartitionState, reconcile};
+use rivven_partition::{Liveness, NodeStatus, PartitionCommand, PartitionState, Reconciler};
 use rivven_raft::{Consistency, RaftNode, RaftWatch, Role};
 use rivven_swim::{MemberState, MemberView};
 use rivven_types::NodeId;
@@ -42,6 +42,7 @@ pub(crate) async fn run(inner: Arc<Inner>, raft: RaftNode<ClusterState>) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reign: Option<(u64, Instant)> = None;
+    let mut reconciler = Reconciler::default();
     loop {
         let now = raft.status();
         if now.role == Role::Leader {
@@ -55,12 +56,14 @@ pub(crate) async fn run(inner: Arc<Inner>, raft: RaftNode<ClusterState>) {
                 }
             };
             for _ in 0..MAX_ROUNDS {
-                if !round(&inner, since).await {
+                if !round(&inner, &mut reconciler, since).await {
                     break;
                 }
             }
         } else {
             reign = None;
+            // What it has indexed is of use to a controller alone, and takes memory.
+            reconciler = Reconciler::default();
         }
         tokio::select! {
             biased;
@@ -84,7 +87,7 @@ async fn reign_changed(status: &mut RaftWatch, seen: (Role, u64)) {
 }
 
 /// One decision on the newest state. `true` if something was changed, so that there may be more to do.
-async fn round(inner: &Inner, since: Instant) -> bool {
+async fn round(inner: &Inner, reconciler: &mut Reconciler, since: Instant) -> bool {
     // A quorum confirms that this node still leads, and the state has all that was committed before.
     let state = inner.read(Consistency::Linearizable, PROPOSE_TIMEOUT, |state| {
         state.partitions.clone()
@@ -98,7 +101,7 @@ async fn round(inner: &Inner, since: Instant) -> bool {
     };
     let liveness = liveness(inner, &state, since).await;
     let mut changed = false;
-    for command in reconcile(&state, &liveness, clock::unix_ms()) {
+    for command in reconciler.reconcile(&state, &liveness, clock::unix_ms()) {
         let what = describe(&command);
         match inner.propose_partitions(command, PROPOSE_TIMEOUT).await {
             Ok(_) => {
@@ -167,10 +170,18 @@ fn evidence(view: Option<&MemberView>, unheard_of: bool) -> Evidence {
 
 fn describe(command: &PartitionCommand) -> String {
     match command {
-        PartitionCommand::ChangeLeaders { changes } => format!("change {} partitions", changes.len()),
+        PartitionCommand::ChangePartitions { changes, .. } => format!("change {} partitions", changes.len()),
         PartitionCommand::SetNodeStatus { node, status, .. } => format!("node {node} is {status:?}"),
         PartitionCommand::RegisterNode(registration) => format!("register node {}", registration.node),
         PartitionCommand::CreateTopic { name, .. } => format!("create topic {name}"),
         PartitionCommand::DeleteTopic { name } => format!("delete topic {name}"),
+        PartitionCommand::Rebalance(command) => format!("rebalance: {command:?}"),
+        PartitionCommand::SetNodeWeight { .. }
+        | PartitionCommand::AddPartitions { .. }
+        | PartitionCommand::SetReplicationFactor { .. }
+        | PartitionCommand::Configure { .. }
+        | PartitionCommand::ReportInSync { .. }
+        | PartitionCommand::Release { .. }
+        | PartitionCommand::ElectUnclean(_) => "not the controller's to decide".into(),
     }
 }

@@ -70,7 +70,7 @@ pub use status::{Check, ClusterStatus, Phase, Problem};
 pub use rivven_hashring::{HashRing, RingError};
 pub use rivven_partition::{
     LeaderEpoch, Node, NodeStatus, Partition, PartitionEpoch, PartitionError, PartitionMap, Topic, TopicId,
-    TopicName, TopicSpec,
+    TopicName, TopicRef, TopicSpec,
 };
 pub use rivven_raft::{
     CompareTarget, Comparison, Consistency, Fabric, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvOp,

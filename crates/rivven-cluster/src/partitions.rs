@@ -59,7 +59,7 @@ pub enum LeaderError {
         /// The partition asked for.
         partition: u32,
         /// How many there are.
-        partitions: usize,
+        partitions: u32,
     },
     /// No in-sync replica is alive. Wait until one is back.
     #[error("partition {partition} of `{topic}` has no leader until one of its in-sync replicas is back")]
@@ -175,7 +175,7 @@ impl PartitionManager {
     #[must_use]
     pub fn topics(&self) -> Vec<Topic> {
         self.published
-            .read(|state| state.map().topics().cloned().collect())
+            .read(|state| state.map().topics().map(|topic| topic.get().clone()).collect())
     }
 
     /// Who leads a partition. Local, a few nanoseconds.
@@ -190,13 +190,11 @@ impl PartitionManager {
                 None => LeaderError::UnknownTopic {
                     topic: topic.to_owned(),
                 },
-                Some(known) if known.partitions.len() <= partition as usize => {
-                    LeaderError::UnknownPartition {
-                        topic: topic.to_owned(),
-                        partition,
-                        partitions: known.partitions.len(),
-                    }
-                }
+                Some(known) if known.partition_count() <= partition => LeaderError::UnknownPartition {
+                    topic: topic.to_owned(),
+                    partition,
+                    partitions: known.partition_count(),
+                },
                 Some(_) => LeaderError::Leaderless {
                     topic: topic.to_owned(),
                     partition,

@@ -77,8 +77,10 @@ impl Inner {
     }
 
     fn led(&self) -> u64 {
-        let led = self.published.read(|state| state.map().leaders_per_node());
-        led.get(&self.local.node).copied().unwrap_or(0)
+        let led = self
+            .published
+            .read(|state| state.map().leaders_of(self.local.node));
+        led.into()
     }
 
     /// Partitions this node leads although another node could.
@@ -86,15 +88,15 @@ impl Inner {
         let local = self.local.node;
         self.published.read(|state| {
             let map = state.map();
-            let able = |node: &NodeId| {
+            let able = |node: NodeId| {
                 let active = map
-                    .node(*node)
-                    .is_some_and(|node| node.status == NodeStatus::Active);
-                *node != local && active && self.is_alive(*node)
+                    .node(node)
+                    .is_some_and(|node| node.status == NodeStatus::Active && node.weight() > 0);
+                node != local && active && self.is_alive(node)
             };
-            let partitions = map.topics().flat_map(|topic| &topic.partitions);
-            let led = partitions.filter(|partition| partition.leader == Some(local));
-            led.filter(|partition| partition.in_sync.iter().any(able)).count()
+            let partitions = map.topics().flat_map(|topic| topic.partitions());
+            let led = partitions.filter(|partition| partition.leader() == Some(local));
+            led.filter(|partition| partition.in_sync().any(able)).count()
         })
     }
 

@@ -55,8 +55,7 @@ async fn three_nodes_form_survive_a_crash_and_keep_their_data() {
                 .assignments()
                 .topic("orders")
                 .unwrap()
-                .partitions
-                .len(),
+                .partition_count(),
             12
         );
     }
@@ -146,9 +145,8 @@ async fn it_comes_back(hosts: &Nodes, nodes: &mut Vec<Cluster>, node: NodeId) {
         let map = nodes[0].partitions().assignments();
         map.topic("orders")
             .unwrap()
-            .partitions
-            .iter()
-            .all(|partition| partition.in_sync.len() == 3)
+            .partitions()
+            .all(|partition| partition.in_sync().count() == 3)
     })
     .await;
 }

@@ -140,8 +140,9 @@ def xxh3(seed, b):
 # --- SPEC.md -------------------------------------------------------------------------------------------
 
 PHI = 0x9E3779B97F4A7C15
-NODE, TOPIC, MEMBER, RING, TABLE = (
-    int.from_bytes(s, "little") for s in (b"rvn-node", b"rvntopic", b"rvn-memb", b"rvn-ring", b"rvn-slot")
+NODE, TOPIC, MEMBER, RING, TABLE, RECORD = (
+    int.from_bytes(s, "little")
+    for s in (b"rvn-node", b"rvntopic", b"rvn-memb", b"rvn-ring", b"rvn-slot", b"rvn-reco")
 )
 
 
@@ -162,6 +163,10 @@ def tokens(name, weight, virtual_nodes):
 
 def position(topic, partition):
     return derive(xxh3(TOPIC, topic.encode()), partition)
+
+
+def key_partition(key, partitions):
+    return xxh3(RECORD, key) * partitions >> 64
 
 
 def fingerprint(virtual_nodes, nodes):
@@ -218,6 +223,9 @@ def lines():
     for topic in topics:
         for p in (0, 1, 7, 65535, 2**32 - 1):
             yield f"key {topic.encode().hex() or '-'} {p} {position(topic, p):016x}"
+    for key in (b"", b"a", b"user-4711", bytes(range(256)), b"\xff" * 17):
+        for partitions in (1, 2, 3, 12, 16384, 2**32 - 1):
+            yield f"record {key.hex() or '-'} {partitions} {key_partition(key, partitions)}"
     rings = [
         (128, [("node1", 100, ""), ("node2", 100, "")]),
         (128, [(f"{i}", 100, "abc"[i % 3]) for i in range(1, 10)]),

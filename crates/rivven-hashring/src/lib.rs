@@ -22,7 +22,7 @@ pub use node::{NodeName, RingNode, Weight};
 pub use ring::{Generation, Moved, Ring, RingDiff, Walk};
 #[cfg(feature = "std")]
 pub use shared::{HashRing, Owner};
-pub use spec::{Position, SpecVersion, TopicKey};
+pub use spec::{Position, SpecVersion, TopicKey, key_partition};
 pub use table::{MAX_SLOT_REPLICAS, SLOT_BITS, SlotSet, SlotTable};
 
 /// Virtual nodes of a node of weight 100 unless the ring says otherwise.

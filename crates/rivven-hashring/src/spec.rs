@@ -45,6 +45,7 @@ const SEED_TOPIC: u64 = u64::from_le_bytes(*b"rvntopic");
 const SEED_MEMBER: u64 = u64::from_le_bytes(*b"rvn-memb");
 const SEED_RING: u64 = u64::from_le_bytes(*b"rvn-ring");
 const SEED_TABLE: u64 = u64::from_le_bytes(*b"rvn-slot");
+const SEED_RECORD: u64 = u64::from_le_bytes(*b"rvn-reco");
 
 /// 2^64 divided by the golden ratio, made odd.
 const PHI: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -92,6 +93,20 @@ impl TopicKey {
     pub const fn partition(self, partition: u32) -> Position {
         Position(derive(self.0, partition))
     }
+}
+
+/// The partition that a record of this key belongs to, in a topic of so many partitions; 0 if there are none.
+///
+/// No ring is involved, and no node: the answer is the same everywhere and for ever. It changes with the
+/// number of partitions, for most keys.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "less than `partitions`, which is a u32"
+)]
+pub fn key_partition(key: &[u8], partitions: u32) -> u32 {
+    let hash = xxh3_64_with_seed(key, SEED_RECORD);
+    ((u128::from(hash) * u128::from(partitions)) >> 64) as u32
 }
 
 /// The tokens of a node in the order of their index, not sorted.

@@ -11,8 +11,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rivven_admin::{
-    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, ErrorBody, JoinTokenBody,
-    MakeJoinTokenBody, MembersBody, REVISION_HEADER, StatusBody, TopicsBody, TransferBody,
+    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, CreatedTopicBody, ErrorBody,
+    JoinTokenBody, MakeJoinTokenBody, MembersBody, REVISION_HEADER, StatusBody, TopicsBody, TransferBody,
 };
 use rivven_cluster::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
@@ -204,7 +204,7 @@ impl AdminClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn create_topic(&mut self, topic: &CreateTopicBody) -> Result<ChangedBody, ClientError> {
+    pub async fn create_topic(&mut self, topic: &CreateTopicBody) -> Result<CreatedTopicBody, ClientError> {
         let body = encode(topic);
         self.json(Method::POST, "/v1/topics", body).await
     }

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    MAX_CHANGES_PER_COMMAND, MAX_NODES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR,
-    MAX_TOPIC_NAME_LEN, MAX_TOPICS, MAX_ZONE_LEN, TopicId,
+    MAX_BOOT_EPOCH, MAX_CHANGES_PER_COMMAND, MAX_ENDPOINT_NAME_LEN, MAX_ENDPOINTS, MAX_INSTANCES_PER_NODE,
+    MAX_NODES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REASON_LEN, MAX_REPLICATION_FACTOR,
+    MAX_TOPIC_NAME_LEN, MAX_TOPICS, MAX_WEIGHT, MAX_ZONE_LEN, RebalanceStatus, SettingError, TopicId,
 };
 
 /// Why a command was refused.
@@ -137,6 +138,103 @@ pub enum PartitionError {
         /// The node.
         node: NodeId,
     },
+    /// The weight of a node is too large.
+    #[error("a weight of {weight} percent is not from 0 to {MAX_WEIGHT}; choose another")]
+    InvalidWeight {
+        /// The weight asked for.
+        weight: u16,
+    },
+    /// A node registers too many application addresses, or one whose name is empty, too long or not plain.
+    #[error(
+        "node {node} has more than {MAX_ENDPOINTS} endpoints, or one whose name is not 1 to \
+         {MAX_ENDPOINT_NAME_LEN} characters of a-z A-Z 0-9 . _ -; correct its configuration"
+    )]
+    InvalidEndpoints {
+        /// The node.
+        node: NodeId,
+    },
+    /// The boot epoch of a node is larger than can be recorded; its data directory is damaged.
+    #[error(
+        "boot epoch {offered} of node {node} is larger than {MAX_BOOT_EPOCH}; give it an empty directory"
+    )]
+    BootEpochTooLarge {
+        /// The node.
+        node: NodeId,
+        /// The epoch in the command.
+        offered: BootEpoch,
+    },
+    /// The number has been used for too many data directories. Give the node another number.
+    #[error("node {node} has had {MAX_INSTANCES_PER_NODE} data directories; give it another number")]
+    TooManyInstances {
+        /// The node.
+        node: NodeId,
+    },
+    /// A decision speaks of a start of a node that is not the registered one. Look again and retry.
+    #[error("node {node} has started anew since, or has another data directory; look again and retry")]
+    StaleStart {
+        /// The node.
+        node: NodeId,
+    },
+    /// A setting does not exist or does not take its value.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The topic has another number of partitions than the command says. Look again and retry.
+    #[error("the topic has {partitions} partitions by now; look again and retry")]
+    PartitionCountChanged {
+        /// How many it has.
+        partitions: u32,
+    },
+    /// A topic cannot have fewer partitions than it has: their records would be lost.
+    #[error("the topic has {partitions} partitions and cannot have fewer; create another topic")]
+    PartitionsOnlyGrow {
+        /// How many it has.
+        partitions: u32,
+    },
+    /// Zones are a hard rule, and there are too few zones for so many replicas.
+    #[error(
+        "{wanted} replicas in zones of their own need as many zones, and there are {zones}; add zones, lower the \
+         replication factor, or set `zones` to `preferred`"
+    )]
+    NotEnoughZones {
+        /// Replicas per partition.
+        wanted: u16,
+        /// Zones with nodes that can take them.
+        zones: usize,
+    },
+    /// The plan was made against an older state. Plan again.
+    #[error(
+        "the plan was made against generation {against}, and nodes or replicas changed at {placed}; plan again"
+    )]
+    StalePlan {
+        /// The generation that the plan was made against.
+        against: u64,
+        /// The placement generation of the state.
+        placed: u64,
+    },
+    /// A rebalance is under way already. Wait for its end, or cancel it.
+    #[error("rebalance {id} is under way; wait for its end or cancel it")]
+    RebalanceUnderWay {
+        /// The rebalance.
+        id: u64,
+    },
+    /// There is no such rebalance, or no longer.
+    #[error("there is no rebalance {id}; look again")]
+    UnknownRebalance {
+        /// The number in the command.
+        id: u64,
+    },
+    /// The rebalance cannot do that as it is.
+    #[error("the rebalance is {}; look again", .status.as_str())]
+    RebalanceStatus {
+        /// How it goes on.
+        status: RebalanceStatus,
+    },
+    /// A reason is too long.
+    #[error("the reason is longer than {MAX_REASON_LEN} bytes; shorten it")]
+    ReasonTooLong,
+    /// The cluster has no more numbers for topics, which takes longer than anything lasts.
+    #[error("no numbers for topics are left")]
+    TopicNumbersUsedUp,
     /// A batch is empty or too long.
     #[error("{changes} changes are not from 1 to {MAX_CHANGES_PER_COMMAND}; split the batch")]
     InvalidBatchSize {
@@ -202,6 +300,27 @@ pub enum Rule {
     /// A change changes something.
     #[error("a change changes something")]
     SomethingChanges,
+    /// Who reports or lets go is the leader, in that epoch.
+    #[error("who reports or lets go is the leader")]
+    ByLeader,
+    /// A replica becomes in sync only under a start that the command names.
+    #[error("a replica becomes in sync only under a start that the command names")]
+    StartNamed,
+    /// Replicas are distinct registered nodes that were not removed, as many as a topic may have.
+    #[error("replicas are distinct registered nodes that were not removed, as many as a topic may have")]
+    SoundTarget,
+    /// The step fits how far the move is.
+    #[error("the step fits how far the move is")]
+    StepInOrder,
+    /// Replicas leave only when all their successors are in sync.
+    #[error("replicas leave only when all their successors are in sync")]
+    SuccessorsInSync,
+    /// A move leaves as many in-sync replicas as the topic asks for.
+    #[error("a move leaves as many in-sync replicas as the topic asks for")]
+    EnoughInSync,
+    /// The leader is handed over to another in-sync replica.
+    #[error("the leader is handed over to another in-sync replica")]
+    HandOverToInSync,
 }
 
 impl PartitionError {
@@ -226,6 +345,21 @@ impl PartitionError {
             Self::InstanceMismatch { .. } => "instance-mismatch",
             Self::StaleBootEpoch { .. } => "stale-boot-epoch",
             Self::InvalidZone { .. } => "invalid-zone",
+            Self::InvalidWeight { .. } => "invalid-weight",
+            Self::InvalidEndpoints { .. } => "invalid-endpoints",
+            Self::BootEpochTooLarge { .. } => "boot-epoch-too-large",
+            Self::TooManyInstances { .. } => "too-many-instances",
+            Self::StaleStart { .. } => "stale-start",
+            Self::Setting(error) => error.code(),
+            Self::PartitionCountChanged { .. } => "partition-count-changed",
+            Self::PartitionsOnlyGrow { .. } => "partitions-only-grow",
+            Self::NotEnoughZones { .. } => "not-enough-zones",
+            Self::StalePlan { .. } => "stale-plan",
+            Self::RebalanceUnderWay { .. } => "rebalance-under-way",
+            Self::UnknownRebalance { .. } => "unknown-rebalance",
+            Self::RebalanceStatus { .. } => "rebalance-status",
+            Self::ReasonTooLong => "reason-too-long",
+            Self::TopicNumbersUsedUp => "topic-numbers-used-up",
             Self::InvalidBatchSize { .. } => "invalid-batch-size",
             Self::UnorderedBatch { .. } => "unordered-batch",
             Self::UnknownPartition { .. } => "unknown-partition",

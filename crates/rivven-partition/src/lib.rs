@@ -7,7 +7,8 @@
 //! ```
 //! use std::collections::BTreeMap;
 //! use rivven_partition::{
-//!     Liveness, NodeAddrs, PartitionCommand, PartitionState, Registration, TopicSpec, place, reconcile,
+//!     Liveness, NORMAL_WEIGHT, NodeAddrs, PartitionCommand, PartitionState, Registration, TopicSpec, place,
+//!     reconcile,
 //! };
 //! use rivven_types::{BootEpoch, InstanceId};
 //!
@@ -15,7 +16,15 @@
 //! for node in 1..=3 {
 //!     let addrs = NodeAddrs { quic: "host:9093".parse()?, gossip: "host:7946".parse()?, admin: None };
 //!     let instance = InstanceId::from_random([node as u8; 16]);
-//!     let registration = Registration { node, instance, boot_epoch: BootEpoch(1), addrs, zone: None };
+//!     let registration = Registration {
+//!         node,
+//!         instance,
+//!         boot_epoch: BootEpoch(1),
+//!         addrs,
+//!         zone: None,
+//!         weight: NORMAL_WEIGHT,
+//!         endpoints: BTreeMap::new(),
+//!     };
 //!     state.apply(node, PartitionCommand::RegisterNode(registration))?;
 //! }
 //! let mut members = BTreeMap::from([(1, Liveness::Alive), (2, Liveness::Alive), (3, Liveness::Alive)]);
@@ -33,25 +42,39 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cell;
 mod command;
 mod error;
+mod fill;
+mod history;
+mod ids;
 mod limits;
 mod map;
-mod model;
+mod node;
+mod nodes;
+mod partition;
 mod place;
 mod reconcile;
+mod settings;
 mod state;
 #[cfg(test)]
 mod testing;
+mod topic;
 
-pub use command::{Applied, PartitionChange, PartitionCommand, PartitionResponse};
-pub use error::{PartitionError, Rule};
-pub use limits::*;
-pub use map::PartitionMap;
-pub use model::{
-    LeaderEpoch, Node, NodeAddrs, NodeStatus, Partition, PartitionEpoch, Registration, Topic, TopicId,
-    TopicName,
+pub use cell::MovePhase;
+pub use command::{
+    Applied, InSyncReport, PartitionChange, PartitionCommand, PartitionResponse, PlannedMove, Rebalance,
+    RebalanceCommand, RebalanceStatus, Step, UncleanElection,
 };
-pub use place::{TopicSpec, place};
-pub use reconcile::{Liveness, reconcile};
+pub use error::{PartitionError, Rule};
+pub use history::{Changes, Compacted};
+pub use ids::{LeaderEpoch, PartitionEpoch, TopicId, TopicName};
+pub use limits::*;
+pub use map::{PartitionMap, TopicRef};
+pub use node::{Node, NodeAddrs, NodeStatus, Registration, Start};
+pub use partition::Partition;
+pub use place::{TopicSpec, grow, place};
+pub use reconcile::{InSyncRule, Liveness, Policy, Reconciler, reconcile};
+pub use settings::{Effective, KEYS, Key, Scope, SettingError, Settings, ZoneRule};
 pub use state::PartitionState;
+pub use topic::Topic;

@@ -1,17 +1,27 @@
-//! What the controller does about who is alive: a function of the state, nothing remembered.
+//! What the controller does about who is alive: a function of the state, with an index to be quick about it.
 
 mod balance;
+mod batch;
+mod index;
+mod repair;
 #[cfg(test)]
 mod tests;
+mod verdict;
+mod view;
 
 use std::collections::BTreeMap;
 
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
+use self::{
+    index::{Attention, Index},
+    verdict::Verdict,
+    view::View,
+};
 use crate::{
-    MAX_CHANGES_PER_COMMAND, MAX_CHANGES_PER_RECONCILE, MAX_STATUS_CHANGES_PER_RECONCILE, Node, NodeStatus,
-    Partition, PartitionChange, PartitionCommand, PartitionState, Topic,
+    MAX_CHANGES_PER_RECONCILE, MAX_STATUS_CHANGES_PER_RECONCILE, NodeStatus, PartitionCommand,
+    PartitionState, RebalanceCommand, RebalanceStatus, cell::Cell, ids::Spot,
 };
 
 /// What is known of a member's life, as the controller sees it.
@@ -31,108 +41,229 @@ pub enum Liveness {
     Unknown,
 }
 
-/// What follows from a node's life and status for its partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// Alive and in good order: in sync, may become a leader.
-    Able,
-    /// Alive and about to leave: in sync, leads only what nobody else can.
-    Leaving,
-    /// Neither known alive nor known dead: keeps what it has, unless it is about to leave.
-    Doubtful { leaving: bool },
-    /// Dead, left or removed: out of sync, leads nothing.
-    Gone,
+/// Who says which replicas are in sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InSyncRule {
+    /// Replicas hold nothing but their metadata: a live assigned replica counts as in sync.
+    #[default]
+    LiveReplica,
+    /// Leaders report it. The controller takes out who is gone and adds nobody.
+    Reported,
 }
 
-/// Standings of all registered nodes.
-struct Standings(BTreeMap<NodeId, Standing>);
-
-impl Standings {
-    fn new(state: &PartitionState, members: &BTreeMap<NodeId, Liveness>) -> Self {
-        let nodes = state.map().nodes();
-        let standings = nodes.map(|node| (node.registration.node, standing(node, life(node, members))));
-        Self(standings.collect())
-    }
-
-    fn of(&self, node: NodeId) -> Standing {
-        self.0.get(&node).copied().unwrap_or(Standing::Gone)
-    }
+/// What the controller is told about the data that partitions stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Who says which replicas are in sync.
+    pub in_sync: InSyncRule,
+    /// How long a leader may go on without hearing from anybody, in milliseconds. A successor of one that was
+    /// found dead, and is not proven to be, waits so long from then. 0, the default, does not wait.
+    pub lease_ms: u64,
+    /// How long a leader is given to let go of a partition that moves as planned, in milliseconds. Used with
+    /// [`InSyncRule::Reported`]; 0, the default, does not wait.
+    pub release_ms: u64,
 }
 
-fn life(node: &Node, members: &BTreeMap<NodeId, Liveness>) -> Liveness {
-    members
-        .get(&node.registration.node)
-        .copied()
-        .unwrap_or(Liveness::Unknown)
-}
+/// How long a rebalance may be in the hands of whoever fills it; the controller cancels it then.
+const FILL_LIMIT_MS: u64 = 60_000;
 
-const fn standing(node: &Node, life: Liveness) -> Standing {
-    match (node.status, life) {
-        (NodeStatus::Removed, _) | (_, Liveness::Dead | Liveness::Left) => Standing::Gone,
-        (status, Liveness::Suspect | Liveness::Unknown) => Standing::Doubtful {
-            leaving: matches!(status, NodeStatus::Draining),
-        },
-        (NodeStatus::Draining, Liveness::Alive) => Standing::Leaving,
-        (NodeStatus::Active | NodeStatus::Down, Liveness::Alive) => Standing::Able,
-    }
-}
-
-/// The commands that bring the state in line with who is alive; none if it is already.
+/// The controller's decisions, and an index of what it has seen so that each costs what has changed and not
+/// what there is.
 ///
-/// Run it on the controller whenever the state or a member changes, on becoming the controller, and every
-/// few seconds (balancing waits for [`LEADER_RETURN_HOLD_MS`](crate::LEADER_RETURN_HOLD_MS)). Propose all
-/// of the answer, then run it again: each command carries the epochs that it is based on, so one that comes
-/// too late is refused and harms nothing. `now_ms` is the caller's wall clock; only differences to
-/// times in the state matter, and a clock that differs from the last controller's only shifts a hold.
+/// The index is a hint and can be lost: one that starts empty decides the same, after a look at everything.
 ///
-/// - Nodes found dead become [`NodeStatus::Down`], nodes found alive again [`NodeStatus::Active`].
+/// Give every answer to the log, then ask again: each command carries the epochs that it is based on, so one
+/// that comes too late is refused and harms nothing.
+///
+/// - Nodes found dead become [`NodeStatus::Down`], nodes found alive [`NodeStatus::Active`].
 /// - A partition whose leader is gone, or draining while another can lead, is led by its in-sync live replica
-///   that leads the fewest partitions. All such changes are one command as long as they fit into one.
+///   that leads the least for its weight. All such changes are one command as long as they fit into one.
 /// - A partition with no live in-sync replica has no leader until one returns; its in-sync replicas stay
-///   recorded. The leader epoch grows both times.
-/// - Replicas hold metadata only: a live assigned replica counts as in sync, and a dead one does not.
+///   recorded.
+/// - Replicas of nodes that were removed, have weight 0 or have been down for longer than a hold (which
+///   doubles with each flap) are rebuilt elsewhere, replication factors are kept, and the rebalance under
+///   way goes on, within the limits of the settings. A replica leaves only when its successor is in sync.
 /// - When nothing else is to do, leaders are balanced over nodes that are alive and have been so for a while.
 ///
-/// If `members` has nobody alive, the view is wrong, since whoever asks is alive: nothing is done.
+/// If nobody is alive, the view is wrong, since whoever asks is: nothing is done. Where nothing is to do, the
+/// answer is empty.
+#[derive(Debug, Default)]
+pub struct Reconciler {
+    policy: Policy,
+    index: Index,
+    /// What balancing was tried on last, in vain.
+    rest: Option<balance::Rest>,
+}
+
+impl Reconciler {
+    /// One that has seen nothing yet.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            ..Self::default()
+        }
+    }
+
+    /// The commands that bring the state in line with who is alive; none if it is already.
+    ///
+    /// `now_ms` is the caller's wall clock; only differences to times in the state matter, and a clock that
+    /// differs from the last controller's only shifts a hold.
+    pub fn reconcile(
+        &mut self,
+        state: &PartitionState,
+        members: &BTreeMap<NodeId, Liveness>,
+        now_ms: u64,
+    ) -> Vec<PartitionCommand> {
+        if !members.values().any(|life| *life == Liveness::Alive) {
+            return Vec::new();
+        }
+        let map = state.map();
+        let mut view = View::new(map, members, self.policy, now_ms);
+        let repairs = self.repairs(&mut view);
+        let quiet = repairs.is_quiet();
+        let steps = if repairs.elections.is_empty() {
+            repair::steps(&mut self.index, &mut view)
+        } else {
+            Vec::new()
+        };
+        let mut commands: Vec<PartitionCommand> = statuses(&view).collect();
+        commands.extend(batch::commands(&view, repairs.elections));
+        commands.extend(batch::commands(&view, repairs.others));
+        let calm = quiet && steps.is_empty();
+        commands.extend(batch::commands(&view, steps));
+        commands.extend(rebalance(&view));
+        if calm {
+            let moves = balance::moves(&view, &mut self.rest);
+            commands.extend(batch::commands(&view, moves));
+        }
+        commands
+    }
+
+    /// Changes that life and death make necessary.
+    fn repairs(&mut self, view: &mut View<'_>) -> Repairs {
+        let mut found = Found::default();
+        match self.index.attention(view) {
+            Attention::All => {
+                for (spot, cell) in view.map.topics.cells() {
+                    found.look(spot, Some(cell), view, &mut self.index);
+                }
+            }
+            Attention::Some(spots) => {
+                for spot in spots {
+                    found.look(spot, view.map.topics.cell(spot), view, &mut self.index);
+                }
+            }
+        }
+        found.decide(view)
+    }
+}
+
+/// The answer of a [`Reconciler`] that has seen nothing yet, for replicas that hold only metadata.
 #[must_use]
 pub fn reconcile(
     state: &PartitionState,
     members: &BTreeMap<NodeId, Liveness>,
     now_ms: u64,
 ) -> Vec<PartitionCommand> {
-    if !members.values().any(|life| *life == Liveness::Alive) {
-        return Vec::new();
+    Reconciler::default().reconcile(state, members, now_ms)
+}
+
+/// Changes decided: those of leaders, then those of in-sync replicas alone.
+struct Repairs {
+    elections: Vec<Change>,
+    others: Vec<Change>,
+}
+
+impl Repairs {
+    const fn is_quiet(&self) -> bool {
+        self.elections.is_empty() && self.others.is_empty()
     }
-    let standings = Standings::new(state, members);
-    let mut changes = repairs(state, &standings);
-    if changes.is_empty() {
-        changes.push(balance::moves(state, &standings, now_ms));
+}
+
+/// A partition and what shall become of it.
+pub(crate) struct Change {
+    spot: Spot,
+    /// Places of the in-sync replicas, as bits of the seats that the partition has.
+    in_sync: u32,
+    /// Place of the leader.
+    leader: Option<usize>,
+    step: crate::Step,
+}
+
+/// What a look at partitions has found.
+#[derive(Default)]
+struct Found {
+    /// Partitions to elect a leader for, with their in-sync replicas.
+    elections: Vec<(Spot, u32)>,
+    others: Vec<Change>,
+}
+
+impl Found {
+    fn look(&mut self, spot: Spot, cell: Option<&Cell>, view: &mut View<'_>, index: &mut Index) {
+        let Some(cell) = cell else {
+            index.forget(spot);
+            return;
+        };
+        match view.verdict(cell) {
+            Verdict::Settled => index.settle(spot, cell, view),
+            Verdict::Wait => index.wait(spot),
+            Verdict::Elect { in_sync } => {
+                index.wait(spot);
+                if self.elections.len() < MAX_CHANGES_PER_RECONCILE {
+                    view.unseat(cell);
+                    self.elections.push((spot, in_sync));
+                }
+            }
+            Verdict::Change {
+                in_sync,
+                leader,
+                step,
+            } => {
+                index.wait(spot);
+                if self.others.len() < MAX_CHANGES_PER_RECONCILE {
+                    self.others.push(Change {
+                        spot,
+                        in_sync,
+                        leader,
+                        step,
+                    });
+                }
+            }
+        }
     }
-    let batches = changes
-        .iter()
-        .flat_map(|changes| changes.chunks(MAX_CHANGES_PER_COMMAND));
-    let batches = batches.map(|batch| PartitionCommand::ChangeLeaders {
-        changes: batch.to_vec(),
-    });
-    statuses(state, members, now_ms).chain(batches).collect()
+
+    /// Elects: only with all kept leaders counted is it known who leads the least.
+    fn decide(self, view: &mut View<'_>) -> Repairs {
+        let mut elections = Vec::with_capacity(self.elections.len());
+        for (spot, in_sync) in self.elections {
+            if let Some(cell) = view.map.topics.cell(spot) {
+                let leader = view.elect(cell, in_sync);
+                elections.push(Change {
+                    spot,
+                    in_sync,
+                    leader,
+                    step: crate::Step::Stay,
+                });
+            }
+        }
+        let mut others = self.others;
+        others.truncate(MAX_CHANGES_PER_RECONCILE - elections.len());
+        Repairs { elections, others }
+    }
 }
 
 /// Statuses that differ from what is seen.
-fn statuses(
-    state: &PartitionState,
-    members: &BTreeMap<NodeId, Liveness>,
-    now_ms: u64,
-) -> impl Iterator<Item = PartitionCommand> {
-    let changed = state.map().nodes().filter_map(move |node| {
-        let status = match (node.status, life(node, members)) {
-            (NodeStatus::Active, Liveness::Dead | Liveness::Left) => NodeStatus::Down,
-            (NodeStatus::Down, Liveness::Alive) => NodeStatus::Active,
-            (NodeStatus::Active | NodeStatus::Draining | NodeStatus::Down | NodeStatus::Removed, _) => {
-                return None;
-            }
+fn statuses(view: &View<'_>) -> impl Iterator<Item = PartitionCommand> {
+    let now_ms = view.now_ms;
+    let changed = view.map.nodes().filter_map(move |node| {
+        let status = match (node.status, view.life(node.id())) {
+            (NodeStatus::Joining | NodeStatus::Active, Liveness::Dead | Liveness::Left) => NodeStatus::Down,
+            (NodeStatus::Joining | NodeStatus::Down, Liveness::Alive) => NodeStatus::Active,
+            _ => return None,
         };
         Some(PartitionCommand::SetNodeStatus {
-            node: node.registration.node,
+            node: node.id(),
             boot_epoch: node.registration.boot_epoch,
             status,
             at_ms: now_ms,
@@ -141,109 +272,20 @@ fn statuses(
     changed.take(MAX_STATUS_CHANGES_PER_RECONCILE)
 }
 
-/// Changes that life and death make necessary: those of leaders, then those of in-sync replicas alone.
-fn repairs(state: &PartitionState, standings: &Standings) -> Vec<Vec<PartitionChange>> {
-    let mut leads: BTreeMap<NodeId, u64> = BTreeMap::new();
-    let mut elections = Vec::new();
-    let mut others = Vec::new();
-    for place in partitions(state) {
-        let (_, _, partition) = place;
-        let in_sync = in_sync(partition, standings);
-        let kept = partition
-            .leader
-            .filter(|leader| keeps(*leader, &in_sync, standings));
-        if let Some(leader) = kept {
-            *leads.entry(leader).or_insert(0) += 1;
+/// The end of a rebalance that has nothing left to do, or of one that nobody goes on filling.
+fn rebalance(view: &View<'_>) -> Option<PartitionCommand> {
+    let running = view.map.rebalance()?;
+    let (id, left) = (running.id, running.queued + running.active);
+    let command = match running.status {
+        RebalanceStatus::Running if left == 0 => RebalanceCommand::End { id },
+        RebalanceStatus::Cancelling if left + running.done == 0 => RebalanceCommand::End { id },
+        RebalanceStatus::Filling if view.now_ms.saturating_sub(running.since_ms) > FILL_LIMIT_MS => {
+            RebalanceCommand::Cancel { id }
         }
-        let same_in_sync = in_sync == partition.in_sync;
-        let stays = match (kept, partition.leader) {
-            (Some(_), _) => same_in_sync,
-            (None, Some(_)) => false,
-            // Leaderless and nobody to elect: there may be many of these, for long.
-            (None, None) => same_in_sync && elect(&in_sync, standings, &leads).is_none(),
-        };
-        let list = if kept.is_some() {
-            &mut others
-        } else {
-            &mut elections
-        };
-        if !stays && list.len() < MAX_CHANGES_PER_RECONCILE {
-            list.push(change(place, in_sync, kept));
-        }
-    }
-    // Only with all kept leaders counted is it known who leads the fewest.
-    for election in &mut elections {
-        election.leader = elect(&election.in_sync, standings, &leads);
-        if let Some(leader) = election.leader {
-            *leads.entry(leader).or_insert(0) += 1;
-        }
-    }
-    others.truncate(MAX_CHANGES_PER_RECONCILE - elections.len());
-    [elections, others]
-        .into_iter()
-        .filter(|changes| !changes.is_empty())
-        .collect()
-}
-
-/// All partitions in the order in which batches name them.
-fn partitions(state: &PartitionState) -> impl Iterator<Item = (&Topic, u32, &Partition)> {
-    state
-        .topics_by_id()
-        .flat_map(|topic| (0..).zip(&topic.partitions).map(move |(at, p)| (topic, at, p)))
-}
-
-fn change(
-    (topic, number, partition): (&Topic, u32, &Partition),
-    in_sync: Vec<NodeId>,
-    leader: Option<NodeId>,
-) -> PartitionChange {
-    PartitionChange {
-        topic: topic.id,
-        partition: number,
-        leader_epoch: partition.leader_epoch,
-        partition_epoch: partition.partition_epoch,
-        in_sync,
-        leader,
-    }
-}
-
-/// The in-sync replicas where replicas hold metadata only; the last known ones if all are gone.
-fn in_sync(partition: &Partition, standings: &Standings) -> Vec<NodeId> {
-    let in_sync = |node: &NodeId| match standings.of(*node) {
-        Standing::Able | Standing::Leaving => true,
-        Standing::Doubtful { .. } => partition.in_sync.contains(node),
-        Standing::Gone => false,
+        RebalanceStatus::Running
+        | RebalanceStatus::Cancelling
+        | RebalanceStatus::Filling
+        | RebalanceStatus::Paused => return None,
     };
-    let alive: Vec<_> = partition.replicas.iter().copied().filter(in_sync).collect();
-    if alive.is_empty() {
-        partition.in_sync.clone()
-    } else {
-        alive
-    }
-}
-
-/// Whether a leader stays: it is in sync, and if it is leaving nobody else can lead.
-fn keeps(leader: NodeId, in_sync: &[NodeId], standings: &Standings) -> bool {
-    in_sync.contains(&leader)
-        && match standings.of(leader) {
-            Standing::Able | Standing::Doubtful { leaving: false } => true,
-            Standing::Leaving | Standing::Doubtful { leaving: true } => {
-                !in_sync.iter().any(|node| standings.of(*node) == Standing::Able)
-            }
-            Standing::Gone => false,
-        }
-}
-
-/// The in-sync replica that leads the fewest partitions, by preference among equals.
-///
-/// A node about to leave is taken only if no other is alive: a short leadership beats none.
-fn elect(in_sync: &[NodeId], standings: &Standings, leads: &BTreeMap<NodeId, u64>) -> Option<NodeId> {
-    let least = |wanted: Standing| {
-        let able = in_sync
-            .iter()
-            .copied()
-            .filter(|node| standings.of(*node) == wanted);
-        able.min_by_key(|node| leads.get(node).copied().unwrap_or(0))
-    };
-    least(Standing::Able).or_else(|| least(Standing::Leaving))
+    Some(PartitionCommand::Rebalance(command))
 }

@@ -1,19 +1,24 @@
 //! The state that the replicated log builds: every command checked completely, then applied.
 
+mod change;
 mod check;
 mod nodes;
-mod partitions;
+mod rebalance;
+mod reports;
 mod repr;
 #[cfg(test)]
 mod tests;
 mod topics;
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use rivven_types::NodeId;
+use std::sync::Arc;
 
 pub(crate) use self::topics::check_counts;
-use crate::{Applied, PartitionCommand, PartitionMap, PartitionResponse, Topic, TopicId, TopicName};
+use crate::{
+    Applied, PartitionCommand, PartitionError, PartitionMap, PartitionResponse, TopicId,
+    cell::{Cell, MovePhase},
+    history::Changed,
+    ids::Spot,
+};
 
 /// Nodes, topics and partitions, alike on every member at the same log index.
 ///
@@ -23,10 +28,36 @@ use crate::{Applied, PartitionCommand, PartitionMap, PartitionResponse, Topic, T
 pub struct PartitionState {
     map: PartitionMap,
     next_topic: u64,
-    /// The topics by number, in step with `map.topics`.
-    names: Arc<BTreeMap<TopicId, TopicName>>,
-    /// Partitions over all topics.
-    partitions: usize,
+}
+
+/// What a command that was not refused has done.
+#[derive(Debug, Default)]
+struct Effect {
+    /// What it changed; nothing if the state was so already.
+    changed: Vec<Changed>,
+    /// Whether plans made before are void.
+    placed: bool,
+    /// The topic that it created.
+    created: Option<TopicId>,
+}
+
+impl Effect {
+    const fn none() -> Self {
+        Self {
+            changed: Vec::new(),
+            placed: false,
+            created: None,
+        }
+    }
+
+    /// What voids plans.
+    fn placed(changed: Changed) -> Self {
+        Self {
+            changed: vec![changed],
+            placed: true,
+            created: None,
+        }
+    }
 }
 
 impl PartitionState {
@@ -38,37 +69,71 @@ impl PartitionState {
     /// Why the command was refused. The state is then unchanged.
     pub fn apply(&mut self, log_index: u64, command: PartitionCommand) -> PartitionResponse {
         let generation = self.map.generation.max(log_index);
-        let applied = match command {
-            PartitionCommand::RegisterNode(registration) => self.register(generation, registration),
+        let effect = self.run(generation, command)?;
+        if effect.changed.is_empty() {
+            let generation = self.map.generation;
+            return Ok(Applied::Unchanged { generation });
+        }
+        self.map.generation = generation;
+        if effect.placed {
+            self.map.placed = generation;
+        }
+        self.map.history.note(generation, effect.changed);
+        Ok(match effect.created {
+            Some(topic) => Applied::TopicCreated { generation, topic },
+            None => Applied::Changed { generation },
+        })
+    }
+
+    fn run(&mut self, generation: u64, command: PartitionCommand) -> Result<Effect, PartitionError> {
+        match command {
+            PartitionCommand::RegisterNode(registration) => self.register(registration),
             PartitionCommand::SetNodeStatus {
                 node,
                 boot_epoch,
                 status,
                 at_ms,
-            } => self.set_status(generation, node, boot_epoch, (status, at_ms)),
+            } => self.set_status(node, boot_epoch, (status, at_ms)),
+            PartitionCommand::SetNodeWeight { node, weight } => self.set_weight(node, weight),
             PartitionCommand::CreateTopic {
                 name,
                 replication_factor,
                 allow_fewer_replicas,
+                settings,
                 assignment,
             } => {
-                let fewest = if allow_fewer_replicas {
-                    1
-                } else {
-                    replication_factor
-                };
-                self.create_topic(generation, &name, (fewest, replication_factor), assignment)
+                let fewer = allow_fewer_replicas;
+                self.create_topic(
+                    generation,
+                    &name,
+                    (replication_factor, fewer),
+                    settings,
+                    &assignment,
+                )
             }
-            PartitionCommand::DeleteTopic { name } => self.delete_topic(generation, &name),
-            PartitionCommand::ChangeLeaders { changes } => self.change_leaders(generation, changes),
-        }?;
-        match applied {
-            Applied::Unchanged { .. } => {}
-            Applied::Changed { generation } | Applied::TopicCreated { generation, .. } => {
-                self.map.generation = generation;
+            PartitionCommand::DeleteTopic { name } => self.delete_topic(&name),
+            PartitionCommand::AddPartitions {
+                topic,
+                first,
+                assignment,
+            } => self.add_partitions(topic, first, &assignment),
+            PartitionCommand::SetReplicationFactor {
+                topic,
+                replication_factor,
+            } => self.set_replication_factor(topic, replication_factor),
+            PartitionCommand::Configure { topic, changes } => self.configure(topic, &changes),
+            PartitionCommand::ChangePartitions { starts, changes } => {
+                self.change_partitions(&starts, &changes)
             }
+            PartitionCommand::ReportInSync {
+                leader,
+                starts,
+                reports,
+            } => self.report_in_sync(leader, &starts, reports),
+            PartitionCommand::Release { leader, released } => self.release(leader, &released),
+            PartitionCommand::ElectUnclean(election) => self.elect_unclean(election),
+            PartitionCommand::Rebalance(command) => self.rebalance(generation, command),
         }
-        Ok(applied)
     }
 
     /// The reader's view. Clone it to keep it.
@@ -83,21 +148,35 @@ impl PartitionState {
         self.map.generation
     }
 
-    /// The topics in the order of their numbers.
-    pub(crate) fn topics_by_id(&self) -> impl Iterator<Item = &Topic> {
-        self.names.values().filter_map(|name| self.map.topic(name))
-    }
-
-    fn unchanged(&self) -> Applied {
-        Applied::Unchanged {
-            generation: self.map.generation,
+    /// Replaces partitions by what was made of them, all checked before, and keeps all counts in step.
+    fn replace(&mut self, cells: Vec<(Spot, Cell)>) -> Vec<Changed> {
+        let mut changed = Vec::with_capacity(cells.len());
+        let loads = Arc::make_mut(&mut self.map.loads);
+        let topics = Arc::make_mut(&mut self.map.topics);
+        let mut phases = Vec::new();
+        for (spot, next) in cells {
+            let Some(cell) = topics.cell_mut(spot) else {
+                continue;
+            };
+            loads.remove(cell);
+            loads.add(&next);
+            let (was, is) = (planned(cell), planned(&next));
+            if was != is {
+                phases.push((was, is));
+            }
+            *cell = next;
+            changed.push(Changed::Partition(spot));
         }
+        if !phases.is_empty() {
+            self.count_phases(&phases);
+            changed.push(Changed::Rebalance);
+        }
+        changed
     }
+}
 
-    fn leads(&self, node: NodeId) -> usize {
-        self.map
-            .partitions()
-            .filter(|partition| partition.leader == Some(node))
-            .count()
-    }
+/// How far the partition is in the rebalance, if it is part of it.
+fn planned(cell: &Cell) -> Option<MovePhase> {
+    let moving = cell.moving().filter(|moving| moving.planned)?;
+    Some(moving.phase)
 }

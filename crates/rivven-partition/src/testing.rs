@@ -24,6 +24,8 @@ pub(crate) fn registration(node: NodeId, boot_epoch: u64, zone: Option<&str>) ->
             admin: None,
         },
         zone: zone.map(Into::into),
+        weight: crate::NORMAL_WEIGHT,
+        endpoints: BTreeMap::new(),
     }
 }
 
@@ -35,6 +37,7 @@ pub(crate) fn cluster(zones: &[&str]) -> (PartitionState, Members) {
         let zone = (!zone.is_empty()).then_some(*zone);
         let command = PartitionCommand::RegisterNode(registration(node, 1, zone));
         state.apply(node, command).unwrap();
+        set_status(&mut state, node, NodeStatus::Active);
         members.insert(node, Liveness::Alive);
     }
     (state, members)
@@ -94,8 +97,7 @@ pub(crate) fn settle(state: &mut PartitionState, members: &Members, now_ms: u64)
 pub(crate) fn leaders(state: &PartitionState) -> Vec<NodeId> {
     let topic = state.map().topic("orders").unwrap();
     topic
-        .partitions
-        .iter()
-        .map(|partition| partition.leader.unwrap_or(0))
+        .partitions()
+        .map(|partition| partition.leader().unwrap_or(0))
         .collect()
 }

@@ -1,6 +1,6 @@
 //! What a node knows, as the API shows it.
 
-use rivven_cluster::{Cluster, PartitionMap, Topic};
+use rivven_cluster::{Cluster, PartitionMap, TopicRef};
 
 use crate::api::{
     AssignmentsBody, MemberBody, MembersBody, PartitionBody, ProblemBody, StatusBody, TopicBody, TopicsBody,
@@ -46,9 +46,11 @@ pub(super) fn members(cluster: &Cluster) -> MembersBody {
 
 pub(super) fn topics(cluster: &Cluster) -> TopicsBody {
     let map = cluster.partitions().assignments();
-    let topics = map.topics().map(|topic| TopicBody {
+    let mut topics: Vec<_> = map.topics().collect();
+    topics.sort_by(|a, b| a.name.cmp(&b.name));
+    let topics = topics.into_iter().map(|topic| TopicBody {
         name: topic.name.to_string(),
-        partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
+        partitions: topic.partition_count(),
         replication_factor: topic.replication_factor,
     });
     TopicsBody {
@@ -68,18 +70,18 @@ pub(super) fn topic(cluster: &Cluster, name: &str) -> Option<AssignmentsBody> {
     Some(assignments_of(&map, [topic]))
 }
 
-fn assignments_of<'a>(map: &PartitionMap, topics: impl IntoIterator<Item = &'a Topic>) -> AssignmentsBody {
+fn assignments_of<'a>(map: &PartitionMap, topics: impl IntoIterator<Item = TopicRef<'a>>) -> AssignmentsBody {
     let partitions = topics.into_iter().flat_map(|topic| {
         (0..)
-            .zip(&topic.partitions)
-            .map(|(number, partition)| PartitionBody {
+            .zip(topic.partitions())
+            .map(move |(number, partition)| PartitionBody {
                 topic: topic.name.to_string(),
                 partition: number,
-                replicas: partition.replicas.clone(),
-                isr: partition.in_sync.clone(),
-                leader: partition.leader,
-                leader_epoch: partition.leader_epoch.0,
-                partition_epoch: partition.partition_epoch.0,
+                replicas: partition.replicas().collect(),
+                isr: partition.in_sync().collect(),
+                leader: partition.leader(),
+                leader_epoch: partition.leader_epoch().0,
+                partition_epoch: partition.partition_epoch().0,
             })
     });
     AssignmentsBody {

@@ -31,6 +31,8 @@ fn register(node: NodeId) -> Op {
             admin: None,
         },
         zone: None,
+        weight: rivven_partition::NORMAL_WEIGHT,
+        endpoints: std::collections::BTreeMap::new(),
     }))
 }
 
@@ -70,7 +72,7 @@ fn apply(state: &mut ClusterState, index: u64, ops: Vec<Op>) -> usize {
 fn operations_on_several_modules_take_effect_together_or_not_at_all() {
     let mut state = state();
     assert_eq!(apply(&mut state, 1, vec![put("a"), register(1), put("b")]), 3);
-    assert_eq!((state.kv.len(), state.partitions.map().nodes().len()), (2, 1));
+    assert_eq!((state.kv.len(), state.partitions.map().nodes().count()), (2, 1));
 
     for refused in [conflict(), delete_topic()] {
         let before = (state.kv.revision(), state.partitions.clone());

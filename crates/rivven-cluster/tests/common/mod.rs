@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rivven_cluster::{Cluster, ClusterConfig, NodeId, Profile, StartError, identity};
+use rivven_cluster::{Cluster, ClusterConfig, NodeId, Profile, StartError, TopicRef, identity};
 use tempfile::TempDir;
 
 /// Longest wait for anything; a healthy machine needs a second or two.
@@ -101,14 +101,8 @@ pub(crate) async fn eventually(nodes: &[Cluster], what: &str, mut holds: impl Fn
 /// Nodes that lead partitions of `topic`, as `node` sees it; one entry per partition that has a leader.
 pub(crate) fn leaders(node: &Cluster, topic: &str) -> Vec<NodeId> {
     let map = node.partitions().assignments();
-    let partitions = map
-        .topic(topic)
-        .map(|topic| topic.partitions.clone())
-        .unwrap_or_default();
-    partitions
-        .iter()
-        .filter_map(|partition| partition.leader)
-        .collect()
+    let partitions = map.topic(topic).into_iter().flat_map(TopicRef::partitions);
+    partitions.filter_map(|partition| partition.leader()).collect()
 }
 
 /// Addresses on loopback that nobody uses, none given out twice by this process.

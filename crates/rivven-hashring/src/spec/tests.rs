@@ -44,6 +44,10 @@ fn the_crate_agrees_with_the_independent_implementation() {
                 let found = TopicKey::new(&text(topic)).partition(partition.parse().unwrap());
                 assert_eq!(found, Position(number(position)), "{line}");
             }
+            ["record", key, partitions, partition] => {
+                let found = key_partition(&unhex(key), partitions.parse().unwrap());
+                assert_eq!(found, partition.parse::<u32>().unwrap(), "{line}");
+            }
             ["ring", virtual_nodes] => ring = Ring::try_new(virtual_nodes.parse().unwrap()).unwrap(),
             ["node", name, weight, zone] => {
                 let weight = Weight::percent(weight.parse().unwrap()).unwrap();

@@ -10,6 +10,12 @@ use std::collections::BTreeMap;
 
 use rivven_types::NodeId;
 
+use super::Candidate;
+use crate::{
+    ZoneRule,
+    fill::{Part, fill},
+};
+
 /// What is left to take of each node and zone.
 pub(super) struct Quotas {
     zones: Vec<Zone>,
@@ -33,14 +39,16 @@ struct Zone {
 impl Quotas {
     /// Quotas for `partitions` of `replicas` each; `rank` says which nodes take the remainders, least first.
     pub(super) fn new<R: Ord>(
-        nodes: &[(NodeId, Option<&str>)],
-        partitions: usize,
-        replicas: usize,
+        nodes: &[Candidate<'_>],
+        (partitions, replicas): (usize, usize),
+        rule: ZoneRule,
         rank: impl Fn(NodeId) -> R,
     ) -> Self {
         let mut by_zone: BTreeMap<Option<&str>, Vec<NodeId>> = BTreeMap::new();
-        for (node, zone) in nodes {
-            by_zone.entry(*zone).or_default().push(*node);
+        let mut weights = BTreeMap::new();
+        for candidate in nodes {
+            by_zone.entry(candidate.zone).or_default().push(candidate.node);
+            weights.insert(candidate.node, u64::from(candidate.weight));
         }
         let mut by_zone: Vec<Vec<NodeId>> = by_zone.into_values().collect();
         for nodes in &mut by_zone {
@@ -50,14 +58,28 @@ impl Quotas {
         by_zone.sort_by_key(|nodes| nodes.first().map(|node| rank(*node)));
 
         let sizes: Vec<usize> = by_zone.iter().map(Vec::len).collect();
-        let level = spread_level(&sizes, replicas);
-        let shares = water_fill(&sizes, partitions, level, partitions * replicas);
+        let level = match rule {
+            ZoneRule::Preferred => spread_level(&sizes, replicas),
+            ZoneRule::Hard => 1,
+        };
+        let weight = |node: &NodeId| weights.get(node).copied().unwrap_or(1);
+        let parts = by_zone.iter().map(|nodes| Part {
+            weight: nodes.iter().map(weight).sum(),
+            cap: (partitions * level.min(nodes.len())) as u64,
+        });
+        let parts: Vec<Part> = parts.collect();
+        let shares = fill(&parts, (partitions * replicas) as u64, |_, _| ());
         let zones = by_zone.iter().zip(shares).map(|(nodes, share)| {
-            let (each, more) = (share / nodes.len(), share % nodes.len());
-            let quota = |(at, node): (usize, &NodeId)| (*node, each + usize::from(at < more));
+            let cap = partitions as u64;
+            let parts = nodes.iter().map(|node| Part {
+                weight: weight(node),
+                cap,
+            });
+            let parts: Vec<Part> = parts.collect();
+            let quotas = fill(&parts, share, |_, _| ()).into_iter().map(to_usize);
             Zone {
-                nodes: nodes.iter().enumerate().map(quota).collect(),
-                left: share,
+                nodes: nodes.iter().copied().zip(quotas).collect(),
+                left: to_usize(share),
                 cap: level.min(nodes.len()),
             }
         });
@@ -137,68 +159,11 @@ impl Zone {
 }
 
 /// The least number of replicas of a partition that zones of these sizes must accept to hold them all.
-fn spread_level(sizes: &[usize], replicas: usize) -> usize {
+pub(crate) fn spread_level(sizes: &[usize], replicas: usize) -> usize {
     let holds = |level: &usize| sizes.iter().map(|size| size.min(level)).sum::<usize>() >= replicas;
     (1..=replicas).find(holds).unwrap_or(replicas)
 }
 
-/// Shares of the zones: equal per node, but none above `partitions` times what the zone may hold of one.
-///
-/// Zones that reach their bound are filled; the others share the rest by size, remainders in their order.
-fn water_fill(sizes: &[usize], partitions: usize, level: usize, total: usize) -> Vec<usize> {
-    let bound = |size: usize| partitions * size.min(level);
-    let mut full = vec![false; sizes.len()];
-    loop {
-        let open = || sizes.iter().zip(&full).filter(|(_, full)| !**full);
-        let filled = sizes.iter().zip(&full).filter(|(_, full)| **full);
-        let rest = total - filled.map(|(size, _)| bound(*size)).sum::<usize>();
-        let nodes: usize = open().map(|(size, _)| size).sum();
-        // Overflowing zones are those whose fair part of the rest exceeds their bound.
-        let over = |size: usize| rest * size > bound(size) * nodes;
-        if !open().any(|(size, _)| over(*size)) {
-            return share_out(sizes, &full, rest, nodes, bound);
-        }
-        let next: Vec<bool> = sizes
-            .iter()
-            .zip(&full)
-            .map(|(size, full)| *full || over(*size))
-            .collect();
-        full = next;
-    }
-}
-
-/// Shares `rest` among the zones that are not full, by the largest remainder.
-fn share_out(
-    sizes: &[usize],
-    full: &[bool],
-    rest: usize,
-    nodes: usize,
-    bound: impl Fn(usize) -> usize,
-) -> Vec<usize> {
-    let part = |size: usize| {
-        let whole = (rest * size).checked_div(nodes).unwrap_or(0);
-        (whole, rest * size - whole * nodes)
-    };
-    let mut shares: Vec<usize> = Vec::with_capacity(sizes.len());
-    let mut remainders = Vec::new();
-    for (at, (size, full)) in sizes.iter().zip(full).enumerate() {
-        let (whole, remainder) = part(*size);
-        shares.push(if *full { bound(*size) } else { whole });
-        if !full {
-            remainders.push((usize::MAX - remainder, at));
-        }
-    }
-    let given: usize = shares
-        .iter()
-        .zip(full)
-        .filter(|(_, full)| !**full)
-        .map(|(share, _)| share)
-        .sum();
-    remainders.sort_unstable();
-    for (_, at) in remainders.into_iter().take(rest - given) {
-        if let Some(share) = shares.get_mut(at) {
-            *share += 1;
-        }
-    }
-    shares
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

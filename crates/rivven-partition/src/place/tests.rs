@@ -3,7 +3,10 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::testing::{Members, cluster, create, registration, set_status};
+use crate::{
+    NodeStatus,
+    testing::{Members, cluster, create, registration, set_status},
+};
 
 fn sets(state: &PartitionState, members: &Members, spec: &TopicSpec) -> Vec<Vec<NodeId>> {
     match place(state, members, "orders", spec).unwrap() {
@@ -68,7 +71,7 @@ proptest! {
         create(&mut state, &members, "orders", &spec);
         create(&mut state, &members, "payments", &spec);
         if sizes.len() == 1 {
-            let held = state.map().partitions().flat_map(|partition| partition.replicas.iter().copied());
+            let held = state.map().topics().flat_map(|topic| topic.partitions()).flat_map(|partition| partition.replicas());
             prop_assert!(spread(counts(&state, held).into_values()) <= 1);
         }
     }

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    LEADER_IMBALANCE_MIN, LEADER_RETURN_HOLD_MS, TopicSpec,
+    LEADER_IMBALANCE_MIN, LEADER_RETURN_HOLD_MS, MAX_CHANGES_PER_COMMAND, PartitionChange, Step, TopicSpec,
     testing::{apply, cluster, create, leaders, registration, set_status, settle, with_orders},
 };
 
@@ -32,7 +32,7 @@ fn leaders_of_a_dead_node_move_in_one_command_under_higher_epochs() {
         at_ms: 7,
     };
     assert_eq!(commands[0], down);
-    let PartitionCommand::ChangeLeaders { changes } = &commands[1] else {
+    let PartitionCommand::ChangePartitions { changes, .. } = &commands[1] else {
         panic!("{commands:?}")
     };
     assert_eq!(changes.len(), 4);
@@ -59,8 +59,8 @@ fn leaders_of_a_dead_node_move_in_one_command_under_higher_epochs() {
                 .map()
                 .partition("orders", partition)
                 .unwrap()
-                .in_sync
-                .contains(&2)
+                .in_sync()
+                .any(|node| node == 2)
         );
     }
     // Four orphans, shared by two survivors.
@@ -88,23 +88,26 @@ fn a_suspect_or_unknown_node_keeps_its_leaders_and_gains_none() {
 #[test]
 fn a_partition_without_live_replicas_waits_for_one() {
     let (mut state, mut members) = with_orders(&[""; 4], 1, 2);
-    let replicas = state.map().partition("orders", 0).unwrap().replicas.clone();
+    let replicas: Vec<NodeId> = state.map().partition("orders", 0).unwrap().replicas().collect();
     for node in &replicas {
         members.insert(*node, Liveness::Dead);
     }
     settle(&mut state, &members, 0);
-    let partition = state.map().partition("orders", 0).unwrap().clone();
-    assert_eq!((partition.leader, partition.leader_epoch.0), (None, 2));
-    assert_eq!(partition.in_sync, replicas, "only these may lead again");
+    let partition = state.map().partition("orders", 0).unwrap();
+    assert_eq!((partition.leader(), partition.leader_epoch().0), (None, 2));
+    assert!(
+        partition.in_sync().eq(replicas.iter().copied()),
+        "only these may lead again"
+    );
 
     members.insert(replicas[1], Liveness::Alive);
     settle(&mut state, &members, 0);
     let partition = state.map().partition("orders", 0).unwrap();
     assert_eq!(
-        (partition.leader, partition.leader_epoch.0),
+        (partition.leader(), partition.leader_epoch().0),
         (Some(replicas[1]), 3)
     );
-    assert_eq!(partition.in_sync, replicas[1..]);
+    assert!(partition.in_sync().eq(replicas[1..].iter().copied()));
 
     // Also when all live members are strangers to the partition, and when nobody at all seems alive.
     for life in members.values_mut() {
@@ -125,7 +128,14 @@ fn a_returned_node_leads_again_after_a_hold() {
     members.insert(2, Liveness::Alive);
     settle(&mut state, &members, 2_000);
     assert_eq!(state.map().node(2).unwrap().since_ms, 2_000);
-    assert!(state.map().partition("orders", 0).unwrap().in_sync.contains(&2));
+    assert!(
+        state
+            .map()
+            .partition("orders", 0)
+            .unwrap()
+            .in_sync()
+            .any(|node| node == 2)
+    );
     assert!(!leaders(&state).contains(&2), "a node just back may leave again");
 
     settle(&mut state, &members, 2_000 + LATER - 1);
@@ -169,14 +179,17 @@ fn balancing_moves_no_more_leaders_than_the_returned_node_gains() {
 fn leaders_are_balanced_between_nodes_below_the_mean_too() {
     // Node 3 leads most and can hand nothing over; 1 and 2 share eight partitions, led 6 to 2.
     let (mut state, members) = cluster(&["", "", ""]);
-    let sets = [vec![vec![3]; 10], vec![vec![1, 2]; 6], vec![vec![2, 1]; 2]];
-    let create = |assignment| PartitionCommand::CreateTopic {
-        name: "orders".into(),
-        replication_factor: 2,
-        allow_fewer_replicas: true,
-        assignment,
-    };
-    apply(&mut state, create(sets.concat()));
+    let shared = [vec![vec![1, 2]; 6], vec![vec![2, 1]; 2]].concat();
+    for (name, replication_factor, assignment) in [("single", 1, vec![vec![3]; 10]), ("orders", 2, shared)] {
+        let command = PartitionCommand::CreateTopic {
+            name: name.into(),
+            replication_factor,
+            allow_fewer_replicas: false,
+            settings: BTreeMap::new(),
+            assignment,
+        };
+        apply(&mut state, command);
+    }
     settle(&mut state, &members, LATER);
     assert_eq!(
         state.map().leaders_per_node(),
@@ -188,14 +201,22 @@ fn leaders_are_balanced_between_nodes_below_the_mean_too() {
 fn small_gaps_move_no_leaders() {
     let (mut state, members) = with_orders(&[""; 3], 12, 3);
     // 5, 4 and 3 leaders differ by no more than the threshold.
-    let (topic, number, partition) = partitions(&state)
-        .find(|(_, _, partition)| partition.leader == Some(2))
+    let topic = state.map().topic("orders").unwrap();
+    let (number, partition) = (0..)
+        .zip(topic.partitions())
+        .find(|(_, partition)| partition.leader() == Some(2))
         .unwrap();
-    let moved = change((topic, number, partition), partition.in_sync.clone(), Some(1));
-    apply(
-        &mut state,
-        PartitionCommand::ChangeLeaders { changes: vec![moved] },
-    );
+    let moved = PartitionChange {
+        topic: topic.id,
+        partition: number,
+        leader_epoch: partition.leader_epoch(),
+        partition_epoch: partition.partition_epoch(),
+        in_sync: partition.in_sync().collect(),
+        leader: Some(1),
+        step: Step::Stay,
+    };
+    let (starts, changes) = (Vec::new(), vec![moved]);
+    apply(&mut state, PartitionCommand::ChangePartitions { starts, changes });
     let leads = state.map().leaders_per_node();
     assert_eq!(
         leads.values().max().unwrap() - leads.values().min().unwrap(),
@@ -218,20 +239,17 @@ fn a_draining_node_hands_its_leaders_over_where_another_can_lead() {
     assert!(!leaders(&state).contains(&1));
     let single = state.map().topic("single").unwrap();
     assert!(
-        single
-            .partitions
-            .iter()
-            .all(|partition| partition.leader.is_some()),
+        single.partitions().all(|partition| partition.leader().is_some()),
         "a leader that leaves beats none"
     );
+    assert!(single.partitions().any(|partition| partition.leader() == Some(1)));
     assert!(
-        single
-            .partitions
-            .iter()
-            .any(|partition| partition.leader == Some(1))
-    );
-    assert!(
-        state.map().partition("orders", 0).unwrap().in_sync.contains(&1),
+        state
+            .map()
+            .partition("orders", 0)
+            .unwrap()
+            .in_sync()
+            .any(|node| node == 1),
         "it still follows"
     );
 }
@@ -253,7 +271,7 @@ fn what_does_not_fit_into_one_call_follows_in_the_next() {
     for _ in 0..2 {
         let commands = reconcile(&state, &members, 0);
         let sizes = commands.iter().map(|command| match command {
-            PartitionCommand::ChangeLeaders { changes } => changes.len(),
+            PartitionCommand::ChangePartitions { changes, .. } => changes.len(),
             _ => 0,
         });
         let sizes: Vec<_> = sizes.collect();
@@ -267,31 +285,6 @@ fn what_does_not_fit_into_one_call_follows_in_the_next() {
     assert_eq!(reconcile(&state, &members, 0), []);
     let led = state.map().leaders_per_node();
     assert_eq!(led.get(&3), state.map().replicas_per_node().get(&3));
-}
-
-#[test]
-fn the_largest_command_fits_its_limit() {
-    let change = PartitionChange {
-        topic: crate::TopicId(u64::MAX),
-        partition: u32::MAX,
-        leader_epoch: crate::LeaderEpoch(u64::MAX),
-        partition_epoch: crate::PartitionEpoch(u64::MAX),
-        in_sync: vec![u64::MAX; usize::from(crate::MAX_REPLICATION_FACTOR)],
-        leader: Some(u64::MAX),
-    };
-    let command = PartitionCommand::ChangeLeaders {
-        changes: vec![change; MAX_CHANGES_PER_COMMAND],
-    };
-    assert!(postcard::to_allocvec(&command).unwrap().len() < 4 << 20);
-    let assignment = vec![vec![u64::MAX; usize::from(crate::MAX_REPLICATION_FACTOR)]; 16_384];
-    let (name, replication_factor) = ("x".repeat(249), 15);
-    let command = PartitionCommand::CreateTopic {
-        name,
-        replication_factor,
-        allow_fewer_replicas: true,
-        assignment,
-    };
-    assert!(postcard::to_allocvec(&command).unwrap().len() < 3 << 20);
 }
 
 /// What happens to one node, or to nobody.
@@ -325,19 +318,17 @@ fn check_settled(state: &PartitionState, members: &BTreeMap<NodeId, Liveness>) -
     let alive = |node: NodeId| members.get(&node) == Some(&Liveness::Alive);
     let gone = |node: NodeId| matches!(members.get(&node), Some(Liveness::Dead | Liveness::Left));
     let draining = |node: NodeId| state.map().node(node).unwrap().status == NodeStatus::Draining;
-    for partition in state.map().partitions() {
-        let live: BTreeSet<_> = partition
-            .replicas
-            .iter()
-            .copied()
-            .filter(|node| alive(*node))
-            .collect();
-        prop_assert!(live.is_empty() || partition.leader.is_some());
-        if let Some(leader) = partition.leader {
+    for partition in state.map().topics().flat_map(crate::TopicRef::partitions) {
+        let live: BTreeSet<_> = partition.replicas().filter(|node| alive(*node)).collect();
+        prop_assert!(live.is_empty() || partition.leader().is_some());
+        if let Some(leader) = partition.leader() {
             prop_assert!(!gone(leader));
             prop_assert!(!draining(leader) || live.iter().all(|node| draining(*node)));
-            prop_assert!(live.iter().all(|node| partition.in_sync.contains(node)));
-            prop_assert!(!partition.in_sync.iter().any(|node| gone(*node)));
+            prop_assert!(
+                live.iter()
+                    .all(|node| partition.in_sync().any(|other| other == *node))
+            );
+            prop_assert!(!partition.in_sync().any(gone));
         }
     }
     Ok(())

@@ -2,13 +2,16 @@
 
 mod model;
 
+use std::collections::BTreeMap;
+
 use proptest::{collection::vec, prelude::*};
-use rivven_types::{BootEpoch, InstanceId};
+use rivven_types::{BootEpoch, InstanceId, NodeId};
 
 use super::*;
 use crate::{
     LeaderEpoch, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR, NodeStatus, Partition,
-    PartitionChange, PartitionEpoch, PartitionError, Rule,
+    PartitionChange, PartitionEpoch, PartitionError, Rule, Step,
+    cell::{HandOver, Move, Seat, Seats},
     testing::{apply, cluster, registration, set_status, with_orders},
 };
 
@@ -26,6 +29,7 @@ fn create_topic(name: &str, replication_factor: u16, assignment: &[&[NodeId]]) -
         name: name.into(),
         replication_factor,
         allow_fewer_replicas: false,
+        settings: BTreeMap::new(),
         assignment: assignment.iter().map(|nodes| nodes.to_vec()).collect(),
     }
 }
@@ -45,16 +49,27 @@ fn change(partition: u32, epochs: (u64, u64), in_sync: &[NodeId], leader: Option
         partition_epoch: PartitionEpoch(epochs.1),
         in_sync: in_sync.to_vec(),
         leader,
+        step: Step::Stay,
     }
 }
 
 fn batch(changes: &[PartitionChange]) -> PartitionCommand {
-    PartitionCommand::ChangeLeaders {
+    PartitionCommand::ChangePartitions {
+        starts: Vec::new(),
         changes: changes.to_vec(),
     }
 }
 
-fn partition(state: &PartitionState) -> &Partition {
+/// The same, with the starts of nodes that become in sync.
+fn batch_with(starts: &[NodeId], changes: &[PartitionChange]) -> PartitionCommand {
+    let start = |node: &NodeId| registration(*node, 1, None).start();
+    PartitionCommand::ChangePartitions {
+        starts: starts.iter().map(start).collect(),
+        changes: changes.to_vec(),
+    }
+}
+
+fn partition(state: &PartitionState) -> Partition<'_> {
     state.map().partition("orders", 0).unwrap()
 }
 
@@ -63,9 +78,9 @@ fn a_created_topic_is_led_by_its_first_replicas() {
     let mut state = one_partition();
     let topic = state.map().topic("orders").unwrap();
     assert_eq!((topic.id, topic.replication_factor), (TopicId(0), 3));
-    assert_eq!((topic.created, state.generation()), (5, 5));
+    assert_eq!((topic.created, state.generation()), (6, 6));
     assert_eq!(state.map().leader("orders", 1), Some((2, LeaderEpoch(1))));
-    assert_eq!(partition(&state).in_sync, [1, 2, 3]);
+    assert!(partition(&state).in_sync().eq([1, 2, 3]));
     assert_eq!(state.map().leader("orders", 2), None);
     assert_eq!(state.map().leader("payments", 0), None);
 
@@ -76,7 +91,7 @@ fn a_created_topic_is_led_by_its_first_replicas() {
             name: "orders".into(),
         },
     );
-    assert_eq!(state.map().topics().len(), 0);
+    assert_eq!(state.map().topic_count(), 0);
     let created = state.apply(9, create_topic("orders", 1, &[&[4]]));
     assert_eq!(
         created,
@@ -173,6 +188,7 @@ fn a_topic_may_have_fewer_replicas_where_that_is_allowed() {
         name: "orders".into(),
         replication_factor: 3,
         allow_fewer_replicas: true,
+        settings: BTreeMap::new(),
         assignment: vec![nodes.to_vec()],
     };
     let error = refused(&mut state, command(&[]));
@@ -191,15 +207,18 @@ fn a_topic_may_have_fewer_replicas_where_that_is_allowed() {
 fn a_change_bumps_the_epochs_that_it_should() {
     let mut state = one_partition();
     let mut check = |change: PartitionChange, expected: (u64, u64)| {
-        apply(&mut state, batch(&[change]));
+        apply(&mut state, batch_with(&[1, 2, 3], &[change]));
         let partition = partition(&state);
-        assert_eq!((partition.leader_epoch.0, partition.partition_epoch.0), expected);
+        assert_eq!(
+            (partition.leader_epoch().0, partition.partition_epoch().0),
+            expected
+        );
     };
     check(change(0, (1, 1), &[1, 3], Some(1)), (1, 2));
     check(change(0, (1, 2), &[3], Some(3)), (2, 3));
     check(change(0, (2, 3), &[3], None), (3, 4));
     check(change(0, (3, 4), &[1, 2, 3], Some(3)), (4, 5));
-    assert_eq!(partition(&state).in_sync, [1, 2, 3]);
+    assert!(partition(&state).in_sync().eq([1, 2, 3]));
 }
 
 #[test]
@@ -266,7 +285,7 @@ fn a_batch_changes_everything_or_nothing() {
 fn a_registration_said_again_changes_nothing() {
     let (mut state, _) = cluster(&["a"]);
     let again = state.apply(7, PartitionCommand::RegisterNode(registration(1, 1, Some("a"))));
-    assert_eq!(again, Ok(Applied::Unchanged { generation: 1 }));
+    assert_eq!(again, Ok(Applied::Unchanged { generation: 2 }));
     apply(
         &mut state,
         PartitionCommand::RegisterNode(registration(1, 2, Some("b"))),
@@ -318,7 +337,7 @@ fn a_registration_from_the_past_or_of_another_disk_is_refused() {
         PartitionError::NodeRemoved { node: 1 }
     );
     apply(&mut state, other_disk);
-    assert_eq!(state.map().node(1).unwrap().status, NodeStatus::Active);
+    assert_eq!(state.map().node(1).unwrap().status, NodeStatus::Joining);
 
     for zone in ["", "a\nb", "x".repeat(256).as_str()] {
         let command = PartitionCommand::RegisterNode(registration(2, 1, Some(zone)));
@@ -436,20 +455,49 @@ fn a_state_comes_back_from_its_bytes() {
 #[test]
 fn a_damaged_state_is_refused() {
     let state = one_partition();
-    let damage = |edit: fn(&mut Partition)| {
+    let damage = |edit: fn(&mut Cell)| {
         let mut damaged = state.clone();
         let topics = Arc::make_mut(&mut damaged.map.topics);
-        let topic = topics.get_mut("orders").unwrap();
-        edit(&mut Arc::make_mut(topic).partitions[0]);
+        edit(topics.cell_mut(Spot::new(TopicId(0), 0).unwrap()).unwrap());
         let bytes = postcard::to_allocvec(&damaged).unwrap();
         assert!(postcard::from_bytes::<PartitionState>(&bytes).is_err());
     };
-    damage(|partition| partition.leader = Some(4));
-    damage(|partition| partition.in_sync.clear());
-    damage(|partition| partition.in_sync = vec![1, 4]);
-    damage(|partition| partition.replicas = vec![1, 2, 3, 1]);
-    damage(|partition| partition.replicas = vec![1, 2, 9]);
-    damage(|partition| partition.leader_epoch = LeaderEpoch(0));
+    damage(|cell| cell.set_leader(Some(3)));
+    damage(|cell| cell.in_sync = 0);
+    damage(|cell| cell.in_sync = 0b110);
+    damage(|cell| cell.in_sync = 0b1111);
+    damage(|cell| cell.seats = seats_of(&[0, 1, 2, 0]));
+    damage(|cell| cell.seats = seats_of(&[0, 1, 9]));
+    damage(|cell| cell.seats.as_mut_slice()[1].instance = 1);
+    damage(|cell| cell.leader_epoch = LeaderEpoch(0));
+    damage(|cell| cell.leader_epoch = LeaderEpoch(2));
+    damage(|cell| cell.set_moving(Some(queued(&[0, 1, 2], &[1]))));
+    damage(|cell| {
+        cell.set_hand_over(Some(HandOver {
+            to: 0,
+            since_ms: 0,
+            released: false,
+        }))
+    });
+}
+
+fn seats_of(slots: &[u16]) -> Seats {
+    let seat = |slot: &u16| Seat {
+        slot: *slot,
+        instance: 0,
+        boot: 1,
+    };
+    Seats::from(slots.iter().map(seat).collect::<Vec<_>>().as_slice())
+}
+
+/// A move of a rebalance that the state has not.
+fn queued(prior: &[u16], target: &[u16]) -> Move {
+    Move {
+        phase: MovePhase::Queued,
+        planned: true,
+        prior: prior.into(),
+        target: target.into(),
+    }
 }
 
 proptest! {
