@@ -25,7 +25,7 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 18] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
@@ -65,6 +65,7 @@ const STEPS: [Step; 17] = [
     cargo("cluster-test", &["xtask", "cluster-test"]),
     cargo("bench: rpc", &["xtask", "bench", "rpc", "--quick"]),
     cargo("bench: ring", &["xtask", "bench", "ring", "--quick"]),
+    cargo("bench: plan", &["xtask", "bench", "plan", "--quick"]),
     cargo("bench: store", &["xtask", "bench", "store", "--quick"]),
     cargo("bench: swim", &["xtask", "bench", "swim", "--quick"]),
 ];

@@ -52,6 +52,8 @@ enum Bench {
     Rpc(bench::Args),
     /// Lookups, builds and balance of the hash ring, against two ring crates.
     Ring(bench::RingArgs),
+    /// Plans, failover and lookups on a million partitions.
+    Plan(bench::PlanArgs),
     /// The Raft log, against bare redb and plain append + fdatasync.
     Store(bench::StoreArgs),
     /// Failure detection and gossip in a simulated network, against foca in the same network.
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::BenchPeer(args) => bench::peer(&args),
         Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),
         Command::Bench(Bench::Ring(args)) => bench::ring(root, &args),
+        Command::Bench(Bench::Plan(args)) => bench::plan(root, &args),
         Command::Bench(Bench::Store(args)) => bench::store(root, &args),
         Command::Bench(Bench::Swim(args)) => bench::swim(root, &args),
     };

@@ -26,13 +26,6 @@ pub enum PartitionCommand {
         /// When, in milliseconds of the proposer's wall clock.
         at_ms: u64,
     },
-    /// An operator gives a node another weight, or with `None` the one it registered with.
-    SetNodeWeight {
-        /// The node.
-        node: NodeId,
-        /// The weight in percent of a normal node; 0 empties the node.
-        weight: Option<u16>,
-    },
     /// Creates a topic, placed by [`place`](crate::place).
     CreateTopic {
         /// Name of the topic.
@@ -50,6 +43,21 @@ pub enum PartitionCommand {
     DeleteTopic {
         /// Name of the topic.
         name: String,
+    },
+    /// The controller changes leaders, in-sync replicas and moves of many partitions, all of them or none.
+    ChangePartitions {
+        /// The starts of the nodes that become in sync or are confirmed so; refused if one has started anew.
+        starts: Vec<Start>,
+        /// The changes, ascending by topic and partition, at most
+        /// [`MAX_CHANGES_PER_COMMAND`](crate::MAX_CHANGES_PER_COMMAND).
+        changes: Vec<PartitionChange>,
+    },
+    /// An operator gives a node another weight, or with `None` the one it registered with.
+    SetNodeWeight {
+        /// The node.
+        node: NodeId,
+        /// The weight in percent of a normal node; 0 empties the node.
+        weight: Option<u16>,
     },
     /// Adds partitions to a topic, placed by [`grow`](crate::grow).
     AddPartitions {
@@ -73,14 +81,6 @@ pub enum PartitionCommand {
         topic: Option<TopicId>,
         /// Per key its value, or `None` to unset it.
         changes: BTreeMap<String, Option<String>>,
-    },
-    /// The controller changes leaders, in-sync replicas and moves of many partitions, all of them or none.
-    ChangePartitions {
-        /// The starts of the nodes that become in sync or are confirmed so; refused if one has started anew.
-        starts: Vec<Start>,
-        /// The changes, ascending by topic and partition, at most
-        /// [`MAX_CHANGES_PER_COMMAND`](crate::MAX_CHANGES_PER_COMMAND).
-        changes: Vec<PartitionChange>,
     },
     /// A leader of partitions says which of their replicas are in sync, of all of them or none.
     ReportInSync {

@@ -121,7 +121,7 @@ impl Reconciler {
         let map = state.map();
         let mut view = View::new(map, members, self.policy, now_ms);
         let repairs = self.repairs(&mut view);
-        let quiet = repairs.is_quiet();
+        let quiet = repairs.elections.is_empty() && repairs.others.is_empty();
         let steps = if repairs.elections.is_empty() {
             repair::steps(&mut self.index, &mut view)
         } else {
@@ -130,9 +130,10 @@ impl Reconciler {
         let mut commands: Vec<PartitionCommand> = statuses(&view).collect();
         commands.extend(batch::commands(&view, repairs.elections));
         commands.extend(batch::commands(&view, repairs.others));
-        let calm = quiet && steps.is_empty();
+        let rebalance = rebalance(&view);
+        let calm = quiet && steps.is_empty() && rebalance.is_none();
         commands.extend(batch::commands(&view, steps));
-        commands.extend(rebalance(&view));
+        commands.extend(rebalance);
         if calm {
             let moves = balance::moves(&view, &mut self.rest);
             commands.extend(batch::commands(&view, moves));
@@ -150,8 +151,9 @@ impl Reconciler {
                 }
             }
             Attention::Some(spots) => {
+                let mut cursor = view.map.topics.cursor();
                 for spot in spots {
-                    found.look(spot, view.map.topics.cell(spot), view, &mut self.index);
+                    found.look(spot, cursor.cell(spot), view, &mut self.index);
                 }
             }
         }
@@ -169,16 +171,10 @@ pub fn reconcile(
     Reconciler::default().reconcile(state, members, now_ms)
 }
 
-/// Changes decided: those of leaders, then those of in-sync replicas alone.
+/// Changes decided: those of leaders, or those of in-sync replicas alone.
 struct Repairs {
     elections: Vec<Change>,
     others: Vec<Change>,
-}
-
-impl Repairs {
-    const fn is_quiet(&self) -> bool {
-        self.elections.is_empty() && self.others.is_empty()
-    }
 }
 
 /// A partition and what shall become of it.
@@ -221,7 +217,7 @@ impl Found {
                 step,
             } => {
                 index.wait(spot);
-                if self.others.len() < MAX_CHANGES_PER_RECONCILE {
+                if self.elections.is_empty() && self.others.len() < MAX_CHANGES_PER_RECONCILE {
                     self.others.push(Change {
                         spot,
                         in_sync,
@@ -236,8 +232,9 @@ impl Found {
     /// Elects: only with all kept leaders counted is it known who leads the least.
     fn decide(self, view: &mut View<'_>) -> Repairs {
         let mut elections = Vec::with_capacity(self.elections.len());
+        let mut cursor = view.map.topics.cursor();
         for (spot, in_sync) in self.elections {
-            if let Some(cell) = view.map.topics.cell(spot) {
+            if let Some(cell) = cursor.cell(spot) {
                 let leader = view.elect(cell, in_sync);
                 elections.push(Change {
                     spot,
@@ -247,8 +244,11 @@ impl Found {
                 });
             }
         }
+        // Leaders first: what else there is waits for the next call, which follows at once.
         let mut others = self.others;
-        others.truncate(MAX_CHANGES_PER_RECONCILE - elections.len());
+        if !elections.is_empty() {
+            others.clear();
+        }
         Repairs { elections, others }
     }
 }

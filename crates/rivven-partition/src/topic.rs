@@ -139,6 +139,14 @@ impl Topics {
         self.get_mut(spot.topic())?.cells.get_mut(spot.partition())
     }
 
+    /// A way to look at many partitions in order, which finds those of one topic at once.
+    pub(crate) const fn cursor(&self) -> Cursor<'_> {
+        Cursor {
+            topics: self,
+            last: None,
+        }
+    }
+
     /// Adds a topic whose number and name are new.
     pub(crate) fn insert(&mut self, topic: Topic) {
         self.names.insert(hash(&topic.name), topic.id);
@@ -180,6 +188,24 @@ impl Topics {
             size_of::<Topic>() + 16 + entry + topic.name.len() + 16 + topic.cells.heap_size()
         });
         topics.sum::<usize>() + self.names.heap_size()
+    }
+}
+
+/// Finds partitions, and remembers the topic of the last.
+#[derive(Clone, Copy)]
+pub(crate) struct Cursor<'a> {
+    topics: &'a Topics,
+    last: Option<&'a Topic>,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn cell(&mut self, spot: Spot) -> Option<&'a Cell> {
+        let topic = match self.last.filter(|topic| topic.id == spot.topic()) {
+            Some(topic) => topic,
+            None => self.topics.get(spot.topic())?,
+        };
+        self.last = Some(topic);
+        topic.cells.get(spot.partition())
     }
 }
 

@@ -3,6 +3,7 @@
 mod child;
 mod load;
 mod peer;
+mod plan;
 mod report;
 mod ring;
 mod rpc;
@@ -22,6 +23,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 pub(crate) use peer::PeerArgs;
+pub(crate) use plan::Args as PlanArgs;
 pub(crate) use ring::Args as RingArgs;
 pub(crate) use store::Args as StoreArgs;
 pub(crate) use swim::Args as SwimArgs;
@@ -71,6 +73,11 @@ pub(crate) fn ring(root: &Path, args: &RingArgs) -> Result<bool> {
 /// Runs `cargo xtask bench swim`.
 pub(crate) fn swim(root: &Path, args: &SwimArgs) -> Result<bool> {
     optimized(root, || swim::main(args))
+}
+
+/// Runs `cargo xtask bench plan`.
+pub(crate) fn plan(root: &Path, args: &PlanArgs) -> Result<bool> {
+    optimized(root, || plan::main(args))
 }
 
 /// Measures in an optimized build: an unoptimized one of this program hands over to one.

@@ -17,8 +17,9 @@ pub(super) fn commands(view: &View<'_>, mut changes: Vec<Change>) -> Vec<Partiti
     changes.sort_unstable_by_key(|change| change.spot);
     let mut commands = Vec::new();
     let mut batch = Batch::default();
+    let mut cursor = view.map.topics.cursor();
     for change in changes {
-        let Some(cell) = view.map.topics.cell(change.spot) else {
+        let Some(cell) = cursor.cell(change.spot) else {
             continue;
         };
         let next = describe(view, cell, &change);

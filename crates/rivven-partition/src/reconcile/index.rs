@@ -20,7 +20,7 @@ pub(super) struct Index {
     /// Partitions of which a node is or was a replica, by slot. May name some twice and some that left.
     held: Vec<Vec<Spot>>,
     /// Partitions to look at again: a change was decided, or waits for time to pass.
-    waiting: BTreeSet<Spot>,
+    waiting: Vec<Spot>,
     /// Partitions whose new replicas are catching up.
     pub(super) active: BTreeSet<Spot>,
     /// Partitions of a rebalance that have not begun.
@@ -52,7 +52,7 @@ impl Index {
             return Attention::All;
         };
         self.held.resize_with(view.seen.len(), Vec::new);
-        let mut spots: Vec<Spot> = std::mem::take(&mut self.waiting).into_iter().collect();
+        let mut spots = std::mem::take(&mut self.waiting);
         for (slot, seen) in view.seen.iter().enumerate() {
             if self.seen.get(slot) != Some(seen) {
                 spots.extend(self.held.get(slot).into_iter().flatten());
@@ -142,7 +142,7 @@ impl Index {
     /// Looks at a partition again the next time.
     pub(super) fn wait(&mut self, spot: Spot) {
         self.forget(spot);
-        self.waiting.insert(spot);
+        self.waiting.push(spot);
     }
 
     pub(super) fn forget(&mut self, spot: Spot) {

@@ -88,8 +88,12 @@ fn repairs(index: &mut Index, view: &mut View<'_>, budget: &mut Budget, changes:
 }
 
 impl View<'_> {
-    /// Whether a partition should have other replicas than it has.
+    /// Whether a partition should have other replicas than it has, and no rebalance is about to see to it.
     pub(super) fn is_unfit(&self, spot: Spot, cell: &Cell) -> bool {
+        let queued = cell.moving().filter(|moving| moving.phase == MovePhase::Queued);
+        if let Some(queued) = queued {
+            return queued.target.iter().any(|slot| self.of(*slot).lost);
+        }
         let topic = self.map.topics.get(spot.topic());
         let wanted = topic.map_or(0, |topic| usize::from(topic.replication_factor));
         cell.seats().len() != wanted || cell.seats().iter().any(|seat| self.of(seat.slot).lost)
@@ -182,6 +186,11 @@ impl View<'_> {
         // A move in its turn comes first, and a change of leader before that.
         if cell.active_move().is_some() || !matches!(self.verdict(cell), Verdict::Settled) {
             return None;
+        }
+        let queued = cell.moving().filter(|moving| moving.phase == MovePhase::Queued);
+        if queued.is_some_and(|queued| queued.target.iter().any(|slot| self.of(*slot).lost)) {
+            // Where it was to move has been lost meanwhile.
+            return Some(self.stay(spot, cell, Step::Forget));
         }
         let target = self.target(spot, cell, budget)?;
         let added = target

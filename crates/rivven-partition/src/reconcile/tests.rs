@@ -1,13 +1,15 @@
 //! The controller: failover, return, drain and balance, and that it always comes to rest.
 
-use std::collections::BTreeSet;
+mod model;
+mod moves;
+mod reported;
 
-use proptest::{collection::vec, prelude::*, sample::select};
+use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
     LEADER_IMBALANCE_MIN, LEADER_RETURN_HOLD_MS, MAX_CHANGES_PER_COMMAND, PartitionChange, Step, TopicSpec,
-    testing::{apply, cluster, create, leaders, registration, set_status, settle, with_orders},
+    testing::{Members, apply, cluster, create, leaders, registration, set_status, settle, with_orders},
 };
 
 const LATER: u64 = LEADER_RETURN_HOLD_MS;
@@ -268,7 +270,7 @@ fn what_does_not_fit_into_one_call_follows_in_the_next() {
     // Nobody can lead what node 1 and 2 hold together; that must not starve what node 3 can lead.
     members.insert(1, Liveness::Dead);
     members.insert(2, Liveness::Dead);
-    for _ in 0..2 {
+    for _ in 0..4 {
         let commands = reconcile(&state, &members, 0);
         let sizes = commands.iter().map(|command| match command {
             PartitionCommand::ChangePartitions { changes, .. } => changes.len(),
@@ -285,92 +287,4 @@ fn what_does_not_fit_into_one_call_follows_in_the_next() {
     assert_eq!(reconcile(&state, &members, 0), []);
     let led = state.map().leaders_per_node();
     assert_eq!(led.get(&3), state.map().replicas_per_node().get(&3));
-}
-
-/// What happens to one node, or to nobody.
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    Becomes(NodeId, Liveness),
-    Restarts(NodeId),
-    Drains(NodeId),
-    Passes(u64),
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let life = select(vec![
-        Liveness::Alive,
-        Liveness::Alive,
-        Liveness::Suspect,
-        Liveness::Dead,
-        Liveness::Left,
-        Liveness::Unknown,
-    ]);
-    prop_oneof![
-        4 => (1..6u64, life).prop_map(|(node, life)| Event::Becomes(node, life)),
-        1 => (1..6u64).prop_map(Event::Restarts),
-        1 => (1..6u64).prop_map(Event::Drains),
-        1 => (0..2 * LATER).prop_map(Event::Passes),
-    ]
-}
-
-/// Everything that must hold once nothing is left to do.
-fn check_settled(state: &PartitionState, members: &BTreeMap<NodeId, Liveness>) -> Result<(), TestCaseError> {
-    let alive = |node: NodeId| members.get(&node) == Some(&Liveness::Alive);
-    let gone = |node: NodeId| matches!(members.get(&node), Some(Liveness::Dead | Liveness::Left));
-    let draining = |node: NodeId| state.map().node(node).unwrap().status == NodeStatus::Draining;
-    for partition in state.map().topics().flat_map(crate::TopicRef::partitions) {
-        let live: BTreeSet<_> = partition.replicas().filter(|node| alive(*node)).collect();
-        prop_assert!(live.is_empty() || partition.leader().is_some());
-        if let Some(leader) = partition.leader() {
-            prop_assert!(!gone(leader));
-            prop_assert!(!draining(leader) || live.iter().all(|node| draining(*node)));
-            prop_assert!(
-                live.iter()
-                    .all(|node| partition.in_sync().any(|other| other == *node))
-            );
-            prop_assert!(!partition.in_sync().any(gone));
-        }
-    }
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    #[test]
-    fn the_controller_comes_to_rest_whatever_happens(events in vec(event(), 1..40), replicas in 1..4u16) {
-        let (mut state, mut members) = with_orders(&["a", "b", "a", "b", ""], 24, replicas);
-        let mut now_ms = 0;
-        let mut boot_epoch = 1;
-        for event in events {
-            let before = state.clone();
-            match event {
-                Event::Becomes(node, life) => drop(members.insert(node, life)),
-                Event::Restarts(node) => {
-                    boot_epoch += 1;
-                    let zone = state.map().node(node).unwrap().zone().map(String::from);
-                    let again = registration(node, boot_epoch, zone.as_deref());
-                    apply(&mut state, PartitionCommand::RegisterNode(again));
-                }
-                Event::Drains(node) => set_status(&mut state, node, NodeStatus::Draining),
-                Event::Passes(ms) => now_ms += ms,
-            }
-            // A controller that changes half way loses nothing: the next one finds the rest to do.
-            if let Some(first) = reconcile(&state, &members, now_ms).into_iter().next() {
-                apply(&mut state, first);
-            }
-            settle(&mut state, &members, now_ms);
-            if members.values().any(|life| *life == Liveness::Alive) {
-                check_settled(&state, &members)?;
-            }
-            // A stale answer is refused whole, never half applied.
-            for command in reconcile(&before, &members, now_ms) {
-                let kept = state.clone();
-                if state.apply(state.generation() + 1, command).is_err() {
-                    prop_assert_eq!(&state, &kept);
-                }
-                prop_assert_eq!(state.check(), Ok(()));
-            }
-            settle(&mut state, &members, now_ms);
-        }
-    }
 }
