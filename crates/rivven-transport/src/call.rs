@@ -5,22 +5,24 @@ use std::time::Duration;
 use rivven_types::NodeId;
 use tokio::time::Instant;
 
-use crate::TraceContext;
+use crate::{TraceContext, clock::after};
 
 /// What accompanies a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallCtx {
     /// When the caller stops waiting. Sent to the peer as remaining time, so clocks need not agree.
+    ///
+    /// One later than [`MAX_CALL_TIME`](crate::MAX_CALL_TIME) from the start of the call counts as that.
     pub deadline: Instant,
     /// Where the call belongs in a trace; `None` costs nothing.
     pub trace: Option<TraceContext>,
 }
 
 impl CallCtx {
-    /// A call that may take `timeout` from this moment.
+    /// A call that may take `timeout` from this moment, however long that is.
     #[must_use]
     pub fn timeout(timeout: Duration) -> Self {
-        Self::until(Instant::now() + timeout)
+        Self::until(after(timeout))
     }
 
     /// A call whose answer is of use until `deadline`.

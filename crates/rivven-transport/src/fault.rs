@@ -12,18 +12,21 @@ mod transfer;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Either, select},
+};
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    CallCtx, CallError, LocalIdentity, MethodSpec, Network, PeerIdentity, PeerStatus, TransferPipe,
-    TransferSpec, Transport, seeded::Seeded,
+    CallCtx, CallError, LocalIdentity, MethodSpec, Network, Outcome, PeerIdentity, PeerStatus, TaskGroup,
+    TransferPipe, TransferSpec, Transport, seeded::Seeded,
 };
 
 /// Pause between looks at whether a frame of a transfer still meets a cut.
@@ -120,6 +123,7 @@ impl FaultLayer {
         Transport::new(Faulty {
             inner: transport.into_network(),
             layer: self.clone(),
+            unawaited: OnceLock::new(),
         })
     }
 
@@ -204,6 +208,8 @@ impl FaultLayer {
 struct Faulty {
     inner: Arc<dyn Network>,
     layer: FaultLayer,
+    /// Repeated requests whose caller has its response.
+    unawaited: OnceLock<TaskGroup>,
 }
 
 impl Faulty {
@@ -226,15 +232,12 @@ impl Faulty {
         }
         let result = if plan.duplicate {
             self.layer.lock().stats.duplicated += 1;
-            let first = self.inner.call(to, method, body.clone(), ctx);
-            let second = self.inner.call(to, method, body, ctx);
-            let (first, _) = futures_util::future::join(first, second).await;
-            first
+            self.call_twice(to, method, body, ctx).await
         } else {
             self.inner.call(to, method, body, ctx).await
         };
         // What never reached the peer brings no response that could be lost.
-        if !matches!(&result, Ok(_) | Err(CallError::Rejected(_))) {
+        if !is_response(&result) {
             return result;
         }
         let cut = self.layer.meets_cut(to, from);
@@ -244,6 +247,47 @@ impl Faulty {
         }
         result
     }
+}
+
+impl Faulty {
+    /// Sends a request twice. The first response counts; the other request goes on without anybody who waits.
+    async fn call_twice(
+        &self,
+        to: NodeId,
+        method: MethodSpec,
+        body: Bytes,
+        ctx: CallCtx,
+    ) -> Result<Bytes, CallError> {
+        let send = |body| {
+            let inner = Arc::clone(&self.inner);
+            async move { inner.call(to, method, body, ctx).await }.boxed()
+        };
+        let (Either::Left((answer, other)) | Either::Right((answer, other))) =
+            select(send(body.clone()), send(body)).await;
+        if is_response(&answer) {
+            self.unawaited.get_or_init(TaskGroup::current).spawn(other);
+            return answer;
+        }
+        let other = other.await;
+        // That the peer may have acted once holds whatever it says of the other request.
+        match &answer {
+            Err(error) if error.outcome() == Outcome::Unknown && other.is_err() => answer,
+            Ok(_) | Err(_) => other,
+        }
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        if let Some(unawaited) = self.unawaited.get() {
+            unawaited.abort();
+        }
+    }
+}
+
+/// Whether the peer has answered.
+const fn is_response(result: &Result<Bytes, CallError>) -> bool {
+    matches!(result, Ok(_) | Err(CallError::Rejected(_)))
 }
 
 /// What a lost message looks like to the caller.

@@ -195,10 +195,7 @@ impl NodeIdentity {
     ) -> Result<Self, IdentityError> {
         let [ca, certificate, key] = [ca, certificate, key].map(AsRef::as_ref);
         let anchors = (check::certificates(ca, &paths.ca)?, Arc::from(ca));
-        let key = SigningKey::from_pem(key).map_err(|_| IdentityError::Malformed {
-            path: paths.key.clone(),
-            cause: "it holds no Ed25519 private key",
-        })?;
+        let key = signing_key(key, &paths.key)?;
         let inner = Self::check(anchors, certificate, Arc::new(key), paths, terms)?;
         Ok(Self(Arc::new(Inner { dir, ..inner })))
     }
@@ -356,6 +353,17 @@ impl NodeIdentity {
         Ok(Self(Arc::new(Inner { dir, ..renewed })))
     }
 
+    /// Whether `dir` holds the certificates and the key of this identity, and no others.
+    ///
+    /// # Errors
+    /// [`IdentityError`]: one of the two files is missing, unreadable, exposed or malformed.
+    pub(crate) fn lies_in(&self, dir: &Path) -> Result<bool, IdentityError> {
+        let (certificate, key) = (dir.join(CERT_FILE), dir.join(KEY_FILE));
+        let chain = check::certificates(&read(&certificate, secret_file::read_text)?, &certificate)?;
+        let found = signing_key(&read(&key, secret_file::read_secret)?, &key)?;
+        Ok(chain == self.0.chain && found.public_key() == self.0.key.public_key())
+    }
+
     /// Whether both are one value, rather than equal ones.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -373,6 +381,13 @@ impl NodeIdentity {
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         self.0.key.to_der()
     }
+}
+
+fn signing_key(text: &str, path: &Path) -> Result<SigningKey, IdentityError> {
+    SigningKey::from_pem(text).map_err(|_| IdentityError::Malformed {
+        path: path.to_path_buf(),
+        cause: "it holds no Ed25519 private key",
+    })
 }
 
 /// The private key of an authority, PEM, in a file that only its owner may read. A secret.

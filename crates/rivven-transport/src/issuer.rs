@@ -288,6 +288,9 @@ impl Renewer {
 
     /// Renews at once. The key stays, so that only one file changes and a crash leaves a pair that fits.
     ///
+    /// Files that an operator has replaced are not touched: they are used from this moment on, and the renewed
+    /// certificate is not.
+    ///
     /// # Errors
     /// [`RenewError`].
     pub async fn renew(&self) -> Result<(), RenewError> {
@@ -314,9 +317,15 @@ impl Renewer {
     }
 
     fn install(&self, certificate: &str) -> Result<(), RenewError> {
+        let current = self.identity.current();
         // Checked before it is written: a file that does not verify would stop the next start.
-        let renewed = self.identity.current().with_certificate(certificate)?;
+        let renewed = current.with_certificate(certificate)?;
         if let Some(dir) = renewed.dir() {
+            // What an operator has put there meanwhile is newer, and its key another one.
+            if !current.lies_in(dir)? {
+                self.identity.reload()?;
+                return Ok(());
+            }
             let path = dir.join(CERT_FILE);
             if let Err(source) = secret_file::replace_text(&path, certificate) {
                 return Err(IdentityError::Unwritable { path, source }.into());

@@ -25,9 +25,12 @@ mod seeded;
 mod stream;
 mod task;
 mod trace;
+#[cfg(test)]
+mod warnings;
 
 pub use call::{CallCtx, CallError, Outcome, Rejection};
 pub use fault::{FaultLayer, FaultProfile, FaultStats};
+pub use limits::MAX_CALL_TIME;
 pub use memory::{LinkProfile, MemoryNetwork, MemoryNetworkError, MemoryStats};
 pub use method::{Class, Method, MethodSpec};
 pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};

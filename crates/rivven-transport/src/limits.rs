@@ -25,3 +25,8 @@ pub(crate) const MAX_WAITING: usize = 1_024;
 
 /// Silence after which a connection is dead.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Longest life of a call, whatever deadline it is given: one hour.
+///
+/// Its caller gets [`CallError::Deadline`](crate::CallError::Deadline) then, and no handler runs for longer.
+pub const MAX_CALL_TIME: Duration = Duration::from_secs(3_600);

@@ -13,7 +13,7 @@ use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};
 use tokio::time::Instant;
 
 use crate::{
-    CallCtx, CallError, Method, MethodSpec, TransferPipe, TransferSpec,
+    CallCtx, CallError, MAX_CALL_TIME, Method, MethodSpec, TransferPipe, TransferSpec,
     metrics::{CallMetrics, End},
     stream::Slots,
 };
@@ -157,7 +157,7 @@ impl Transport {
         self.network
     }
 
-    /// Calls method `M` of node `to`.
+    /// Calls method `M` of node `to`, for at most [`MAX_CALL_TIME`].
     ///
     /// Cancel safety: dropping the future cancels the call; the peer may have acted.
     ///
@@ -182,6 +182,10 @@ impl Transport {
             );
             return Err(CallError::NotSent { cause });
         }
+        let ctx = CallCtx {
+            deadline: ctx.deadline.min(Instant::now() + MAX_CALL_TIME),
+            ..ctx
+        };
         let begun = self.calls.begin(to, spec.class, body.len());
         let response = match self.network.call(to, spec, body.into(), ctx).await {
             Ok(response) => response,

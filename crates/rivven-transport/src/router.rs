@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::{Future, ready},
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{self, Context, Poll},
@@ -11,11 +12,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use tokio::time::Instant;
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::{Instant, timeout_at};
+use tracing::error;
 
 use crate::{
-    Method, MethodSpec, PeerIdentity, Rejection, TraceContext,
+    CallError, Method, MethodSpec, PeerIdentity, Rejection, TraceContext,
     call::{MALFORMED_RESPONSE, RESPONSE_TOO_LARGE},
     identity::Role,
     metrics::{Begun, CallMetrics, End},
@@ -137,7 +139,30 @@ impl Router {
         self.begin(caller, id, body).await
     }
 
-    /// The same as a value. Nothing of the handler runs until it is polled.
+    /// Answers a call that a node makes to itself, as a peer would: a handler that panics has not answered, and
+    /// its caller goes on.
+    pub(crate) async fn call_here(
+        &self,
+        caller: Caller,
+        method: MethodSpec,
+        body: Bytes,
+    ) -> Result<Bytes, CallError> {
+        let (node, deadline) = (caller.peer.node, caller.deadline);
+        let handling = AssertUnwindSafe(self.begin(caller, method.id, body)).catch_unwind();
+        match timeout_at(deadline, handling).await {
+            Ok(Ok(answer)) => answer.map_err(CallError::Rejected),
+            Ok(Err(_panic)) => {
+                error!(method = method.name, "handler panicked");
+                Err(CallError::MaybeExecuted {
+                    node,
+                    cause: "the handler ended without an answer; see this node's log".into(),
+                })
+            }
+            Err(_) => Err(CallError::Deadline),
+        }
+    }
+
+    /// [`Self::dispatch`] as a value. Nothing of the handler runs until it is polled.
     pub(crate) fn begin(&self, caller: Caller, id: u16, body: Bytes) -> Handling {
         match self.table.load().get(&id) {
             Some((spec, handler)) => Handling {

@@ -143,3 +143,42 @@ async fn the_same_seed_does_the_same_to_the_same_calls() {
     assert_eq!(first, again);
     assert_ne!(first.0, other.0);
 }
+
+/// Answers its first call after a second, and every later one at once, with its number.
+#[tokio::test(start_paused = true)]
+async fn the_first_response_to_a_repeated_request_counts() {
+    let (network, cluster) = (MemoryNetwork::new(), ClusterId::from_bytes([1; 16]));
+    let (router, begun, ended) = (
+        Router::new(),
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let done = Arc::clone(&ended);
+    router.register::<Count, _, _>(move |_, ()| {
+        let (number, ended) = (begun.fetch_add(1, Ordering::Relaxed) + 1, Arc::clone(&ended));
+        async move {
+            if number == 1 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            ended.fetch_add(1, Ordering::Relaxed);
+            Ok(number)
+        }
+    });
+    let _two = network.join(local(cluster, 2), router).unwrap();
+    let faults = FaultLayer::seeded(1);
+    let one = faults.wrap(network.join(local(cluster, 1), Router::new()).unwrap());
+    let twice = FaultProfile {
+        duplicate: 1.0,
+        ..FaultProfile::default()
+    };
+    faults.default_profile(twice);
+    let start = Instant::now();
+    assert_eq!(count(&one, 10_000).await.unwrap(), 2);
+    assert_eq!(
+        (start.elapsed(), done.load(Ordering::Relaxed)),
+        (Duration::ZERO, 1)
+    );
+    // The other request is under way all the same.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(done.load(Ordering::Relaxed), 2);
+}

@@ -28,8 +28,16 @@ pub struct IdentityWatch(Arc<Inner>);
 
 struct Inner {
     current: watch::Sender<NodeIdentity>,
-    /// What the files looked like at the last look.
-    stamps: Mutex<Option<Stamps>>,
+    looked: Mutex<Looked>,
+}
+
+/// What earlier looks at the files have found.
+#[derive(Default)]
+struct Looked {
+    /// What the files looked like when they were last read with success.
+    loaded: Option<Stamps>,
+    /// The fault that was logged last, and what the files looked like then.
+    told: Option<(Option<Stamps>, &'static str)>,
 }
 
 /// Time of change and length of `ca.pem`, `node.pem` and `node.key`.
@@ -48,7 +56,7 @@ impl From<NodeIdentity> for IdentityWatch {
         // No stamps yet: the files may have changed since they were read, and the first look tells.
         Self(Arc::new(Inner {
             current: watch::Sender::new(identity),
-            stamps: Mutex::new(None),
+            looked: Mutex::default(),
         }))
     }
 }
@@ -126,10 +134,12 @@ impl IdentityWatch {
         self.0.current.borrow().dir().is_some()
     }
 
-    /// [`Self::reload`] if the files look different from the last look. A fault is logged once per change.
+    /// [`Self::reload`] unless the files look as they did when they were last read with success.
     ///
     /// Files are replaced one after the other, so a look may find a certificate beside the key of the
-    /// one before; the next look finds the rest.
+    /// one before; the next look finds the rest. What is not usable is read again with every look, since what
+    /// mends it need not change a file: its mode, the time of day, room for one more open file. A fault is
+    /// logged once until the files or the fault change.
     pub(crate) fn look(&self) {
         let current = self.current();
         let Some(dir) = current.dir() else {
@@ -137,17 +147,31 @@ impl IdentityWatch {
         };
         // What cannot be looked at cannot be loaded either, which says why.
         let stamps = stamps(dir).ok();
-        if stamps.is_some() && *self.stamps() == stamps {
+        if stamps.is_some() && self.looked().loaded == stamps {
             return;
         }
-        *self.stamps() = stamps;
-        if let Err(error) = self.reload() {
-            warn!(%error, "the certificates on disk are not usable; those in use stay");
+        let reloaded = self.reload();
+        let mut looked = self.looked();
+        match reloaded {
+            // Taken before the files were read: a change since then shows at the next look.
+            Ok(_) => {
+                *looked = Looked {
+                    loaded: stamps,
+                    told: None,
+                };
+            }
+            Err(error) => {
+                let told = Some((stamps, error.code()));
+                if looked.told != told {
+                    looked.told = told;
+                    warn!(%error, "the certificates on disk are not usable; those in use stay");
+                }
+            }
         }
     }
 
-    fn stamps(&self) -> MutexGuard<'_, Option<Stamps>> {
-        self.0.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    fn looked(&self) -> MutexGuard<'_, Looked> {
+        self.0.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

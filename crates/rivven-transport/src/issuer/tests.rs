@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     LocalIdentity, Outcome, QuicTransport, TaskGroup,
     identity::{CA_FILE, KEY_FILE, NodeIdentity, NodeName, SanTemplate},
+    warnings::Warnings,
 };
 
 /// Any method but the renewal.
@@ -224,4 +225,105 @@ async fn only_the_caller_itself_is_certified_and_only_by_an_authority_it_knows()
         renewer(&two, &[]).renew().await.unwrap_err().code(),
         "renewal-failed"
     );
+}
+
+/// An operator has replaced certificate and key, and the node has not looked at them yet.
+#[tokio::test]
+async fn a_renewal_never_overwrites_a_certificate_that_an_operator_has_put_there() {
+    let ca = authority();
+    let hour = Validity::from_now(Duration::from_secs(3600));
+    let (one, two) = (member(&ca, 1, hour), member(&ca, 2, hour));
+    introduce(&[&one, &two]);
+    reissue(&ca).serve(&one.router);
+    let year = Validity::from_now(Duration::from_secs(365 * 24 * 3600));
+    write(two.dir.path(), &ca, 2, year);
+    renewer(&two, &[1]).renew().await.unwrap();
+    let loaded = NodeIdentity::load(two.dir.path()).unwrap();
+    assert_eq!(loaded.validity(), year);
+    assert_eq!(two.identity.current().validity(), year);
+    // While the operator is at it, what lies there is left alone.
+    let before = two.identity.current();
+    let certificate = fs::read_to_string(two.dir.path().join(CERT_FILE)).unwrap();
+    let issued = ca.issue(2).unwrap();
+    fs::write(two.dir.path().join(KEY_FILE), issued.key_pem()).unwrap();
+    let error = renewer(&two, &[1]).renew().await.unwrap_err();
+    assert_eq!(error.code(), "identity-key-mismatch", "{error}");
+    let left = fs::read_to_string(two.dir.path().join(CERT_FILE)).unwrap();
+    assert_eq!(left, certificate);
+    assert!(before.is(&two.identity.current()));
+    fs::write(two.dir.path().join(CERT_FILE), issued.cert_pem()).unwrap();
+    renewer(&two, &[1]).renew().await.unwrap();
+    let loaded = NodeIdentity::load(two.dir.path()).unwrap();
+    assert_eq!(loaded.validity(), two.identity.current().validity());
+    assert!(!before.is(&two.identity.current()));
+}
+
+/// Nodes are in the last third of their certificates' lives, which an operator would not hear of yet.
+#[tokio::test]
+async fn a_certificate_that_is_due_is_renewed_before_anybody_is_reminded() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let ca = authority();
+    // Every share of the last twenty-fourth is over, and three quarters of the life are not.
+    let due = Validity {
+        not_before: now() - Duration::from_secs(72_000),
+        not_after: now() + Duration::from_secs(28_000),
+    };
+    assert!(due::attempt_at(due, u16::MAX) < now() && now() < remind_at(due));
+    let (one, two) = (member(&ca, 1, due), member(&ca, 2, due));
+    introduce(&[&one, &two]);
+    reissue(&ca).serve(&one.router);
+    let tasks = TaskGroup::current();
+    tasks.spawn(renewer(&two, &[1]).run());
+    let end = Instant::now() + Duration::from_secs(20);
+    while two.identity.current().validity() == due {
+        assert!(Instant::now() < end, "{}", warnings.text());
+        sleep(Duration::from_millis(20)).await;
+    }
+    let left = two.identity.current().validity().not_after - now();
+    assert!(left > Duration::from_secs(29 * 24 * 3600), "{left:?}");
+    tasks.abort();
+    assert_eq!(warnings.text(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_is_reminded_once_a_day_of_a_certificate_that_runs_out() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let ca = authority();
+    let ending = |hours: u64| {
+        let issued = ca.issue_as(
+            NodeName {
+                cluster: ca.cluster(),
+                node: 1,
+            },
+            Validity {
+                not_before: now() - Duration::from_secs(1_000 * 3600),
+                not_after: now() + Duration::from_secs(hours * 3600 + 1_800),
+            },
+        );
+        let issued = issued.unwrap();
+        NodeIdentity::from_pem(ca.cert_pem(), issued.cert_pem(), issued.key_pem()).unwrap()
+    };
+    let identity = IdentityWatch::from(ending(500));
+    let tasks = TaskGroup::current();
+    tasks.spawn(remind(identity.clone()));
+    sleep(Duration::from_secs(48 * 3600)).await;
+    assert_eq!(
+        warnings.text(),
+        "",
+        "two thirds of its life are not three quarters"
+    );
+    identity.replace(ending(250)).unwrap();
+    let told = || warnings.text().matches("hours_left=250").count();
+    sleep(Duration::from_secs(2 * 3600)).await;
+    assert_eq!(told(), 1, "{}", warnings.text());
+    sleep(Duration::from_secs(48 * 3600)).await;
+    assert_eq!(told(), 3, "{}", warnings.text());
+    assert!(warnings.text().contains("cert issue"), "{}", warnings.text());
+    // A new certificate ends it.
+    identity.replace(ending(4_000)).unwrap();
+    sleep(Duration::from_secs(72 * 3600)).await;
+    assert_eq!(told(), 3, "{}", warnings.text());
+    tasks.abort();
 }

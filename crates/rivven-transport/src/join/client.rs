@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::{Join, JoinRequest, JoinResponse, JoinToken, UNAVAILABLE};
 use crate::{
     MethodSpec, Rejection,
+    clock::after,
     identity::{
         CA_FILE, CERT_FILE, CertificateName, GOSSIP_KEY_FILE, IdentityError, KEY_FILE, NodeIdentity,
         SanTemplate, Subject, make_request, read_secret, sections,
@@ -99,7 +100,7 @@ impl JoinError {
 /// # Errors
 /// [`JoinError`].
 pub async fn join(token: &JoinToken, dir: &Path, timeout: Duration) -> Result<(), JoinError> {
-    let deadline = Instant::now() + timeout;
+    let deadline = after(timeout);
     let key = Directory(dir).key()?;
     let asked = JoinRequest {
         node: token.node(),

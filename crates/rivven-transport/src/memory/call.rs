@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use rivven_types::{NodeId, PeerAddr};
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,11 @@ impl MemoryEnd {
                 let cause = "no connection before the deadline: the link is cut".into();
                 return Err(CallError::Unreachable { node: to, cause });
             }
-            sleep_until(deadline.min(now + RECONNECT)).await;
+            tokio::select! {
+                biased;
+                () = self.end.closing.cancelled() => return Err(shut_down()),
+                () = sleep_until(deadline.min(now + RECONNECT)) => {}
+            }
         }
     }
 
@@ -86,10 +90,7 @@ impl MemoryEnd {
             deadline: ctx.deadline,
             trace: ctx.trace,
         };
-        timeout_at(ctx.deadline, self.end.router.dispatch(caller, method.id, body))
-            .await
-            .map_err(|_| CallError::Deadline)?
-            .map_err(CallError::Rejected)
+        self.end.router.call_here(caller, method, body).await
     }
 
     /// One exchange of hellos, repeated when a frame is lost, as a handshake is.
@@ -121,6 +122,12 @@ impl MemoryEnd {
             }
         }
         Ok(())
+    }
+}
+
+fn shut_down() -> CallError {
+    CallError::NotSent {
+        cause: "this node is shut down".into(),
     }
 }
 
@@ -246,6 +253,10 @@ impl Network for MemoryEnd {
         ctx: CallCtx,
     ) -> BoxFuture<'_, Result<Bytes, CallError>> {
         async move {
+            let _in_flight = self.end.in_flight.token();
+            if self.end.closing.is_cancelled() {
+                return Err(shut_down());
+            }
             if body.len().saturating_add(FRAME_OVERHEAD) > max_frame(method.class) {
                 let cause = format!("{}: {} bytes are too long for its class", method.name, body.len());
                 return Err(CallError::NotSent { cause });

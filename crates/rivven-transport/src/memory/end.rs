@@ -3,10 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -33,8 +30,9 @@ pub(super) struct End {
     pub(super) router: Router,
     /// Ends calls in both directions once the node has left, as a closed connection does.
     pub(super) gone: CancellationToken,
-    pub(super) closing: AtomicBool,
-    /// Calls whose response has not reached the caller.
+    /// Cancelled when this node shuts down: it takes and begins no further call.
+    pub(super) closing: CancellationToken,
+    /// Calls that this node makes or answers and that have not ended, which a shutdown waits for.
     pub(super) in_flight: TaskTracker,
     /// Room for transfers from each peer.
     pub(super) transfers: Slots,
@@ -52,6 +50,18 @@ struct Mailbox {
     pumped: bool,
 }
 
+/// What became of a frame at the mailbox.
+enum Queued {
+    /// It need not wait.
+    Due(Delivery),
+    /// It waits, and nothing empties the mailbox yet.
+    First,
+    /// It waits with others.
+    Among,
+    /// There was no room for it.
+    Overflowed,
+}
+
 impl fmt::Debug for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("End")
@@ -67,7 +77,7 @@ impl End {
             role,
             router,
             gone: CancellationToken::new(),
-            closing: AtomicBool::new(false),
+            closing: CancellationToken::new(),
             in_flight: TaskTracker::new(),
             transfers: Slots::default(),
             tasks: OnceLock::new(),
@@ -133,22 +143,27 @@ impl MemoryNetwork {
         let now = Instant::now();
         let queued = to.with_mailbox(|mailbox| {
             if at <= now && mailbox.frames.is_empty() {
-                return Err(delivery);
+                return Queued::Due(delivery);
             }
             if mailbox.frames.len() >= MAX_UNDER_WAY {
-                return Ok(false);
+                return Queued::Overflowed;
             }
             let number = mailbox.next;
             mailbox.next += 1;
             mailbox.frames.insert((at, number), (from, delivery));
-            Ok(!std::mem::replace(&mut mailbox.pumped, true))
+            if std::mem::replace(&mut mailbox.pumped, true) {
+                Queued::Among
+            } else {
+                Queued::First
+            }
         });
         match queued {
-            Err(delivery) => serve::deliver(self, from, to, delivery),
-            Ok(true) => {
+            Queued::Due(delivery) => serve::deliver(self, from, to, delivery),
+            Queued::First => {
                 to.tasks().spawn(pump(self.clone(), Arc::clone(to)));
             }
-            Ok(false) => to.changed.notify_one(),
+            Queued::Among => to.changed.notify_one(),
+            Queued::Overflowed => self.lock().stats.overflowed += 1,
         }
     }
 }
@@ -207,7 +222,7 @@ impl MemoryEnd {
 
     /// Refuses new calls, waits for those in flight, and leaves.
     pub(super) async fn close(&self, grace: Duration) {
-        self.end.closing.store(true, Ordering::Relaxed);
+        self.end.closing.cancel();
         self.end.in_flight.close();
         // Calls that outlast the grace end with the node.
         let _ = timeout(grace, self.end.in_flight.wait()).await;

@@ -10,7 +10,8 @@ pub(super) const FRAME_OVERHEAD: usize = 20;
 /// Pause between looks at whether a dead connection can be made again.
 pub(super) const RECONNECT: Duration = Duration::from_millis(50);
 
-/// Frames under way to one node; the newest beyond that is lost, as by a full socket buffer.
+/// Frames under way to one node; the newest beyond that is lost, as by a full socket buffer, and counted in
+/// [`MemoryStats::overflowed`](super::MemoryStats::overflowed).
 pub(super) const MAX_UNDER_WAY: usize = 65_536;
 
 /// Pause after which a lost frame of a stream is sent again.

@@ -40,6 +40,8 @@ pub struct MemoryStats {
     pub lost: u64,
     /// Frames lost to a cut, at their start or on their way.
     pub cut: u64,
+    /// Frames lost because 65,536 others were under way to the same node.
+    pub overflowed: u64,
     /// Requests that arrived twice.
     pub duplicated: u64,
     /// Frames that left the order of their class.

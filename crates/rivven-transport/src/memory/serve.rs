@@ -2,7 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -91,7 +91,7 @@ pub(super) fn deliver(network: &MemoryNetwork, from: NodeId, to: &Arc<End>, deli
 /// What speaks against a request; the same as on the real network.
 fn refuse(end: &End, request: &Request) -> Option<Rejection> {
     let MethodSpec { id, class, .. } = request.method;
-    if end.closing.load(Ordering::Relaxed) {
+    if end.closing.is_cancelled() {
         let text = "this node is shutting down; call another one";
         return Some(Rejection::new("shutting-down", text));
     }

@@ -4,7 +4,7 @@
 //! A frame that a link loses is sent again, as QUIC does, and those behind it wait; a cut ends the stream
 //! when it ends the connection.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use rivven_types::NodeId;
@@ -263,7 +263,7 @@ impl MemoryEnd {
         let gate = Gate {
             role: self.end.role,
             expired: false,
-            closing: peer.closing.load(Ordering::Relaxed),
+            closing: peer.closing.is_cancelled(),
             crowded: slot.is_none(),
         };
         let caller = Caller {

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-pub(super) use crate::limits::{IDLE_TIMEOUT, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_WAITING, max_frame};
+pub(super) use crate::limits::{
+    IDLE_TIMEOUT, MAX_CALL_TIME, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_WAITING, max_frame,
+};
 
 /// Threads that move packets, at most. They run no handler, so none can keep them from answering.
 pub(super) const MAX_IO_THREADS: usize = 2;
@@ -19,9 +21,6 @@ pub(super) const MAX_REJECTION_TEXT: usize = 4 << 10;
 
 /// Largest encoded rejection.
 pub(super) const MAX_REJECTION: usize = 16 << 10;
-
-/// Longest time a handler may run, whatever the caller asks for.
-pub(super) const MAX_CALL_TIME: Duration = Duration::from_secs(3_600);
 
 /// Frames queued in one lane above which no cancellation is queued: every call in flight, and as many more.
 pub(super) const MAX_QUEUED: usize = 2 * MAX_IN_FLIGHT;

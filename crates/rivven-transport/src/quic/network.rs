@@ -110,10 +110,7 @@ impl QuicNetwork {
             deadline: ctx.deadline,
             trace: ctx.trace,
         };
-        timeout_at(ctx.deadline, self.shared.router.dispatch(caller, method.id, body))
-            .await
-            .map_err(|_| CallError::Deadline)?
-            .map_err(CallError::Rejected)
+        self.shared.router.call_here(caller, method, body).await
     }
 }
 

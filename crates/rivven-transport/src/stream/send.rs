@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     CallError, Rejection, Transport,
+    clock::{after, later},
     metrics::{Direction, TransferMetrics},
 };
 
@@ -105,7 +106,7 @@ where
     S: FnMut(u64) -> F + Send,
     F: Future<Output = io::Result<Bytes>> + Send,
 {
-    let begin_by = ctx.until(Instant::now() + ctx.idle);
+    let begin_by = ctx.until(after(ctx.idle));
     let slot = transport
         .slots()
         .take(to, begin_by)
@@ -245,7 +246,7 @@ impl Sender<'_> {
             } else {
                 self.ctx.idle
             };
-            let until = self.ctx.until(moved + patience);
+            let until = self.ctx.until(later(moved, patience));
             sleep_until(until).await;
             let now = Instant::now();
             let late = self.ctx.deadline.is_some_and(|deadline| deadline <= now);

@@ -1,58 +1,9 @@
 //! Who is let in.
 
-use std::fmt::Write as _;
-
 use rivven_types::PeerAddr;
-use tracing::{
-    Event, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
 
 use super::*;
-use crate::identity::Validity;
-
-/// Keeps warnings as lines of text.
-#[derive(Clone, Default)]
-pub(super) struct Warnings(Arc<Mutex<Vec<String>>>);
-
-impl Warnings {
-    pub(super) fn text(&self) -> String {
-        lock(&self.0).join("\n")
-    }
-}
-
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let _ = write!(self.0, "{}={value:?} ", field.name());
-    }
-}
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::WARN && metadata.target().starts_with("rivven")
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        lock(&self.0).push(line.0);
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
+use crate::{identity::Validity, warnings::Warnings};
 
 /// `stranger` calls node 1, and both sides say in their logs why that came to nothing.
 async fn check_refused(host: NodeIdentity, stranger: NodeIdentity, code: &str, reasons: &[&str]) {

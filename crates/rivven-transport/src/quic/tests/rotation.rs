@@ -6,10 +6,11 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use super::{identity::Warnings, *};
+use super::*;
 use crate::{
     clock::WallClock,
     identity::{CA_FILE, CERT_FILE, KEY_FILE, Validity},
+    warnings::Warnings,
 };
 
 /// Writes an identity whose bundle holds `anchors` and whose certificate `issuer` signed for so many seconds.
@@ -208,6 +209,43 @@ async fn unusable_files_leave_the_identity_in_use() {
     let before = one.watch.current();
     one.watch.look();
     assert!(!before.is(&one.watch.current()));
+}
+
+/// A change of mode moves neither the time of a file's last change nor its length.
+#[cfg(unix)]
+#[tokio::test]
+async fn files_that_were_not_usable_are_looked_at_until_they_are() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let ca = authority();
+    let one = OnDisk::start(&ca, 1);
+    let before = one.watch.current();
+    write(one.dir.path(), &[&ca], &ca, 1);
+    let mode = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(one.dir.path().join(KEY_FILE), mode).unwrap();
+    };
+    mode(0o644);
+    for _ in 0..3 {
+        one.watch.look();
+        assert!(before.is(&one.watch.current()));
+    }
+    let told = || warnings.text().matches("not usable").count();
+    assert_eq!(told(), 1, "{}", warnings.text());
+    mode(0o600);
+    one.watch.look();
+    let fresh = one.watch.current();
+    assert!(!before.is(&fresh));
+    // Another fault is told, and so is the first one when it comes back.
+    for (times, code) in [(2, 0o640), (3, 0o604)] {
+        write(one.dir.path(), &[&ca], &ca, 1);
+        mode(code);
+        one.watch.look();
+        assert_eq!(told(), times, "{}", warnings.text());
+        mode(0o600);
+        one.watch.look();
+    }
+    assert!(!fresh.is(&one.watch.current()));
 }
 
 #[tokio::test(start_paused = true)]
