@@ -97,6 +97,12 @@ impl CallMetrics {
         begun
     }
 
+    /// What the series of `node` are labelled with.
+    pub(crate) fn label(&self, node: NodeId) -> String {
+        let known = self.peers.load().get(&node).cloned();
+        known.unwrap_or_else(|| self.meet(node)).label.clone()
+    }
+
     fn meet(&self, node: NodeId) -> Arc<Peer> {
         let new = Arc::new(Peer::new(node.to_string()));
         self.peers.rcu(|peers| {

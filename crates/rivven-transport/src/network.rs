@@ -152,6 +152,11 @@ impl Transport {
         &self.slots
     }
 
+    /// What metrics call `node`.
+    pub(crate) fn peer_label(&self, node: NodeId) -> String {
+        self.calls.label(node)
+    }
+
     /// The network end behind this handle, for a layer around it.
     pub(crate) fn into_network(self) -> Arc<dyn Network> {
         self.network

@@ -15,12 +15,14 @@ mod end;
 mod explain;
 mod frame;
 mod guard;
+mod guests;
 mod hello;
 mod keys;
 mod knock;
 mod lane;
 mod limits;
 mod line;
+mod lookup;
 mod network;
 mod peer;
 mod pending;
@@ -66,6 +68,7 @@ use shared::Shared;
 
 pub use keys::{QuicKeys, QuicKeysError};
 pub(crate) use knock::{KnockError, knock};
+pub(crate) use lookup::Lookups;
 
 /// The network over QUIC. Start one with [`QuicTransport::builder`], use it through [`Transport`].
 #[derive(Debug)]
@@ -82,6 +85,7 @@ pub struct QuicTransportBuilder {
     provider: Provider,
     versions: hello::Versions,
     runtime: Option<Handle>,
+    lookups: Lookups,
 }
 
 /// Why the transport did not start. Nothing was left behind.
@@ -167,6 +171,7 @@ impl QuicTransport {
             provider,
             versions: hello::VERSIONS,
             runtime: None,
+            lookups: Lookups::default(),
         }
     }
 }
@@ -209,6 +214,13 @@ impl QuicTransportBuilder {
     #[must_use]
     pub fn runtime(mut self, handle: Handle) -> Self {
         self.runtime = Some(handle);
+        self
+    }
+
+    /// Looks host names up by `lookups`.
+    #[cfg(test)]
+    fn lookups(mut self, lookups: Lookups) -> Self {
+        self.lookups = lookups;
         self
     }
 
@@ -281,7 +293,8 @@ impl QuicTransportBuilder {
             refusals: Mutex::default(),
             peers: Mutex::new(BTreeMap::new()),
             observed: Mutex::new(None),
-            guests: Arc::new(Semaphore::new(limits::MAX_GUESTS)),
+            guests: guests::Guests::default(),
+            lookups: self.lookups,
             door: door::Door::new(),
             trust,
             denied: guard::Denied::new(Arc::default()),

@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
+use rivven_types::NodeId;
 use tokio::time::{Instant, timeout_at};
 use tracing::error;
 
@@ -108,6 +109,11 @@ impl Router {
     pub fn clear(&self) {
         self.table.store(Arc::default());
         self.transfers.clear();
+    }
+
+    /// What metrics call `node`.
+    pub(crate) fn peer_label(&self, node: NodeId) -> String {
+        self.served.label(node)
     }
 
     /// The transfers that are taken.

@@ -29,6 +29,8 @@ pub struct DatagramOpener {
     /// The ring at the last datagram: what its keys do not open any more is forgotten.
     ring: Option<Arc<KeyRing>>,
     senders: BTreeMap<SenderId, Sender>,
+    /// Every sender once, under a tick at which it was heard: the last one, or an earlier one.
+    by_heard: BTreeMap<u64, SenderId>,
     /// Counts opened datagrams; says which sender was heard last.
     tick: u64,
     metrics: OpenMetrics,
@@ -52,6 +54,8 @@ struct Sender {
     key: AeadKey,
     window: ReplayWindow,
     last_heard: u64,
+    /// Where it stands in `by_heard`.
+    listed: u64,
 }
 
 impl fmt::Debug for DatagramOpener {
@@ -117,6 +121,7 @@ impl DatagramOpener {
             cluster,
             ring: None,
             senders: BTreeMap::new(),
+            by_heard: BTreeMap::new(),
             tick: 0,
             metrics: OpenMetrics::new(),
         }
@@ -194,10 +199,12 @@ impl DatagramOpener {
         let before = std::mem::replace(&mut self.ring, loaded.clone());
         let (Some(before), Some(ring)) = (before, &self.ring) else {
             self.senders.clear();
+            self.by_heard.clear();
             return;
         };
-        self.senders
-            .retain(|id, _| ring.opens_alike(&before, id.key_epoch));
+        let opens = |id: &SenderId| ring.opens_alike(&before, id.key_epoch);
+        self.senders.retain(|id, _| opens(id));
+        self.by_heard.retain(|_, id| opens(id));
     }
 
     /// Whether a later start of the sender was heard under another key.
@@ -243,10 +250,10 @@ impl DatagramOpener {
             .map(|(id, _)| *id)
             .collect();
         for id in earlier {
-            self.senders.remove(&id);
+            self.forget(&id);
         }
-        if !self.senders.contains_key(&id) && self.senders.len() >= MAX_SENDERS {
-            self.forget_one();
+        if self.senders.len() >= MAX_SENDERS {
+            self.forget_quietest();
         }
         let mut window = ReplayWindow::default();
         window.mark(header.counter);
@@ -256,19 +263,40 @@ impl DatagramOpener {
             key,
             window,
             last_heard: self.tick,
+            listed: self.tick,
         };
+        self.by_heard.insert(self.tick, id);
         self.senders.insert(id, sender);
     }
 
-    fn forget_one(&mut self) {
-        let quietest = self.senders.iter().min_by_key(|(_, sender)| sender.last_heard);
-        if let Some(id) = quietest.map(|(id, _)| *id) {
-            self.senders.remove(&id);
+    fn forget(&mut self, id: &SenderId) {
+        if let Some(sender) = self.senders.remove(id) {
+            self.by_heard.remove(&sender.listed);
+        }
+    }
+
+    /// Forgets the sender that was not heard for longest.
+    ///
+    /// Who stands first in the list and was heard since is listed anew. That happens at most once for each
+    /// datagram that was opened, so a flood of new senders costs the logarithm of their number each.
+    fn forget_quietest(&mut self) {
+        while let Some((listed, id)) = self.by_heard.pop_first() {
+            match self.senders.get_mut(&id) {
+                Some(sender) if sender.last_heard > listed => {
+                    sender.listed = sender.last_heard;
+                    self.by_heard.insert(sender.last_heard, id);
+                }
+                Some(_) | None => {
+                    self.senders.remove(&id);
+                    return;
+                }
+            }
         }
     }
 
     #[cfg(test)]
     pub(super) fn sender_count(&self) -> usize {
+        assert_eq!(self.senders.len(), self.by_heard.len());
         self.senders.len()
     }
 }

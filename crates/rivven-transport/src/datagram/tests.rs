@@ -156,13 +156,35 @@ fn lengths_are_limited_on_both_ends() {
 #[test]
 fn the_number_of_remembered_senders_is_capped() {
     let mut opener = DatagramOpener::new(key(), CLUSTER);
-    for node in 0..=MAX_SENDERS as u64 {
-        check(
-            &mut opener,
-            &seal(&mut DatagramSealer::new(key(), &local(node, 1)), "x"),
-            Ok("x"),
-        );
+    let sealer = |node| DatagramSealer::starting_at(key(), &local(node, 1), 0);
+    let first = |node| seal(&mut sealer(node), "x");
+    let last = MAX_SENDERS as u64;
+    for node in 0..last {
+        check(&mut opener, &first(node), Ok("x"));
     }
+    // All but three of the first ten are heard again, the latest ones first.
+    for node in (0..10).rev().filter(|node| ![2, 5, 7].contains(node)) {
+        let mut sealer = sealer(node);
+        let _ = seal(&mut sealer, "x");
+        check(&mut opener, &seal(&mut sealer, "y"), Ok("y"));
+    }
+    for node in last..last + 3 {
+        check(&mut opener, &first(node), Ok("x"));
+        assert_eq!(opener.sender_count(), MAX_SENDERS);
+    }
+    // Only those three are forgotten; and each of them that comes back takes the place of the next quietest.
+    for node in (0..30).filter(|node| ![2, 5, 7].contains(node)) {
+        check(&mut opener, &first(node), Err(OpenError::Replayed));
+    }
+    for (back, gone) in [(2, 10), (5, 11), (7, 12)] {
+        check(&mut opener, &first(back), Ok("x"));
+        check(&mut opener, &first(back), Err(OpenError::Replayed));
+        check(&mut opener, &first(gone + 10), Err(OpenError::Replayed));
+    }
+    check(&mut opener, &first(10), Ok("x"));
+    // A later start takes the place of the earlier one.
+    let mut restarted = DatagramSealer::starting_at(key(), &local(40, 2), 0);
+    check(&mut opener, &seal(&mut restarted, "z"), Ok("z"));
     assert_eq!(opener.sender_count(), MAX_SENDERS);
 }
 

@@ -20,7 +20,7 @@ use crate::{
         CA_FILE, CERT_FILE, CertificateName, GOSSIP_KEY_FILE, IdentityError, KEY_FILE, NodeIdentity,
         SanTemplate, Subject, make_request, read_secret, sections,
     },
-    quic::{KnockError, knock},
+    quic::{KnockError, Lookups, knock},
     secret_file,
 };
 
@@ -101,6 +101,7 @@ impl JoinError {
 /// [`JoinError`].
 pub async fn join(token: &JoinToken, dir: &Path, timeout: Duration) -> Result<(), JoinError> {
     let deadline = after(timeout);
+    let lookups = Lookups::default();
     let key = Directory(dir).key()?;
     let asked = JoinRequest {
         node: token.node(),
@@ -112,7 +113,7 @@ pub async fn join(token: &JoinToken, dir: &Path, timeout: Duration) -> Result<()
     loop {
         let (mut last, mut stranger) = (None, None);
         for addr in token.addresses() {
-            match ask(token, addr, &body, deadline).await {
+            match ask(token, (addr, &lookups), &body, deadline).await {
                 Ok(answer) => return Directory(dir).complete(token, &key, &answer),
                 // Whoever has an old address of the issuer must not keep the node from the right one.
                 Err(error @ JoinError::OtherAuthority { .. }) => stranger = Some(error),
@@ -145,7 +146,7 @@ impl JoinError {
 
 async fn ask(
     token: &JoinToken,
-    addr: &PeerAddr,
+    (addr, lookups): (&PeerAddr, &Lookups),
     body: &[u8],
     deadline: Instant,
 ) -> Result<JoinResponse, JoinError> {
@@ -154,7 +155,7 @@ async fn ask(
         cause,
     };
     let spec = MethodSpec::of::<Join>();
-    match knock(addr, token.authority(), spec, body, deadline).await {
+    match knock((addr, lookups), token.authority(), spec, body, deadline).await {
         Ok(answer) => postcard::from_bytes(&answer)
             .map_err(|error| interrupted(format!("its answer is not understood: {error}"))),
         Err(KnockError::Stranger(cause)) => Err(JoinError::OtherAuthority {

@@ -23,7 +23,7 @@ use crate::{
         make_request,
     },
     issuer::Issuer,
-    quic::{KnockError, knock},
+    quic::{KnockError, Lookups, knock},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -148,7 +148,7 @@ async fn ask(cluster: &Cluster, token: &JoinToken, request: Vec<u8>) -> Result<(
     let body = postcard::to_allocvec(&asked).unwrap();
     let until = Instant::now() + PATIENCE;
     knock(
-        &cluster.addr(),
+        (&cluster.addr(), &Lookups::default()),
         token.authority(),
         MethodSpec::of::<Join>(),
         &body,
@@ -361,10 +361,17 @@ async fn a_stranger_reaches_no_other_method_and_nothing_where_nobody_joins() {
     let cluster = Cluster::new();
     let pin = cluster.ca.fingerprint();
     let until = || Instant::now() + PATIENCE;
-    let greeted = knock(&cluster.addr(), &pin, MethodSpec::of::<Greet>(), &[], until()).await;
+    let greeted = knock(
+        (&cluster.addr(), &Lookups::default()),
+        &pin,
+        MethodSpec::of::<Greet>(),
+        &[],
+        until(),
+    )
+    .await;
     assert_eq!(code(&greeted.unwrap_err()), "certificate-required");
     let renew = MethodSpec::of::<crate::issuer::Renew>();
-    let renewed = knock(&cluster.addr(), &pin, renew, &[], until()).await;
+    let renewed = knock((&cluster.addr(), &Lookups::default()), &pin, renew, &[], until()).await;
     assert_eq!(code(&renewed.unwrap_err()), "certificate-required");
     // Nor is a stranger a peer.
     assert_eq!(cluster.transport.peer(0), None);

@@ -80,12 +80,18 @@ pub(crate) struct TransferMetrics {
 
 impl TransferMetrics {
     /// `transfer` is the name of a type in this program, never what a peer says.
-    pub(crate) fn begin(direction: Direction, transfer: &'static str) -> Self {
+    /// `peer` is a [`CallMetrics::label`](super::CallMetrics::label).
+    pub(crate) fn begin(direction: Direction, transfer: &'static str, peer: String) -> Self {
         Self {
             direction,
             transfer,
             outcome: "given-up",
-            bytes: counter!(TRANSFER_BYTES, "direction" => direction.label(), "transfer" => transfer),
+            bytes: counter!(
+                TRANSFER_BYTES,
+                "peer" => peer,
+                "direction" => direction.label(),
+                "transfer" => transfer
+            ),
         }
     }
 

@@ -113,7 +113,7 @@ pub(super) const ALL: [Described; 18] = [
         TRANSFER_BYTES,
         Kind::Counter,
         Unit::Bytes,
-        &["direction", "transfer"],
+        &["peer", "direction", "transfer"],
         "Bytes of the contents of transfers, without their frames.",
     ),
     (

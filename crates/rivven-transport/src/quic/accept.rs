@@ -11,6 +11,7 @@ use super::{
     door,
     end::{self, Met},
     explain::explain,
+    guests::Kind,
     hello::{Hello, Purpose, Refusal, close},
     lane::Lanes,
     limits::{HELLO_TIMEOUT, MAX_HANDSHAKES, RETRY_ABOVE},
@@ -156,15 +157,15 @@ async fn greet(
     // Who may only renew must not speak for a member in any other way, such as ending its connections.
     let is_guest = expired || !name.subject.is_member();
     if is_guest {
-        let guests = Arc::clone(&shared.guests).try_acquire_owned();
-        room = Some(guests.map_err(|_| refuse(Refusal::TooManyPeers))?);
+        let kind = if expired { Kind::Expired } else { Kind::Guest };
+        room = Some(shared.guest(kind, &name.subject).map_err(refuse)?);
     } else if hello.identity.node != shared.local.node {
         let known = shared.peer_or_insert(hello.identity.node).map_err(refuse)?;
         known.admit(&hello.identity).map_err(refuse)?;
         // Peers dial from the socket they listen on, so the source address is one to dial.
         known.set_addr_if_unknown(canonical(connection.remote_address()).into());
         if hello.purpose == Purpose::Discover {
-            room = Some(shared.brief(&connection).map_err(refuse)?);
+            room = Some(shared.brief(&connection, &name.subject).map_err(refuse)?);
         } else {
             // Neither end has used it, so it can be closed at once.
             if known.would_lose(hello.purpose, &claim) {
@@ -174,7 +175,7 @@ async fn greet(
         }
         known.poke();
     } else if hello.purpose == Purpose::Discover {
-        room = Some(shared.brief(&connection).map_err(refuse)?);
+        room = Some(shared.brief(&connection, &name.subject).map_err(refuse)?);
     } else {
         return Err(refuse(Refusal::DuplicateNode(shared.local.node)));
     }

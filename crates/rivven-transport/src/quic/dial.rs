@@ -1,11 +1,15 @@
 //! Making connections: one attempt, and the task that keeps a way to a peer open while it is wanted.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use quinn::{Connection, ConnectionError, VarInt};
 use rivven_crypto::random_bytes;
 use rivven_types::{NodeId, PeerAddr};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
 use super::{
@@ -15,7 +19,7 @@ use super::{
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
     lane::{Lane, Lanes},
-    limits::{DIAL_TIMEOUT, MAX_ADDRESSES, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER, TAPPED_ATTEMPTS},
+    limits::{DIAL_TIMEOUT, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER, TAPPED_ATTEMPTS},
     line::Line,
     peer::{DialError, Link, Peer},
     rank::Claim,
@@ -141,31 +145,78 @@ pub(super) struct Dialled {
 /// One attempt to reach `whom` at `addr`.
 ///
 /// Of several addresses of a host name, `attempt` picks one, so that repeated attempts try them all.
-pub(super) async fn dial(
+async fn dial(
     shared: &Arc<Shared>,
     addr: &PeerAddr,
     whom: Whom<'_>,
     purpose: Purpose,
     attempt: u32,
 ) -> Result<Dialled, DialError> {
+    let until = Instant::now() + DIAL_TIMEOUT;
+    let remotes = resolve(shared, addr, until).await?;
+    let picked = (attempt as usize).checked_rem(remotes.len());
+    let Some(remote) = picked.and_then(|picked| remotes.get(picked)) else {
+        return Err(DialError::Unreachable(format!("{addr} has no address")));
+    };
+    let taps = matches!(whom, Whom::Peer(..)) && attempt < TAPPED_ATTEMPTS;
+    dial_at(shared, *remote, whom, purpose, (taps, until)).await
+}
+
+/// Learns who answers at `addr`. Every address of a host name is tried in turn, each with its share of the time
+/// that is left until `deadline`.
+pub(super) async fn discover(
+    shared: &Arc<Shared>,
+    addr: &PeerAddr,
+    deadline: Instant,
+) -> Result<Dialled, DialError> {
+    let remotes = resolve(shared, addr, deadline).await?;
+    let mut failure = DialError::Unreachable(format!("{addr} has no address"));
+    for (at, remote) in remotes.iter().enumerate() {
+        let until = share(deadline, remotes.len() - at, DIAL_TIMEOUT);
+        match dial_at(shared, *remote, Whom::Anybody, Purpose::Discover, (false, until)).await {
+            Ok(dialled) => return Ok(dialled),
+            // Who answered and does not fit says more than who did not answer.
+            Err(error) => {
+                if matches!(failure, DialError::Unreachable(_)) {
+                    failure = error;
+                }
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// Until when the first of `left` addresses is tried: for an equal share of the time until `deadline`, and for
+/// at most `longest`.
+pub(super) fn share(deadline: Instant, left: usize, longest: Duration) -> Instant {
+    let now = Instant::now();
+    let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+    now + (deadline.saturating_duration_since(now) / left).min(longest)
+}
+
+async fn dial_at(
+    shared: &Arc<Shared>,
+    remote: SocketAddr,
+    whom: Whom<'_>,
+    purpose: Purpose,
+    (taps, until): (bool, Instant),
+) -> Result<Dialled, DialError> {
     let mut reached = None;
     let attempt = async {
-        let remote = resolve(shared, addr, attempt).await?;
-        let taps = matches!(whom, Whom::Peer(..)) && attempt < TAPPED_ATTEMPTS;
         let connection = reach(shared, remote, taps).await?;
         reached = Some(connection.clone());
         greet(shared, &connection, whom, purpose)
             .await
             .map_err(|error| close_after(shared, &connection, remote, error))
     };
-    let outcome = timeout(DIAL_TIMEOUT, attempt).await;
+    let outcome = timeout_at(until, attempt).await;
     outcome.unwrap_or_else(|_| {
         handshake_failed(Dialler::Us, "timeout");
         // Whoever watches over its certificate would keep it open otherwise.
         if let Some(connection) = reached {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello in time");
         }
-        Err(DialError::Unreachable(format!("nobody answered at {addr}")))
+        Err(DialError::Unreachable(format!("nobody answered at {remote}")))
     })
 }
 
@@ -200,26 +251,17 @@ async fn reach(shared: &Shared, remote: SocketAddr, taps: bool) -> Result<Connec
     answered.map_err(|error| failed(shared, remote, &error))
 }
 
-async fn resolve(shared: &Shared, addr: &PeerAddr, attempt: u32) -> Result<SocketAddr, DialError> {
-    let unreachable = |cause| Err(DialError::Unreachable(cause));
-    if addr.is_unspecified() || addr.port() == 0 {
-        return unreachable(format!("{addr} can be bound but not dialled"));
-    }
-    if let Some(addr) = addr.as_socket_addr() {
-        return Ok(addr);
-    }
-    let found = match tokio::net::lookup_host((addr.host(), addr.port())).await {
-        Ok(found) => found,
-        Err(error) => return unreachable(format!("cannot look up {addr}: {error}")),
-    };
-    let usable: Vec<_> = found
-        .filter(|found| shared.local_addr.is_ipv6() || found.is_ipv4())
-        .take(MAX_ADDRESSES)
-        .collect();
-    let picked = (attempt as usize).checked_rem(usable.len());
-    match picked.and_then(|picked| usable.get(picked)) {
-        Some(addr) => Ok(*addr),
-        None => unreachable(format!("{addr} has no address of this node's family")),
+/// The addresses that `addr` stands for, at least one.
+async fn resolve(shared: &Shared, addr: &PeerAddr, until: Instant) -> Result<Vec<SocketAddr>, DialError> {
+    let usable = |ip: IpAddr| shared.local_addr.is_ipv6() || ip.is_ipv4();
+    let found = shared.lookups.addresses(addr, &shared.tasks, usable);
+    match timeout_at(until, found).await {
+        Ok(found) => found.map_err(DialError::Unreachable),
+        Err(_) => {
+            handshake_failed(Dialler::Us, "timeout");
+            let cause = format!("the resolver did not answer what the addresses of {addr} are");
+            Err(DialError::Unreachable(cause))
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use quinn::{ConnectionError, VarInt};
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::info;
 
 use super::{
     accept::serve,
     control::{self, control_loop},
     explain::explain,
+    guests::Place,
     hello::{Purpose, close},
     line::{Leave, Line},
     peer::{DialError, Link, Peer, Tie},
@@ -35,7 +35,7 @@ pub(super) struct Met {
     pub(super) dialled: bool,
     pub(super) control: control::Streams,
     /// A guest's place, free again when the connection ends.
-    pub(super) _room: Option<OwnedSemaphorePermit>,
+    pub(super) _room: Option<Place>,
 }
 
 /// Ends a group with its owner.

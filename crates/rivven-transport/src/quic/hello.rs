@@ -77,6 +77,8 @@ pub(super) enum Refusal {
     DuplicateNode(u64),
     #[error("this node knows too many peers")]
     TooManyPeers,
+    #[error("this node has too many connections of such callers, or of {0} alone; close some, or share one")]
+    TooManyGuests(Subject),
     #[error("{0} has been removed from the cluster; add it again, or stop it")]
     Removed(Subject),
     #[error("the certificate of {0} has expired; replace it with a new one of the same authority")]
@@ -109,7 +111,7 @@ impl Refusal {
             }
             Self::StaleEpoch { .. } => close::STALE_EPOCH,
             Self::DuplicateNode(_) => close::DUPLICATE_NODE,
-            Self::TooManyPeers | Self::TooManyStrangers => close::TOO_MANY_PEERS,
+            Self::TooManyPeers | Self::TooManyGuests(_) | Self::TooManyStrangers => close::TOO_MANY_PEERS,
             Self::Removed(_) => close::REMOVED,
             Self::Expired(_) => close::EXPIRED,
             Self::Untrusted(_) => close::UNTRUSTED,
@@ -131,6 +133,7 @@ impl Refusal {
             Self::StaleEpoch { .. } => "stale-epoch",
             Self::DuplicateNode(_) => "duplicate-node-id",
             Self::TooManyPeers => "too-many-peers",
+            Self::TooManyGuests(_) => "too-many-guests",
             Self::Removed(_) => "removed",
             Self::Expired(_) => "expired",
             Self::Untrusted(_) => "untrusted",

@@ -24,14 +24,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     config::{JOIN_ALPN, SERVER_NAME, stranger_client},
+    dial::share,
     explain::explain,
     frame::{Head, Kind, PREFIX_LEN, Part},
     hello::close,
     limits::{CLOSE_TIME, MAX_REJECTION, STRANGER_TIME},
+    lookup::Lookups,
     read::Frames,
     trust::no_tls12,
 };
-use crate::{MethodSpec, Rejection};
+use crate::{MethodSpec, Rejection, TaskGroup};
 
 /// Time for one address to answer the handshake.
 const DIAL_TIME: Duration = Duration::from_secs(3);
@@ -54,23 +56,52 @@ pub(crate) enum KnockError {
 
 /// Calls `method` of the member at `addr`, which must be certified by the authority whose certificate has the
 /// SHA-256 `authority`. Nothing of `body` is sent before that is proven.
+///
+/// Every address of a host name is tried in turn until one lets the caller in, within `deadline`.
 pub(crate) async fn knock(
-    addr: &PeerAddr,
+    (addr, lookups): (&PeerAddr, &Lookups),
     authority: &[u8; 32],
     method: MethodSpec,
     body: &[u8],
     deadline: Instant,
 ) -> Result<Bytes, KnockError> {
-    let unreachable = |cause: String| KnockError::Unreachable(cause);
-    let found = tokio::net::lookup_host((addr.host(), addr.port())).await;
-    let remote = found
-        .map_err(|error| unreachable(format!("cannot look up {addr}: {error}")))?
-        .next()
-        .ok_or_else(|| unreachable(format!("{addr} has no address")))?;
+    let tasks = TaskGroup::current();
+    let found = lookups.addresses(addr, &tasks, |_| true);
+    let found = timeout_at(share(deadline, 1, DIAL_TIME), found).await;
+    let remotes = found
+        .unwrap_or_else(|_| {
+            Err(format!(
+                "the resolver did not answer what the addresses of {addr} are"
+            ))
+        })
+        .map_err(KnockError::Unreachable)?;
+    let mut failure = None;
+    for (at, remote) in remotes.iter().enumerate() {
+        let until = share(deadline, remotes.len() - at, DIAL_TIME);
+        let failed = match knock_at(*remote, authority, (method, body), (until, deadline)).await {
+            Err(failed @ (KnockError::Unreachable(_) | KnockError::Stranger(_))) => failed,
+            answered => return answered,
+        };
+        // That nobody answered may pass; who is a stranger stays one.
+        if !matches!(failure, Some(KnockError::Unreachable(_))) {
+            failure = Some(failed);
+        }
+    }
+    Err(failure.unwrap_or_else(|| KnockError::Unreachable(format!("{addr} has no address"))))
+}
+
+/// The same at one address, which is to answer the handshake before the first of two moments, and the call
+/// before the second one.
+async fn knock_at(
+    remote: SocketAddr,
+    authority: &[u8; 32],
+    (method, body): (MethodSpec, &[u8]),
+    (until, deadline): (Instant, Instant),
+) -> Result<Bytes, KnockError> {
     let pinned = Arc::new(Pinned::new(*authority));
     let endpoint = endpoint(remote, &pinned).map_err(KnockError::Unreachable)?;
     let deadline = deadline.min(Instant::now() + STRANGER_TIME);
-    let answered = match connect(&endpoint, remote, &pinned, deadline).await {
+    let answered = match connect(&endpoint, remote, &pinned, until.min(deadline)).await {
         Ok(connection) => {
             let answer = timeout_at(deadline, exchange(&connection, method, body)).await;
             connection.close(VarInt::from_u32(close::DONE), b"done");
@@ -106,12 +137,11 @@ async fn connect(
     endpoint: &Endpoint,
     remote: SocketAddr,
     pinned: &Pinned,
-    deadline: Instant,
+    until: Instant,
 ) -> Result<Connection, KnockError> {
     let connecting = endpoint
         .connect(remote, SERVER_NAME)
         .map_err(|error| KnockError::Unreachable(error.to_string()))?;
-    let until = deadline.min(Instant::now() + DIAL_TIME);
     match timeout_at(until, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(match pinned.refused.get() {

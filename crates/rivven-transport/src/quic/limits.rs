@@ -126,8 +126,30 @@ pub(super) const MAX_PEERS: usize = 10_000;
 /// Addresses of one host name that are tried.
 pub(super) const MAX_ADDRESSES: usize = 8;
 
-/// Connections of operators and clients that a node has at a time.
+/// Different host names that are being looked up, or wait for a thread; further ones fail at once.
+pub(super) const MAX_NAMES: usize = 64;
+
+/// Connections of operators and clients that a node has at a time; further ones are refused.
+///
+/// What a peer may have in flight is bounded for each of its connections, and so, with the bound that follows,
+/// for each certificate.
 pub(super) const MAX_GUESTS: usize = 1_024;
+
+/// Connections of one operator or client, by the name in its certificate: an eighth, so that none shuts out the
+/// others.
+pub(super) const MAX_GUESTS_OF_ONE: usize = MAX_GUESTS / 8;
+
+/// Connections of members whose certificate has expired. Each lives for [`RENEWAL_TIME`].
+pub(super) const MAX_EXPIRED: usize = 1_024;
+
+/// Connections of one such member: it needs one, and may not have noticed the end of an earlier one.
+pub(super) const MAX_EXPIRED_OF_ONE: usize = 4;
+
+/// Connections that only ask who this node is. Each lives for [`HELLO_TIMEOUT`].
+pub(super) const MAX_ASKING: usize = 1_024;
+
+/// Connections by which one member asks.
+pub(super) const MAX_ASKING_OF_ONE: usize = 16;
 
 /// Connections of those without a certificate at a time.
 pub(super) const MAX_STRANGERS: usize = 16;

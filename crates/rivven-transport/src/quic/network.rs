@@ -13,9 +13,9 @@ use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    dial::{Whom, dial, supervise},
+    dial::{discover, supervise},
     frame::Head,
-    hello::{Purpose, Refusal, close},
+    hello::{Refusal, close},
     lane::LaneError,
     limits::{CLOSE_TIME, max_frame},
     lock,
@@ -188,7 +188,7 @@ impl Network for QuicNetwork {
             let target = addr.clone();
             // A connection belongs to the runtime that it is made on.
             let dialling = self.shared.tasks.spawn(async move {
-                let dialled = dial(&shared, &target, Whom::Anybody, Purpose::Discover, 0).await?;
+                let dialled = discover(&shared, &target, ctx.deadline).await?;
                 // Here, since nobody may wait for the answer any more.
                 let done = VarInt::from_u32(close::DONE);
                 dialled.connection.close(done, b"discovered");

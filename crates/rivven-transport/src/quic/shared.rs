@@ -10,7 +10,7 @@ use std::{
 use quinn::{Connection, Endpoint, VarInt};
 use rivven_types::{ClusterId, NodeId};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,15 +20,20 @@ use super::{
     door::Door,
     explain::Explained,
     guard::{self, Certified, Denied},
+    guests::{Guests, Kind, Place},
     hello::{Hello, MAX_LEN, Purpose, Refusal, Versions, close},
     limits::{HELLO_TIMEOUT, MAX_PEERS},
     lock,
+    lookup::Lookups,
     peer::Peer,
     rank::Turn,
     refusals::{Cause, RefusalLog},
     trust::{Side, Trust},
 };
-use crate::{Class, LocalIdentity, PeerIdentity, Router, TaskGroup, identity::CertificateName};
+use crate::{
+    Class, LocalIdentity, PeerIdentity, Router, TaskGroup,
+    identity::{CertificateName, Subject},
+};
 
 /// One end of the network.
 pub(super) struct Shared {
@@ -58,8 +63,10 @@ pub(super) struct Shared {
     pub(super) refusals: Mutex<RefusalLog>,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     pub(super) observed: Mutex<Option<IpAddr>>,
-    /// Room for connections of operators and clients.
-    pub(super) guests: Arc<Semaphore>,
+    /// Room for connections of those that are no peers.
+    pub(super) guests: Guests,
+    /// Host names that are being looked up.
+    pub(super) lookups: Lookups,
     /// Where those without a certificate may ask for one.
     pub(super) door: Door,
     pub(super) trust: Arc<Trust>,
@@ -126,11 +133,16 @@ impl Shared {
         Ok(certified)
     }
 
-    /// A guest's place for a connection that only asks who this node is, and that ends within
+    /// A place for a connection of `subject`, which is no peer.
+    pub(super) fn guest(&self, kind: Kind, subject: &Subject) -> Result<Place, Refusal> {
+        let place = self.guests.enter(kind, subject);
+        place.ok_or_else(|| Refusal::TooManyGuests(subject.clone()))
+    }
+
+    /// A place for a connection by which `subject` only asks who this node is, and that ends within
     /// [`HELLO_TIMEOUT`].
-    pub(super) fn brief(&self, connection: &Connection) -> Result<OwnedSemaphorePermit, Refusal> {
-        let place = Arc::clone(&self.guests).try_acquire_owned();
-        let place = place.map_err(|_| Refusal::TooManyPeers)?;
+    pub(super) fn brief(&self, connection: &Connection, subject: &Subject) -> Result<Place, Refusal> {
+        let place = self.guest(Kind::Asking, subject)?;
         let connection = connection.clone();
         self.tasks.spawn(async move {
             sleep(HELLO_TIMEOUT).await;

@@ -5,6 +5,7 @@ mod door;
 mod handover;
 mod identity;
 mod load;
+mod names;
 mod pair;
 mod providers;
 mod restart;

@@ -87,7 +87,7 @@ where
     S: FnMut(u64) -> F + Send,
     F: Future<Output = io::Result<Bytes>> + Send,
 {
-    let mut counted = TransferMetrics::begin(Direction::Sent, spec.name);
+    let mut counted = TransferMetrics::begin(Direction::Sent, spec.name, transport.peer_label(to));
     let result = run(transport, to, spec, header, source, ctx, counted.bytes()).await;
     counted.ended(result.as_ref().map_or_else(TransferError::label, |_| "answered"));
     result

@@ -266,7 +266,7 @@ pub(crate) async fn receive(router: Router, caller: Caller, gate: Gate, pipe: Tr
     let found = router.transfers().get(id);
     let spec = found.as_ref().map(|(spec, _)| *spec);
     let name = spec.map_or("unknown", |spec| spec.name);
-    let mut counted = TransferMetrics::begin(Direction::Received, name);
+    let mut counted = TransferMetrics::begin(Direction::Received, name, router.peer_label(from));
     let ends: Ends = Arc::new(Mutex::new((writer, reader, counted.bytes())));
     let answer = match (gate.refuse(id, spec, header.len()), found) {
         (Some(rejection), _) => {

@@ -1,15 +1,19 @@
 //! Who has no certificate, against real endpoints.
 
 use bytes::BufMut;
+use futures_util::FutureExt;
 use quinn::{Connection, ConnectionError};
 use rivven_types::PeerAddr;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::*;
+use super::{
+    names::{addresses, named},
+    *,
+};
 use crate::{
     MethodSpec,
-    quic::{config, hello, knock::KnockError, shared::write_hello},
+    quic::{config, hello, knock::KnockError, lookup::Lookups, shared::write_hello},
 };
 
 /// For strangers.
@@ -106,10 +110,19 @@ fn close_code(error: &ConnectionError) -> Option<u64> {
 
 async fn knock(to: &Transport, ca: &CertificateAuthority, panic: bool) -> Result<Vec<u8>, KnockError> {
     let addr: PeerAddr = to.local_addr().unwrap().into();
+    knock_by(&Lookups::default(), &addr, ca, panic).await
+}
+
+async fn knock_by(
+    lookups: &Lookups,
+    addr: &PeerAddr,
+    ca: &CertificateAuthority,
+    panic: bool,
+) -> Result<Vec<u8>, KnockError> {
     let until = Instant::now() + Duration::from_secs(5);
     let (pin, spec) = (ca.fingerprint(), MethodSpec::of::<Knock>());
     let body = postcard::to_allocvec(&panic).unwrap();
-    let answer = crate::quic::knock(&addr, &pin, spec, &body, until).await;
+    let answer = crate::quic::knock((addr, lookups), &pin, spec, &body, until).await;
     answer.map(|bytes| bytes.to_vec())
 }
 
@@ -121,6 +134,28 @@ async fn a_stranger_is_node_0_and_the_end_of_a_handler_is_told() {
     let error = knock(&one, &ca, true).await.unwrap_err();
     assert!(matches!(error, KnockError::Interrupted(_)), "{error:?}");
     assert_eq!(knock(&one, &ca, false).await.unwrap(), [0]);
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_is_tried_and_a_resolver_that_hangs_keeps_nobody() {
+    let ca = authority();
+    let one = open(&ca);
+    let addr = named("issuer.example", &one);
+    // The first one has no listener, as that of a family which the issuer does not listen on.
+    let lookups = addresses(&["::1", "127.0.0.1"]);
+    assert_eq!(knock_by(&lookups, &addr, &ca, false).await.unwrap(), [0]);
+    // Who is somebody else at one address does not keep the caller from another.
+    let other = authority();
+    let both = addresses(&["127.0.0.1", "::1"]);
+    let error = knock_by(&both, &addr, &other, false).await.unwrap_err();
+    assert!(matches!(error, KnockError::Unreachable(_)), "{error:?}");
+    let error = knock_by(&addresses(&["127.0.0.1"]), &addr, &other, false).await;
+    assert!(matches!(error, Err(KnockError::Stranger(_))), "{error:?}");
+    let silent = Lookups::by(|_| std::future::pending().boxed());
+    let began = Instant::now();
+    let error = knock_by(&silent, &addr, &ca, false).await.unwrap_err();
+    assert!(format!("{error:?}").contains("resolver"), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

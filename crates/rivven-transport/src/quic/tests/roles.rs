@@ -110,6 +110,43 @@ async fn check_roles(template: &SanTemplate) {
 }
 
 #[tokio::test]
+async fn one_client_does_not_take_the_places_of_another() {
+    let ca = authority();
+    let one = serving(identity(&ca, 1));
+    let client = |label: &str| {
+        let subject = Subject::Client(Label::new(label).unwrap());
+        let identity = holder(&ca, subject, &SanTemplate::default());
+        let local = local(&identity, 1);
+        let client = QuicTransport::builder(identity, local)
+            .runtime(Handle::current())
+            .start()
+            .unwrap();
+        introduce(&client, &one);
+        client
+    };
+    let mut greedy = Vec::new();
+    // On a slow machine one of them may be lost, and its place be free again.
+    let (late, error) = loop {
+        assert!(greedy.len() < 2 * limits::MAX_GUESTS_OF_ONE, "nothing is refused");
+        let client = client("greedy");
+        match client.call::<Report>(1, &(), ctx(3_000)).await {
+            Ok(_) => greedy.push(client),
+            Err(error) => break (client, error),
+        }
+    };
+    assert!(greedy.len() >= limits::MAX_GUESTS_OF_ONE, "{error}");
+    assert_eq!(error.code(), "unreachable");
+    assert!(error.to_string().contains("too many connections"), "{error}");
+    client("modest")
+        .call::<Report>(1, &(), ctx(10_000))
+        .await
+        .unwrap();
+    // A place is free again with its connection.
+    drop(greedy);
+    late.call::<Report>(1, &(), ctx(30_000)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_method_is_open_to_the_roles_it_names() {
     check_roles(&SanTemplate::default()).await;
 }
