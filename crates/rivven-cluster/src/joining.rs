@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use rivven_transport::{
     CallCtx, Class, Method, Rejection,
     datagram::GossipKey,
-    identity::{CA_FILE, CertificateAuthority, IdentityError, NodeIdentity, SanTemplate, read_key},
+    identity::{CA_FILE, CertificateAuthority, IdentityError, NodeIdentity, read_key},
     issuer::{Issuer, RENEWABLE_FOR, Renewer},
     join::{JoinToken, MAX_ADDRESSES, MakeTokenError, TOKEN_LIFE, TokenRefusal, TokenSpec},
 };
@@ -246,14 +246,14 @@ pub(crate) fn load(config: &CheckedConfig) -> Result<(NodeIdentity, Option<Issue
 /// This node's identity. Its certificate may have expired where it can have it renewed.
 fn load_identity(config: &CheckedConfig) -> Result<NodeIdentity, IdentityError> {
     match config.renewal {
-        Renewal::Manual => NodeIdentity::load_by(&config.tls_dir, &config.provider),
+        Renewal::Manual => NodeIdentity::load_as(&config.tls_dir, &config.name_template, &config.provider),
         Renewal::Automatic => {
             let identity =
-                NodeIdentity::load_for_renewal(&config.tls_dir, &SanTemplate::default(), &config.provider)?;
+                NodeIdentity::load_for_renewal(&config.tls_dir, &config.name_template, &config.provider)?;
             let ended = Duration::from_millis(clock::unix_ms()).saturating_sub(identity.validity().not_after);
             // Nobody would let it in: then it is better to say so at once. An issuer needs nobody.
             if ended > RENEWABLE_FOR && config.issuer.is_none() {
-                return NodeIdentity::load_by(&config.tls_dir, &config.provider);
+                return NodeIdentity::load_as(&config.tls_dir, &config.name_template, &config.provider);
             }
             Ok(identity)
         }
@@ -268,6 +268,7 @@ fn load_issuer(config: &CheckedConfig, identity: &NodeIdentity) -> Result<Option
     let key = read_key(&settings.ca_key)?;
     let named = |error| named(error, &config.tls_dir.join(CA_FILE), &settings.ca_key);
     let authority = CertificateAuthority::from_bundle(identity.authorities_pem(), &key).map_err(named)?;
+    let authority = authority.with_template(config.name_template.clone());
     Ok(Some(Issuer::new(authority).life(settings.life)))
 }
 

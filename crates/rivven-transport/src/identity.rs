@@ -35,8 +35,8 @@ pub(crate) use authority::sections;
 pub use authority::{CertificateAuthority, IssuedIdentity, Validity};
 pub use error::{BadNodes, IdentityError};
 pub use layout::{
-    CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, Issued, KEY_FILE, issue_node, node_dir_name,
-    write_cluster,
+    CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, Issued, KEY_FILE, issue_node, issue_node_with,
+    node_dir_name, write_cluster, write_cluster_with,
 };
 pub use name::{CertificateName, NodeName, ParseNameError, SanTemplate, SanTemplateError};
 pub(crate) use request::make as make_request;
@@ -116,6 +116,18 @@ impl NodeIdentity {
     /// As [`Self::load`]; `Malformed` when the certificate follows another template.
     pub fn load_with(tls_dir: &Path, template: &SanTemplate) -> Result<Self, IdentityError> {
         Self::read(tls_dir, Terms::of(template, &Provider::default()))
+    }
+
+    /// [`Self::load_with`] with the cryptography of `provider`, see [`Self::load_by`].
+    ///
+    /// # Errors
+    /// As [`Self::load_with`].
+    pub fn load_as(
+        tls_dir: &Path,
+        template: &SanTemplate,
+        provider: &Provider,
+    ) -> Result<Self, IdentityError> {
+        Self::read(tls_dir, Terms::of(template, provider))
     }
 
     /// [`Self::load_with`], with the cryptography of `provider`, for a node that can have its certificate

@@ -17,12 +17,12 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::{
-    CallCtx, CallError, Class, Method, Rejection, Router, Transport,
+    CallCtx, CallError, Caller, Class, Method, Rejection, Router, Transport,
     clock::WallClock,
     datagram::GossipKey,
     identity::{
-        CERT_FILE, CertificateAuthority, CertificateName, IdentityError, IdentityWatch, MAX_REQUEST, Subject,
-        Validity,
+        CERT_FILE, CertificateAuthority, CertificateName, IdentityError, IdentityWatch, MAX_REQUEST, Role,
+        Roles, Subject, Validity,
     },
     join::{Admission, Join, TokenLedger},
     secret_file,
@@ -77,15 +77,17 @@ impl Method for Renew {
     const CLASS: Class = Class::Control;
     const MAX_REQUEST: usize = MAX_REQUEST + 16;
     const MAX_RESPONSE: usize = 16 << 10;
+    const ROLES: Roles = Roles::of(&[Role::Node, Role::Observer]);
     const AFTER_EXPIRY: bool = true;
     type Request = RenewRequest;
     type Response = RenewResponse;
 }
 
-/// Renews the certificates of nodes, on a member that holds the authority's key.
+/// Renews the certificates of members, on one that holds the authority's key.
 ///
-/// It certifies no other name than the caller's own, which the caller's certificate proves. A node that
-/// [`Transport::deny`] refuses cannot reach it.
+/// It certifies no other name and role than the caller's own, which the caller's certificate proves: an observer
+/// stays one. A node that [`Transport::deny`] refuses cannot reach it. Operators and clients keep their
+/// certificates by hand.
 pub struct Issuer {
     authority: CertificateAuthority,
     life: Duration,
@@ -161,14 +163,23 @@ impl Issuer {
         }
         router.register::<Renew, _, _>(move |caller, asked| {
             let issuer = Arc::clone(&issuer);
-            async move { issuer.renew(caller.peer.node, &asked) }
+            async move { issuer.renew(&caller, &asked) }
         });
     }
 
-    fn renew(&self, node: NodeId, asked: &RenewRequest) -> Result<RenewResponse, Rejection> {
+    fn renew(&self, caller: &Caller, asked: &RenewRequest) -> Result<RenewResponse, Rejection> {
+        let node = caller.peer.node;
+        let subject = match caller.role {
+            Some(Role::Node) => Subject::Node(node),
+            Some(Role::Observer) => Subject::Observer(node),
+            Some(Role::Operator | Role::Client) | None => {
+                let text = "only members have their certificates renewed";
+                return Err(Rejection::new("role-not-allowed", text));
+            }
+        };
         let name = CertificateName {
             cluster: self.authority.cluster(),
-            subject: Subject::Node(node),
+            subject,
         };
         let certificate = self
             .authority

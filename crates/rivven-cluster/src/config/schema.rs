@@ -29,6 +29,7 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
     visit.field("tls_provider", &mut config.tls_provider)?;
     let tls = &mut config.tls;
     visit.section("tls", |visit| {
+        visit.field("name_template", &mut tls.name_template)?;
         visit.field("renewal", &mut tls.renewal)?;
         let issuer = &mut tls.issuer;
         visit.section("issuer", |visit| {

@@ -38,6 +38,7 @@ fn what_is_written_reads_back_equal() {
     let mut odd = ClusterConfig::dev("/a \"b\"\\\n\u{7}é");
     odd.zone = Some("#1: true".into());
     odd.tls.renewal = Renewal::Manual;
+    odd.tls.name_template = "spiffe://a/{cluster}/{role}/{id}".into();
     odd.tls.issuer.ca_key = Some("keys: #/ca.key".into());
     odd.advertise_address = Some("[::1]:1".parse().unwrap());
     for config in [
@@ -63,6 +64,11 @@ fn an_issuer_is_told_its_key_and_what_it_issues() {
     let plain = check("{}").unwrap();
     assert_eq!(plain.effective().tls, TlsSection::default());
     assert_eq!(plain.tls.renewal, Renewal::Automatic);
+    let spiffe = "spiffe://example.org/{cluster}/{role}/{id}";
+    let named = check(&format!("{{name_template: '{spiffe}'}}")).unwrap();
+    assert_eq!(named.check().unwrap().name_template.to_string(), spiffe);
+    let default = plain.check().unwrap().name_template.to_string();
+    assert_eq!(default, "rivven://{cluster}/{role}/{id}");
     assert_eq!(check("{renewal: manual}").unwrap().tls.renewal, Renewal::Manual);
     for (text, expected) in [
         ("{renewal: never}", "expected `automatic` or `manual`"),
@@ -79,6 +85,10 @@ fn an_issuer_is_told_its_key_and_what_it_issues() {
             "write a number from 1 to 365",
         ),
         ("{issuer: {ca_key: ''}}", "the path is empty"),
+        (
+            "{name_template: 'spiffe://example.org/{id}'}",
+            "not a template of names",
+        ),
         ("{ca_key: a}", "`ca_key` belongs in `cluster.tls.issuer`"),
     ] {
         let error = check(text).unwrap_err().to_string();

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rivven_transport::identity::SanTemplate;
+
 use super::{
     document::Node,
     value::{Mistake, Value, Written, text},
@@ -40,12 +42,29 @@ impl Value for Renewal {
 }
 
 /// Certificates while the node runs.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TlsSection {
+    /// How certificates name their holders: the URI of the subject alternative name, with `{cluster}`, `{role}` and
+    /// `{id}` as whole segments. Default `rivven://{cluster}/{role}/{id}`; with SPIFFE, for instance,
+    /// `spiffe://example.org/rivven/{cluster}/{role}/{id}`.
+    ///
+    /// The same on all nodes: a certificate that follows another one names nobody. To change it, make a new
+    /// certificate for every node, and restart them all with it.
+    pub name_template: String,
     /// Whether this node has its certificate renewed. Default [`Renewal::Automatic`].
     pub renewal: Renewal,
     /// What makes this node an issuer of certificates.
     pub issuer: IssuerSection,
+}
+
+impl Default for TlsSection {
+    fn default() -> Self {
+        Self {
+            name_template: SanTemplate::default().to_string(),
+            renewal: Renewal::default(),
+            issuer: IssuerSection::default(),
+        }
+    }
 }
 
 /// What makes a node an issuer: it renews the certificates of members, and lets nodes join with a token.

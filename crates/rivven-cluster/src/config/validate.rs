@@ -8,7 +8,10 @@ use std::{
 };
 
 use rivven_partition::MAX_REPLICATION_FACTOR;
-use rivven_transport::{Provider, ProviderError};
+use rivven_transport::{
+    Provider, ProviderError,
+    identity::{SanTemplate, SanTemplateError},
+};
 use rivven_types::{NodeId, PeerAddr};
 
 use super::{ClusterConfig, ConfigError, ConfigErrorKind, Renewal};
@@ -52,6 +55,7 @@ pub(crate) struct CheckedConfig {
     pub(crate) data_dir: PathBuf,
     pub(crate) tls_dir: PathBuf,
     pub(crate) provider: Provider,
+    pub(crate) name_template: SanTemplate,
     pub(crate) renewal: Renewal,
     pub(crate) issuer: Option<IssuerConfig>,
     pub(crate) zone: Option<String>,
@@ -158,6 +162,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
     let check = Check(config);
     check.identity()?;
     let provider = check.provider()?;
+    let name_template = check.name_template()?;
     check.addresses()?;
     let full = effective(config);
     let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
@@ -172,6 +177,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         tls_dir: full.tls_dir.unwrap_or_else(|| data_dir.join("tls")),
         data_dir,
         provider,
+        name_template,
         renewal: full.tls.renewal,
         issuer,
         zone: full.zone,
@@ -238,6 +244,14 @@ impl Check<'_> {
                 _ => format!("use one of: {}", Provider::NAMES.join(", ")),
             };
             self.invalid("cluster.tls_provider", error.to_string(), help)
+        })
+    }
+
+    fn name_template(&self) -> Result<SanTemplate, ConfigError> {
+        let parsed = self.0.tls.name_template.parse();
+        parsed.map_err(|error: SanTemplateError| {
+            let help = "write such a URI, the same on all nodes, or leave it out";
+            self.invalid("cluster.tls.name_template", error.to_string(), help)
         })
     }
 

@@ -3,13 +3,20 @@
 use std::path::Path;
 
 use rivven_cluster::NodeId;
-use rivven_transport::identity::{CA_KEY_FILE, CERT_FILE, Issued, issue_node, node_dir_name, write_cluster};
+use rivven_transport::identity::{
+    CA_KEY_FILE, CERT_FILE, Issued, SanTemplate, issue_node_with, node_dir_name, write_cluster_with,
+};
 
 use super::{Failure, Output};
 
 /// Makes a new cluster's certificates and keys below `dir`.
-pub(crate) fn init(nodes: &[NodeId], dir: &Path, out: &mut Output) -> Result<(), Failure> {
-    let cluster = write_cluster(dir, nodes)?;
+pub(crate) fn init(
+    nodes: &[NodeId],
+    dir: &Path,
+    template: &SanTemplate,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let cluster = write_cluster_with(dir, nodes, template)?;
     out.line(format_args!("cluster {cluster}"));
     for node in nodes {
         let path = dir.join(node_dir_name(*node));
@@ -26,9 +33,14 @@ pub(crate) fn init(nodes: &[NodeId], dir: &Path, out: &mut Output) -> Result<(),
 }
 
 /// Issues a certificate for `node` of the cluster whose authority lies in `ca`.
-pub(crate) fn issue(ca: &Path, node: NodeId, out: &mut Output) -> Result<(), Failure> {
+pub(crate) fn issue(
+    ca: &Path,
+    node: NodeId,
+    template: &SanTemplate,
+    out: &mut Output,
+) -> Result<(), Failure> {
     let dir = ca.join(node_dir_name(node));
-    match issue_node(ca, node)? {
+    match issue_node_with(ca, node, template)? {
         Issued::Renewed => out.line(format_args!(
             "node {node}: replace its {CERT_FILE} with {}; a running node takes it over by itself",
             dir.join(CERT_FILE).display()

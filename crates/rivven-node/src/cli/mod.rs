@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rivven_cluster::NodeId;
+use rivven_transport::identity::SanTemplate;
 
 pub(crate) use failure::Failure;
 pub(crate) use output::Output;
@@ -95,6 +96,9 @@ enum CertCommand {
         /// Directory to write to. Nothing in it is overwritten.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// How certificates name their holders: `cluster.tls.name_template` of every node.
+        #[arg(long, value_name = "URI", default_value_t)]
+        name_template: SanTemplate,
     },
     /// Give one node a new certificate for its key, or make everything a new node needs.
     Issue {
@@ -104,6 +108,9 @@ enum CertCommand {
         /// Id of the node.
         #[arg(long, value_name = "ID")]
         node: NodeId,
+        /// What `cert init` was told.
+        #[arg(long, value_name = "URI", default_value_t)]
+        name_template: SanTemplate,
     },
     /// Have a running node make a token with which one node gets its certificate, once.
     JoinToken(JoinTokenArgs),
@@ -156,8 +163,16 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args, &mut out),
         Command::Demo(args) => crate::demo::run(args.keep, &mut out),
-        Command::Cert(CertCommand::Init { nodes, out: dir }) => cert::init(&nodes, &dir, &mut out),
-        Command::Cert(CertCommand::Issue { ca, node }) => cert::issue(&ca, node, &mut out),
+        Command::Cert(CertCommand::Init {
+            nodes,
+            out: dir,
+            name_template,
+        }) => cert::init(&nodes, &dir, &name_template, &mut out),
+        Command::Cert(CertCommand::Issue {
+            ca,
+            node,
+            name_template,
+        }) => cert::issue(&ca, node, &name_template, &mut out),
         Command::Cert(CertCommand::JoinToken(args)) => join::token(&args, &mut out),
         Command::Cert(CertCommand::Join { token, out: dir }) => join::run(&token, &dir, &mut out),
         Command::Config(ConfigCommand::Check { file }) => config::check(&file, &mut out),

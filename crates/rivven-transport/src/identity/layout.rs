@@ -41,6 +41,18 @@ pub fn node_dir_name(node: NodeId) -> String {
 /// # Errors
 /// [`IdentityError`]; `Exists` and `BadNodes` before anything is written.
 pub fn write_cluster(out: &Path, nodes: &[NodeId]) -> Result<ClusterId, IdentityError> {
+    write_cluster_with(out, nodes, &SanTemplate::default())
+}
+
+/// [`write_cluster`] for a cluster whose names follow `template`.
+///
+/// # Errors
+/// As [`write_cluster`].
+pub fn write_cluster_with(
+    out: &Path,
+    nodes: &[NodeId],
+    template: &SanTemplate,
+) -> Result<ClusterId, IdentityError> {
     check_nodes(nodes)?;
     let names = nodes.iter().map(|node| node_dir_name(*node));
     let targets = [CA_FILE, CA_KEY_FILE].map(str::to_owned).into_iter().chain(names);
@@ -48,6 +60,7 @@ pub fn write_cluster(out: &Path, nodes: &[NodeId]) -> Result<ClusterId, Identity
         return Err(IdentityError::Exists { path });
     }
     let authority = CertificateAuthority::generate(ClusterId::from_random(random_bytes()?))?;
+    let authority = authority.with_template(template.clone());
     let gossip = GossipKey::generate()?.to_text();
     create_dir(out)?;
     create(out, CA_KEY_FILE, &authority.key_pem(), Visibility::Secret)?;
@@ -82,14 +95,22 @@ pub enum Issued {
 /// [`IdentityError`]: files missing or not fitting together, `BadNodes` for node 0, or not writable. An
 /// existing certificate stays unless the new one is written whole.
 pub fn issue_node(out: &Path, node: NodeId) -> Result<Issued, IdentityError> {
+    issue_node_with(out, node, &SanTemplate::default())
+}
+
+/// [`issue_node`] for a cluster whose names follow `template`.
+///
+/// # Errors
+/// As [`issue_node`]; `Malformed` when the certificate that is there follows another template.
+pub fn issue_node_with(out: &Path, node: NodeId, template: &SanTemplate) -> Result<Issued, IdentityError> {
     check_nodes(&[node])?;
     let read = |name: &str| read_file(&out.join(name), secret_file::read_text);
     let ca_pem = read(CA_FILE)?;
     let ca_key = read_file(&out.join(CA_KEY_FILE), secret_file::read_secret)?;
-    let authority = CertificateAuthority::from_pem(&ca_pem, &ca_key)?;
+    let authority = CertificateAuthority::from_pem(&ca_pem, &ca_key)?.with_template(template.clone());
     let dir = out.join(node_dir_name(node));
     if dir.join(KEY_FILE).exists() {
-        let identity = NodeIdentity::load_for_renewal(&dir, &SanTemplate::default(), &Provider::default())?;
+        let identity = NodeIdentity::load_for_renewal(&dir, template, &Provider::default())?;
         let renewed = authority.renew(&identity)?;
         identity.with_certificate(&renewed)?;
         let path = dir.join(CERT_FILE);

@@ -228,3 +228,18 @@ fn keys_are_written_for_the_owner_alone_and_refused_otherwise() {
     fs::write(tls_dir.join(CA_FILE), vec![b'x'; 70_000]).unwrap();
     check(NodeIdentity::load(&tls_dir), "identity-malformed", "64 KiB");
 }
+
+#[test]
+fn a_cluster_is_made_and_added_to_by_its_template_of_names() {
+    let out = tempfile::tempdir().unwrap();
+    let spiffe: SanTemplate = "spiffe://example.org/{cluster}/{role}/{id}".parse().unwrap();
+    let cluster = write_cluster_with(out.path(), &[1], &spiffe).unwrap();
+    for (node, expected) in [(1, Issued::Renewed), (2, Issued::Added)] {
+        assert_eq!(issue_node_with(out.path(), node, &spiffe).unwrap(), expected);
+        let dir = out.path().join(node_dir_name(node));
+        let identity = NodeIdentity::load_with(&dir, &spiffe).unwrap();
+        assert_eq!((identity.cluster(), identity.node()), (cluster, node));
+        check(NodeIdentity::load(&dir), "identity-malformed", "template");
+    }
+    check(issue_node(out.path(), 1), "identity-malformed", "template");
+}

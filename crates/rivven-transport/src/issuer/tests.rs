@@ -40,9 +40,13 @@ fn ended(days: u64) -> Validity {
 }
 
 fn write(dir: &Path, ca: &CertificateAuthority, node: NodeId, validity: Validity) {
-    let name = NodeName {
+    write_as(dir, ca, Subject::Node(node), validity);
+}
+
+fn write_as(dir: &Path, ca: &CertificateAuthority, subject: Subject, validity: Validity) {
+    let name = CertificateName {
         cluster: ca.cluster(),
-        node,
+        subject,
     };
     let issued = ca.issue_as(name, validity).unwrap();
     fs::write(dir.join(CA_FILE), ca.cert_pem()).unwrap();
@@ -61,10 +65,19 @@ struct Member {
 }
 
 fn member(ca: &CertificateAuthority, node: NodeId, validity: Validity) -> Member {
-    let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), ca, node, validity);
-    let identity =
-        NodeIdentity::load_for_renewal(dir.path(), &SanTemplate::default(), &Provider::default()).unwrap();
+    member_as(ca, Subject::Node(node), &SanTemplate::default(), validity)
+}
+
+/// `ca` writes names by `template`.
+fn member_as(
+    ca: &CertificateAuthority,
+    subject: Subject,
+    template: &SanTemplate,
+    validity: Validity,
+) -> Member {
+    let (dir, node) = (tempfile::tempdir().unwrap(), subject.node());
+    write_as(dir.path(), ca, subject, validity);
+    let identity = NodeIdentity::load_for_renewal(dir.path(), template, &Provider::default()).unwrap();
     let local = LocalIdentity {
         cluster: identity.cluster(),
         node,
@@ -326,4 +339,30 @@ async fn an_operator_is_reminded_once_a_day_of_a_certificate_that_runs_out() {
     sleep(Duration::from_secs(72 * 3600)).await;
     assert_eq!(told(), 3, "{}", warnings.text());
     tasks.abort();
+}
+
+#[tokio::test]
+async fn a_member_keeps_its_role_and_its_kind_of_name() {
+    let template: SanTemplate = "spiffe://example.org/rivven/{cluster}/{role}/{id}"
+        .parse()
+        .unwrap();
+    let ca = authority().with_template(template.clone());
+    let hour = Validity::from_now(Duration::from_secs(3600));
+    let one = member_as(&ca, Subject::Node(1), &template, hour);
+    let two = member_as(&ca, Subject::Observer(2), &template, ended(60));
+    introduce(&[&one, &two]);
+    reissue(&ca).serve(&one.router);
+    // An issuer that writes other names is of no use, which does no harm.
+    let error = renewer(&two, &[1]).renew().await.unwrap_err();
+    assert_eq!(error.code(), "identity-malformed", "{error}");
+    let same = CertificateAuthority::from_pem(ca.cert_pem(), &ca.key_pem()).unwrap();
+    Issuer::new(same.with_template(template.clone())).serve(&one.router);
+    for member in [&one, &two] {
+        let before = member.identity.current();
+        renewer(member, &[1]).renew().await.unwrap();
+        let loaded = NodeIdentity::load_as(member.dir.path(), &template, &Provider::default()).unwrap();
+        assert_eq!(loaded.name(), before.name());
+        assert!(loaded.validity().not_after > before.validity().not_after);
+    }
+    assert_eq!(two.identity.current().name().subject, Subject::Observer(2));
 }
