@@ -60,7 +60,7 @@ const STEPS: [Step; 18] = [
     ),
     cargo("fuzz", &["xtask", "fuzz", "--seconds", "2"]),
     cargo("cross", &["xtask", "cross"]),
-    cargo("providers", &["xtask", "providers"]),
+    cargo("providers", &["xtask", "providers", "--require"]),
     cargo("demo", &["run", "--release", "-p", "rivven-node", "--", "demo"]),
     cargo("cluster-test", &["xtask", "cluster-test"]),
     cargo("bench: rpc", &["xtask", "bench", "rpc", "--quick"]),

@@ -33,7 +33,7 @@ enum Command {
     /// Check that no dependency needs a C compiler on any shipped target, and build for the host without.
     Cross,
     /// Test the cryptography that needs a C compiler against the one that does not; skipped without one.
-    Providers,
+    Providers(providers::Args),
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
     /// Feed damaged input to everything that reads what a stranger may have sent.
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Command::Fix => ci::fix(root).map(|()| true),
         Command::Tidy => tidy::report(root),
         Command::Cross => cross::main(root).map(|()| true),
-        Command::Providers => providers::main(root).map(|()| true),
+        Command::Providers(args) => providers::main(root, args).map(|()| true),
         Command::ClusterTest(args) => cluster_test::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::BenchPeer(args) => bench::peer(&args),

@@ -10,11 +10,25 @@ use anyhow::{Result, ensure};
 /// Features of rivven-crypto that add a provider, and with it a need for a C compiler.
 pub(crate) const FEATURES: [&str; 2] = ["crypto-ring", "crypto-aws-lc-rs"];
 
+/// How to test them.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Fail where there is no C compiler, so that a run that tested nothing does not pass for one that did.
+    #[arg(long)]
+    require: bool,
+}
+
 /// Tests every provider against every other. Without a C compiler there is nothing to build them with, which
-/// is said and is no failure: the default needs none, and `cargo test --workspace` has tested it.
-pub(crate) fn main(root: &Path) -> Result<()> {
+/// is said and is no failure unless it is [required](Args::require): the default needs none, and
+/// `cargo test --workspace` has tested it.
+pub(crate) fn main(root: &Path, args: Args) -> Result<()> {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     if !runs(&compiler) {
+        ensure!(
+            !args.require,
+            "no C compiler (`{compiler}`) here to build {} with; install one, or set CC to one",
+            FEATURES.join(" and ")
+        );
         println!(
             "skipped: no C compiler (`{compiler}`) here, which {} need; set CC to one to test them",
             FEATURES.join(" and ")

