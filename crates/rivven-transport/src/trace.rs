@@ -10,6 +10,10 @@ pub(crate) const TRACE_LEN: usize = 16 + 8 + 1;
 /// Travels with a call whose [`CallCtx`](crate::CallCtx) has one, and reaches the handler in its
 /// [`Caller`](crate::Caller). The transport neither makes nor samples traces: a caller that does not trace, or
 /// has decided not to sample, sets none, and then not a byte is sent.
+///
+/// It is for services that a program registers beside those of rivven: whoever calls passes the context on with
+/// [`CallCtx::with_trace`](crate::CallCtx::with_trace). The calls that rivven itself makes carry none, not those of
+/// Raft, whose requests each hold the proposals of many, nor those of discovery, keys and joining.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     trace_id: [u8; 16],

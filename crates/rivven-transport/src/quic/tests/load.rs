@@ -1,11 +1,12 @@
 //! More than a lane can take: deadlines that all pass at once, answers that nobody reads.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::*;
+use crate::{Transfer, TransferCtx};
 
 /// As many bytes as asked for.
 struct Fill;
@@ -121,4 +122,78 @@ async fn a_peer_that_does_not_read_its_answers_is_not_read_from_and_delays_nobod
     blocked.send(()).unwrap();
     let waiting = TaskGroup::current().blocking(move || greedy.join().unwrap());
     assert_eq!(waiting.await.unwrap(), CALLS);
+}
+
+/// Bytes to be thrown away.
+struct Snapshot;
+
+impl Transfer for Snapshot {
+    const ID: u16 = 0x8011;
+    const NAME: &'static str = "snapshot";
+    const MAX_HEADER: usize = 8;
+    const MAX_RECEIPT: usize = 16;
+    type Header = ();
+    type Receipt = u64;
+}
+
+/// Heartbeats go both ways while every core has more to do than it can: a transfer each way, and calls of clients.
+/// What they take is a figure of the bench; here none may fail, and none may wait until the transfers are over.
+#[tokio::test]
+async fn heartbeats_are_answered_beside_transfers_and_calls() {
+    const CHUNK: usize = 256 << 10;
+    const CHUNKS: u64 = 32;
+    let ca = authority();
+    let start = |node| {
+        let router = router(&Slept::default());
+        router.register_transfer::<Snapshot, _, _>(|_, (), offered| async move {
+            let mut incoming = offered.accept_from(0).await;
+            while incoming.chunk().await?.is_some() {}
+            Ok(incoming.offset())
+        });
+        let identity = identity(&ca, node);
+        let local = local(&identity, 1);
+        let node = QuicTransport::builder(identity, local).router(router);
+        node.start().unwrap()
+    };
+    let (one, two) = (start(1), start(2));
+    introduce(&one, &two);
+    introduce(&two, &one);
+    let chunk = bytes::Bytes::from(vec![7; CHUNK]);
+    let send = |from: &Transport, to| {
+        let (from, chunk) = (from.clone(), chunk.clone());
+        async move {
+            let source = move |offset: u64| {
+                let left = offset < CHUNKS * CHUNK as u64;
+                std::future::ready(Ok(if left { chunk.clone() } else { bytes::Bytes::new() }))
+            };
+            let ctx = TransferCtx::new().idle_timeout(Duration::from_secs(60));
+            let received = from.send_stream::<Snapshot, _, _>(to, &(), source, ctx).await;
+            assert_eq!(received.unwrap(), CHUNKS * CHUNK as u64);
+        }
+    };
+    let over = AtomicBool::new(false);
+    let load = async {
+        tokio::join!(send(&one, 2), send(&two, 1));
+        over.store(true, Ordering::SeqCst);
+    };
+    let busy = async {
+        while !over.load(Ordering::SeqCst) {
+            join_all((0..32).map(|_| echo(&one, 2, ctx(60_000)))).await;
+        }
+    };
+    let beats = |from: Transport, to| {
+        let over = &over;
+        async move {
+            let mut answered = 0;
+            while !over.load(Ordering::SeqCst) {
+                from.call::<Sleep>(to, &0, ctx(10_000)).await.unwrap();
+                answered += 1;
+                sleep(Duration::from_millis(10)).await;
+            }
+            answered
+        }
+    };
+    let ((), (), forth, back) = tokio::join!(load, busy, beats(one.clone(), 2), beats(two.clone(), 1));
+    // One at the begin, one that ends after the load, and some in between.
+    assert!(forth >= 5 && back >= 5, "{forth} forth, {back} back");
 }

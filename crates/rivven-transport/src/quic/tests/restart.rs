@@ -395,7 +395,18 @@ async fn a_silent_peer_delays_nobody_else() {
     let (one, _two) = pair();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     one.set_address(3, silent.local_addr().unwrap().into());
-    let (silent, answered) = tokio::join!(echo(&one, 3, ctx(1_000)), echo(&one, 2, ctx(900)));
-    assert_eq!(silent.unwrap_err().code(), "unreachable");
-    answered.unwrap();
+    // As many as may be under way to the silent one, and some that wait behind them.
+    let waiting = (0..limits::MAX_IN_FLIGHT + 50).map(|_| echo(&one, 3, ctx(60_000)));
+    let answered = async {
+        for _ in 0..100 {
+            echo(&one, 2, ctx(60_000)).await.unwrap();
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = futures_util::future::join_all(waiting) => panic!("none should have ended: {ended:?}"),
+        () = answered => {}
+    }
+    let error = echo(&one, 3, ctx(500)).await.unwrap_err();
+    assert_eq!(error.code(), "unreachable");
 }
