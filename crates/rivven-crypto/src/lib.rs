@@ -20,4 +20,4 @@ pub use digest::{TooMuchOutput, hkdf_sha256, sha256};
 pub use provider::{NotForQuic, Provider, ProviderError};
 pub use quic::Negotiated;
 pub use random::{EntropyError, random_bytes};
-pub use signing::{KeyFormatError, SigningKey};
+pub use signing::{KeyFormatError, KeyKind, SigningKey};

@@ -398,7 +398,7 @@ impl NodeIdentity {
 fn signing_key(text: &str, path: &Path) -> Result<SigningKey, IdentityError> {
     SigningKey::from_pem(text).map_err(|_| IdentityError::Malformed {
         path: path.to_path_buf(),
-        cause: "it holds no Ed25519 private key",
+        cause: "it holds no Ed25519 or P-256 private key",
     })
 }
 

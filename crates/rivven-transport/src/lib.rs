@@ -44,5 +44,5 @@ pub use task::TaskGroup;
 pub use trace::TraceContext;
 
 /// The choice of cryptography, and randomness of the operating system for ids that must never repeat.
-pub use rivven_crypto::{EntropyError, Provider, ProviderError, random_bytes};
+pub use rivven_crypto::{EntropyError, KeyKind, Provider, ProviderError, random_bytes};
 pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use rivven_cluster::NodeId;
-use rivven_transport::identity::{
-    CA_KEY_FILE, CERT_FILE, Issued, SanTemplate, issue_node_with, node_dir_name, write_cluster_with,
+use rivven_transport::{
+    KeyKind,
+    identity::{
+        CA_KEY_FILE, CERT_FILE, Issued, SanTemplate, issue_node_with, node_dir_name, write_cluster_with,
+    },
 };
 
 use super::{Failure, Output};
@@ -13,10 +16,10 @@ use super::{Failure, Output};
 pub(crate) fn init(
     nodes: &[NodeId],
     dir: &Path,
-    template: &SanTemplate,
+    (template, kind): (&SanTemplate, KeyKind),
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let cluster = write_cluster_with(dir, nodes, template)?;
+    let cluster = write_cluster_with(dir, nodes, template, kind)?;
     out.line(format_args!("cluster {cluster}"));
     for node in nodes {
         let path = dir.join(node_dir_name(*node));

@@ -14,7 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rivven_cluster::NodeId;
-use rivven_transport::identity::SanTemplate;
+use rivven_transport::{KeyKind, identity::SanTemplate};
 
 pub(crate) use failure::Failure;
 pub(crate) use output::Output;
@@ -79,6 +79,24 @@ enum LogFormat {
     Json,
 }
 
+/// A kind of private key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Key {
+    /// Ed25519.
+    Ed25519,
+    /// ECDSA over P-256, for programs that know no Ed25519.
+    P256,
+}
+
+impl From<Key> for KeyKind {
+    fn from(key: Key) -> Self {
+        match key {
+            Key::Ed25519 => Self::Ed25519,
+            Key::P256 => Self::P256,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 struct DemoArgs {
     /// Leave the directory with logs and data behind.
@@ -99,6 +117,9 @@ enum CertCommand {
         /// How certificates name their holders: `cluster.tls.name_template` of every node.
         #[arg(long, value_name = "URI", default_value_t)]
         name_template: SanTemplate,
+        /// Kind of the keys of the authority and of the nodes that are given one.
+        #[arg(long, value_enum, default_value_t = Key::Ed25519)]
+        key: Key,
     },
     /// Give one node a new certificate for its key, or make everything a new node needs.
     Issue {
@@ -167,7 +188,8 @@ pub fn main() -> ExitCode {
             nodes,
             out: dir,
             name_template,
-        }) => cert::init(&nodes, &dir, &name_template, &mut out),
+            key,
+        }) => cert::init(&nodes, &dir, (&name_template, key.into()), &mut out),
         Command::Cert(CertCommand::Issue {
             ca,
             node,

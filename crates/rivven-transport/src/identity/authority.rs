@@ -6,7 +6,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
-use rivven_crypto::{SigningKey, random_bytes, sha256};
+use rivven_crypto::{KeyKind, SigningKey, random_bytes, sha256};
 use rivven_types::{ClusterId, NodeId};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
@@ -68,8 +68,8 @@ impl Validity {
 
 /// Signs the certificates of one cluster's nodes. The cluster is born with it.
 ///
-/// Ed25519, valid for ten years, for node certificates only (path length 0). Whoever holds its key can
-/// become any node: keep `ca.key` away from the nodes.
+/// Ed25519, or P-256 where it must be, valid for ten years, for node certificates only (path length 0). Whoever
+/// holds its key can become any node: keep `ca.key` away from the nodes.
 pub struct CertificateAuthority {
     cluster: ClusterId,
     certificate_pem: String,
@@ -120,7 +120,15 @@ impl CertificateAuthority {
     /// # Errors
     /// [`IdentityError::Entropy`], or [`IdentityError::Issue`].
     pub fn generate(cluster: ClusterId) -> Result<Self, IdentityError> {
-        let key = SigningKey::generate()?;
+        Self::generate_of(cluster, KeyKind::default())
+    }
+
+    /// [`Self::generate`] with a key of a kind, which is also that of the keys it makes for others.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_of(cluster: ClusterId, kind: KeyKind) -> Result<Self, IdentityError> {
+        let key = SigningKey::generate_of(kind)?;
         let common_name = format!("rivven cluster {cluster}");
         let key_id = key_id(&key);
         let mut params = params(
@@ -153,7 +161,7 @@ impl CertificateAuthority {
             cause,
         };
         let key = SigningKey::from_pem(key_pem)
-            .map_err(|_| malformed("ca.key", "it holds no Ed25519 private key"))?;
+            .map_err(|_| malformed("ca.key", "it holds no Ed25519 or P-256 private key"))?;
         let der = CertificateDer::from_pem_slice(cert_pem.as_bytes())
             .map_err(|_| malformed("ca.pem", "it holds no certificate"))?;
         let read = Signer::read(&der)
@@ -228,7 +236,7 @@ impl CertificateAuthority {
         name: impl Into<CertificateName>,
         validity: Validity,
     ) -> Result<IssuedIdentity, IdentityError> {
-        let key = SigningKey::generate()?;
+        let key = SigningKey::generate_of(self.key.kind())?;
         Ok(IssuedIdentity {
             certificate_pem: self.sign(&key, &name.into(), validity)?,
             key_pem: key.to_pem(),

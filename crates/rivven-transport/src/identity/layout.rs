@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use rivven_crypto::{Provider, random_bytes};
+use rivven_crypto::{KeyKind, Provider, random_bytes};
 use rivven_types::{ClusterId, NodeId};
 use zeroize::Zeroizing;
 
@@ -41,10 +41,11 @@ pub fn node_dir_name(node: NodeId) -> String {
 /// # Errors
 /// [`IdentityError`]; `Exists` and `BadNodes` before anything is written.
 pub fn write_cluster(out: &Path, nodes: &[NodeId]) -> Result<ClusterId, IdentityError> {
-    write_cluster_with(out, nodes, &SanTemplate::default())
+    write_cluster_with(out, nodes, &SanTemplate::default(), KeyKind::default())
 }
 
-/// [`write_cluster`] for a cluster whose names follow `template`.
+/// [`write_cluster`] for a cluster whose names follow `template`, and whose authority and nodes have keys of a
+/// kind.
 ///
 /// # Errors
 /// As [`write_cluster`].
@@ -52,6 +53,7 @@ pub fn write_cluster_with(
     out: &Path,
     nodes: &[NodeId],
     template: &SanTemplate,
+    kind: KeyKind,
 ) -> Result<ClusterId, IdentityError> {
     check_nodes(nodes)?;
     let names = nodes.iter().map(|node| node_dir_name(*node));
@@ -59,7 +61,8 @@ pub fn write_cluster_with(
     if let Some(path) = targets.map(|name| out.join(name)).find(|path| path.exists()) {
         return Err(IdentityError::Exists { path });
     }
-    let authority = CertificateAuthority::generate(ClusterId::from_random(random_bytes()?))?;
+    let cluster = ClusterId::from_random(random_bytes()?);
+    let authority = CertificateAuthority::generate_of(cluster, kind)?;
     let authority = authority.with_template(template.clone());
     let gossip = GossipKey::generate()?.to_text();
     create_dir(out)?;

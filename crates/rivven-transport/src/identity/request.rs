@@ -1,8 +1,8 @@
 //! Certificate signing requests (PKCS #10, RFC 2986): proof that whoever asks holds the key.
 
 use rcgen::{CertificateParams, DistinguishedName, PublicKeyData, SignatureAlgorithm};
-use rivven_crypto::{Provider, SigningKey, sha256};
-use rustls_pki_types::alg_id;
+use rivven_crypto::{KeyKind, Provider, SigningKey, sha256};
+use rustls_pki_types::{AlgorithmIdentifier, alg_id};
 use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
 use super::{IdentityError, authority::issue_error};
@@ -10,11 +10,31 @@ use super::{IdentityError, authority::issue_error};
 /// Longest request that is read; one of ours has about 160 bytes.
 pub const MAX_REQUEST: usize = 4 << 10;
 
-/// Bytes of an Ed25519 public key.
-const PUBLIC_KEY_LEN: usize = 32;
+/// A kind of key that is certified.
+struct Known {
+    kind: KeyKind,
+    /// Bytes of a public key: of P-256, the uncompressed point (SEC 1, section 2.3.3).
+    len: usize,
+    /// What the key is called.
+    key: AlgorithmIdentifier,
+    /// What its signatures are called, also as text (RFC 8410, section 3; RFC 5758, section 3.2).
+    signature: (AlgorithmIdentifier, &'static str),
+}
 
-/// Identifier of Ed25519 (RFC 8410, section 3).
-const ED25519: &str = "1.3.101.112";
+const KINDS: [Known; 2] = [
+    Known {
+        kind: KeyKind::Ed25519,
+        len: 32,
+        key: alg_id::ED25519,
+        signature: (alg_id::ED25519, "1.3.101.112"),
+    },
+    Known {
+        kind: KeyKind::P256,
+        len: 65,
+        key: alg_id::ECDSA_P256,
+        signature: (alg_id::ECDSA_SHA256, "1.2.840.10045.4.3.2"),
+    },
+];
 
 /// A request for `key`, DER. It names nobody: the authority knows whom it certifies.
 pub(crate) fn make(key: &SigningKey) -> Result<Vec<u8>, IdentityError> {
@@ -34,11 +54,14 @@ pub fn request_key(request: &[u8]) -> Result<[u8; 32], IdentityError> {
 
 /// A public key whose private half the sender of a request has.
 #[derive(Debug)]
-pub(super) struct ProvenKey([u8; PUBLIC_KEY_LEN]);
+pub(super) struct ProvenKey {
+    kind: KeyKind,
+    public: Vec<u8>,
+}
 
 impl ProvenKey {
     fn hash(&self) -> [u8; 32] {
-        sha256(&self.0)
+        sha256(&self.public)
     }
 
     /// The key in `request`, if the request is signed by it. Everything else the request says is ignored.
@@ -52,39 +75,52 @@ impl ProvenKey {
         if !rest.is_empty() {
             return Err(bad("something follows it"));
         }
-        if parsed.signature_algorithm.algorithm.to_id_string() != ED25519 {
-            return Err(bad("it is not signed with Ed25519"));
-        }
-        let key = &parsed
-            .certification_request_info
-            .subject_pki
-            .subject_public_key
-            .data;
+        let info = &parsed.certification_request_info;
+        let public = &info.subject_pki.subject_public_key.data;
         let provider = Provider::default();
         let algorithms = provider.tls().signature_verification_algorithms.all;
-        let ed25519 = algorithms.iter().find(|algorithm| {
-            algorithm.public_key_alg_id() == alg_id::ED25519
-                && algorithm.signature_alg_id() == alg_id::ED25519
+        let called = parsed.signature_algorithm.algorithm.to_id_string();
+        let Some(known) = KINDS.into_iter().find(|known| known.signature.1 == called) else {
+            return Err(bad("it is not signed with Ed25519, or with ECDSA and SHA-256"));
+        };
+        let verifier = algorithms.iter().find(|algorithm| {
+            algorithm.public_key_alg_id() == known.key && algorithm.signature_alg_id() == known.signature.0
         });
-        let verified = ed25519.map(|algorithm| {
-            let message = parsed.certification_request_info.raw;
-            algorithm.verify_signature(key, message, &parsed.signature_value.data)
+        let signed = verifier.is_some_and(|verifier| {
+            let signature = &parsed.signature_value.data;
+            verifier.verify_signature(public, info.raw, signature).is_ok()
         });
-        match (verified, <[u8; PUBLIC_KEY_LEN]>::try_from(&key[..])) {
-            (Some(Ok(())), Ok(key)) => Ok(Self(key)),
-            _ => Err(bad("it is not signed by the Ed25519 key it is for")),
+        // What stands for the algorithm of a key says all of it: for P-256, the curve too. And there is one form
+        // for each key, since a hash stands for it where a token is spent.
+        if signed && public.len() == known.len && is_of(info.subject_pki.raw, &known.key) {
+            return Ok(Self {
+                kind: known.kind,
+                public: public.to_vec(),
+            });
         }
+        Err(bad("it is not signed by the Ed25519 or P-256 key it is for"))
     }
 }
 
 impl PublicKeyData for ProvenKey {
     fn der_bytes(&self) -> &[u8] {
-        &self.0
+        &self.public
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &rcgen::PKCS_ED25519
+        match self.kind {
+            KeyKind::Ed25519 => &rcgen::PKCS_ED25519,
+            KeyKind::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+        }
     }
+}
+
+/// Whether a `SubjectPublicKeyInfo`, DER, begins with the algorithm `of_key`: both sequences have short lengths.
+fn is_of(info: &[u8], of_key: &AlgorithmIdentifier) -> bool {
+    let inner = of_key.as_ref();
+    let algorithm = info.get(2..).and_then(|rest| rest.strip_prefix(&[0x30]));
+    let algorithm = algorithm.and_then(|rest| rest.split_first());
+    algorithm.is_some_and(|(len, rest)| usize::from(*len) == inner.len() && rest.starts_with(inner))
 }
 
 #[cfg(test)]
@@ -95,15 +131,21 @@ mod tests {
 
     #[test]
     fn a_request_proves_its_key_and_nothing_altered_does() {
-        let key = SigningKey::generate().unwrap();
-        let request = make(&key).unwrap();
-        assert_eq!(ProvenKey::read(&request).unwrap().0, *key.public_key());
+        for kind in [KeyKind::Ed25519, KeyKind::P256] {
+            proves(&SigningKey::generate_of(kind).unwrap());
+        }
+    }
+
+    fn proves(key: &SigningKey) {
+        let request = make(key).unwrap();
+        let read = ProvenKey::read(&request).unwrap();
+        assert_eq!((read.kind, &read.public[..]), (key.kind(), key.public_key()));
         let (mut refused, len) = (0, request.len());
         for at in 0..len {
             let mut altered = request.clone();
             altered[at] ^= 1;
             match ProvenKey::read(&altered) {
-                Ok(read) => assert_eq!(read.0, *key.public_key(), "byte {at}"),
+                Ok(read) => assert_eq!(read.public, *key.public_key(), "byte {at}"),
                 Err(error) => {
                     assert_eq!(error.code(), "bad-certificate-request");
                     refused += 1;

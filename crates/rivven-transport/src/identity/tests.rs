@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use rivven_crypto::KeyKind;
+
 use super::*;
 
 fn authority(cluster: u8) -> CertificateAuthority {
@@ -233,7 +235,7 @@ fn keys_are_written_for_the_owner_alone_and_refused_otherwise() {
 fn a_cluster_is_made_and_added_to_by_its_template_of_names() {
     let out = tempfile::tempdir().unwrap();
     let spiffe: SanTemplate = "spiffe://example.org/{cluster}/{role}/{id}".parse().unwrap();
-    let cluster = write_cluster_with(out.path(), &[1], &spiffe).unwrap();
+    let cluster = write_cluster_with(out.path(), &[1], &spiffe, KeyKind::default()).unwrap();
     for (node, expected) in [(1, Issued::Renewed), (2, Issued::Added)] {
         assert_eq!(issue_node_with(out.path(), node, &spiffe).unwrap(), expected);
         let dir = out.path().join(node_dir_name(node));
@@ -242,4 +244,31 @@ fn a_cluster_is_made_and_added_to_by_its_template_of_names() {
         check(NodeIdentity::load(&dir), "identity-malformed", "template");
     }
     check(issue_node(out.path(), 1), "identity-malformed", "template");
+}
+
+#[test]
+fn a_cluster_on_p256_is_made_renewed_and_added_to() {
+    let out = tempfile::tempdir().unwrap();
+    let template = SanTemplate::default();
+    let cluster = write_cluster_with(out.path(), &[1], &template, KeyKind::P256).unwrap();
+    for (node, expected) in [(1, Issued::Renewed), (2, Issued::Added)] {
+        assert_eq!(issue_node(out.path(), node).unwrap(), expected);
+        let identity = NodeIdentity::load(&out.path().join(node_dir_name(node))).unwrap();
+        assert_eq!((identity.cluster(), identity.node()), (cluster, node));
+        assert_eq!(identity.0.key.kind(), KeyKind::P256);
+    }
+    // Either kind of authority certifies either kind of key.
+    for (of_authority, of_node) in [
+        (KeyKind::P256, KeyKind::Ed25519),
+        (KeyKind::Ed25519, KeyKind::P256),
+    ] {
+        let ca = CertificateAuthority::generate_of(cluster, of_authority).unwrap();
+        let key = SigningKey::generate_of(of_node).unwrap();
+        let request = make_request(&key).unwrap();
+        let life = Validity::from_now(Duration::from_secs(3_600));
+        let name = NodeName { cluster, node: 3 };
+        let certificate = ca.sign_request(&request, name, life).unwrap();
+        let identity = NodeIdentity::from_pem(ca.cert_pem(), &certificate, &key.to_pem()).unwrap();
+        assert_eq!(identity.0.key.kind(), of_node);
+    }
 }

@@ -188,7 +188,7 @@ impl Directory<'_> {
             return SigningKey::from_pem(&text).map_err(|_| {
                 JoinError::Identity(IdentityError::Malformed {
                     path,
-                    cause: "it holds no Ed25519 private key",
+                    cause: "it holds no Ed25519 or P-256 private key",
                 })
             });
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::secret_file;
+use crate::{KeyKind, secret_file};
 
 /// Writes what node `node` of the authority on P-384 has.
 fn write_p384(dir: &Path, node: NodeId) {
@@ -46,4 +46,13 @@ async fn the_provider_of_an_identity_decides_which_authorities_are_believed() {
             two.shutdown(Duration::ZERO).await;
         }
     }
+}
+
+#[tokio::test]
+async fn nodes_with_keys_of_either_kind_call_each_other() {
+    let cluster = ClusterId::from_bytes([1; 16]);
+    let ca = CertificateAuthority::generate_of(cluster, KeyKind::P256).unwrap();
+    let (one, two) = (start(identity(&ca, 1)), start(identity(&ca, 2)));
+    introduce(&one, &two);
+    assert_eq!(echo(&one, 2, ctx(10_000)).await.unwrap(), (1, "hi".into()));
 }
