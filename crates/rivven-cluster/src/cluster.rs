@@ -1,6 +1,7 @@
 //! [`Cluster`]: one node of a cluster, started and held.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use rivven_partition::NodeStatus;
 use rivven_raft::NodeDir;
 use rivven_swim::{SwimConfig, SwimNode};
 use rivven_transport::{
-    LocalIdentity, QuicKeys, QuicTransport, Router, TaskGroup, gossip_keys::KeyKeeper,
+    LocalIdentity, QuicKeys, QuicTransport, Router, TaskGroup, Transport, gossip_keys::KeyKeeper,
     identity::IdentityWatch, random_bytes,
 };
 use rivven_types::NodeId;
@@ -114,7 +115,9 @@ impl Cluster {
             .provider(config.provider.clone())
             .start()?;
         let bound = transport.local_addr().unwrap_or(config.bind_address);
-        let swim = match start_gossip(&config, &local, &keeper).await {
+        let peers_file = dir.path().join("gossip.peers");
+        let streams = (transport.clone(), router.clone());
+        let swim = match start_gossip(&config, &local, &keeper, streams, peers_file).await {
             Ok(swim) => swim,
             Err(error) => {
                 transport.shutdown(Duration::ZERO).await;
@@ -310,6 +313,8 @@ async fn start_gossip(
     config: &CheckedConfig,
     local: &LocalIdentity,
     keeper: &KeyKeeper,
+    (transport, router): (Transport, Router),
+    peers_file: PathBuf,
 ) -> Result<SwimNode, StartError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let swim = SwimConfig {
@@ -321,6 +326,8 @@ async fn start_gossip(
     let mut builder = SwimNode::builder(swim)
         .identity(local.clone())
         .key(keeper.keys())
+        .streams(transport, router)
+        .peers_file(peers_file)
         .meta(RingMeta::of(config).encode());
     if let Some(addr) = &config.gossip_advertise {
         builder = builder.advertise(addr.clone());

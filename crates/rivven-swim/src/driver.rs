@@ -1,33 +1,38 @@
 //! [`SwimNode`]: the machine on a UDP socket.
 
+mod batch;
+mod builder;
 mod envelope;
 mod error;
+mod knock;
+mod peers;
 mod resolve;
 mod run;
+mod streams;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher, RandomState},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
     vec::Vec,
 };
 
-use rivven_transport::{LocalIdentity, TaskGroup, datagram::GossipKeys};
-use rivven_types::{BootEpoch, InstanceId, NodeId, PeerAddr};
+use rivven_transport::TaskGroup;
+use rivven_types::NodeId;
 use tokio::{
-    net::UdpSocket,
     sync::{Notify, broadcast, watch},
     time::Instant,
 };
-use tracing::warn;
 
-pub use self::error::StartError;
-use self::{envelope::Envelope, run::Runner};
-use crate::{Command, Identity, MAX_DATAGRAM_LEN, MemberEvent, MemberView, Settings, Swim, SwimConfig, Time};
+use self::streams::Answers;
+pub use self::{batch::MemberBatches, builder::SwimBuilder, error::StartError};
+use crate::{
+    Broadcast, BroadcastError, Command, ConfigError, Identity, MemberEvent, MemberView, StreamEvent, Swim,
+    SwimConfig, Time,
+};
 
 /// Events kept for a consumer that is slow; then it misses some and is told so.
 const EVENT_BUFFER: usize = 1_024;
@@ -40,8 +45,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// A member of the cluster on a UDP socket. Cheap to clone; all clones are the same member.
 ///
-/// It runs two kinds of tasks on the current tokio runtime, one for the socket and one for each known
-/// peer given by name, until [`Self::shutdown`] or until the last clone is dropped.
+/// It runs a task for the socket on the current tokio runtime, one for each known peer given by name, one
+/// that keeps the file of peers, and short ones that knock at ports and wait for streams, until [`Self::shutdown`] or until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct SwimNode {
     inner: Arc<Inner>,
@@ -67,10 +72,12 @@ struct Shared {
     swim: Mutex<Swim>,
     /// The origin of the machine's time.
     origin: Instant,
-    /// Tells the socket's task that a command left something to do.
+    /// Tells the socket's task that an input left something to do.
     commanded: Notify,
+    answers: Answers,
     /// The sender belongs to the socket's task, so that events end when it does.
     events: broadcast::WeakSender<MemberEvent>,
+    messages: broadcast::WeakSender<Broadcast>,
     left: watch::Sender<bool>,
     /// Datagrams not sealed or not opened, by reason.
     dropped: Mutex<BTreeMap<&'static str, u64>>,
@@ -93,6 +100,11 @@ impl Shared {
         self.swim().command(self.now(), command);
         self.commanded.notify_one();
     }
+
+    fn stream(&self, event: StreamEvent<'_>) {
+        self.swim().handle_stream(self.now(), event);
+        self.commanded.notify_one();
+    }
 }
 
 impl SwimNode {
@@ -110,16 +122,7 @@ impl SwimNode {
 
     /// A member with more settings than the configuration has.
     pub const fn builder(config: SwimConfig) -> SwimBuilder {
-        SwimBuilder {
-            config,
-            identity: None,
-            keys: None,
-            counts_starts: true,
-            insecure: false,
-            advertise: None,
-            meta: Vec::new(),
-            seed: None,
-        }
+        SwimBuilder::new(config)
     }
 
     /// Every member known, itself and those that are gone included, in order of node id.
@@ -147,6 +150,45 @@ impl SwimNode {
         // After the end there are no events: the other half of this channel is gone already.
         let receiver = sender.map_or_else(|| broadcast::channel(1).1, |sender| sender.subscribe());
         MemberEvents { receiver }
+    }
+
+    /// Changes in the membership from here on, collected for 250 ms each: for work that is costly to do, and
+    /// that a doubt which is contradicted at once is no reason for.
+    #[must_use]
+    pub fn batches(&self) -> MemberBatches {
+        // Subscribed first: what happens in between comes twice, and shows once.
+        let events = self.events();
+        MemberBatches::new(events, &self.members())
+    }
+
+    /// Messages that other members [`Self::broadcast`] from here on.
+    #[must_use]
+    pub fn messages(&self) -> Messages {
+        let sender = self.inner.shared.messages.upgrade();
+        let receiver = sender.map_or_else(|| broadcast::channel(1).1, |sender| sender.subscribe());
+        Messages { receiver }
+    }
+
+    /// Tells `body` to every member, as well as gossip can: it may arrive late, or not, but at most once.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]; nothing was sent.
+    pub fn broadcast(&self, body: &[u8]) -> Result<(), BroadcastError> {
+        let shared = &self.inner.shared;
+        let result = shared.swim().broadcast(shared.now(), body);
+        shared.commanded.notify_one();
+        result
+    }
+
+    /// Replaces the bytes that others see in [`MemberView::meta`].
+    ///
+    /// # Errors
+    /// [`ConfigError::MetaTooLong`]; nothing changed.
+    pub fn set_meta(&self, meta: &[u8]) -> Result<(), ConfigError> {
+        let shared = &self.inner.shared;
+        let result = shared.swim().set_meta(shared.now(), meta);
+        shared.commanded.notify_one();
+        result
     }
 
     /// Who this member is.
@@ -207,183 +249,23 @@ impl MemberEvents {
     }
 }
 
-/// Settings of a [`SwimNode`]. Made by [`SwimNode::builder`].
+/// Messages of other members. Made by [`SwimNode::messages`].
 #[derive(Debug)]
-#[must_use = "a builder does nothing until `start`"]
-pub struct SwimBuilder {
-    config: SwimConfig,
-    identity: Option<LocalIdentity>,
-    keys: Option<GossipKeys>,
-    counts_starts: bool,
-    insecure: bool,
-    advertise: Option<PeerAddr>,
-    meta: Vec<u8>,
-    seed: Option<u64>,
+pub struct Messages {
+    receiver: broadcast::Receiver<Broadcast>,
 }
 
-impl SwimBuilder {
-    /// Who this member is. Left out: a random node id and instance, only with [`Self::insecure`].
-    pub fn identity(mut self, identity: LocalIdentity) -> Self {
-        self.identity = Some(identity);
-        self
-    }
-
-    /// Seals every datagram under these keys of the cluster: one [`GossipKey`] for good, or
-    /// [`GossipKeys`] that are replaced while the member runs.
+impl Messages {
+    /// The next message; `None` once the member is shut down and all have been read.
     ///
-    /// A member whose keys have not come yet is mute. A datagram that no key opens is reported through
-    /// [`GossipKeys::missing`].
-    ///
-    /// [`GossipKey`]: rivven_transport::datagram::GossipKey
-    pub fn key(mut self, keys: impl Into<GossipKeys>) -> Self {
-        self.keys = Some(keys.into());
-        self
-    }
-
-    /// The boot epoch of the identity does not rise with every start, or not for certain. Every sealed
-    /// datagram then carries 16 random bytes of this start, so that no two starts share a nonce.
-    ///
-    /// Others take a start with the same boot epoch for the same start all the same: prefer a boot epoch
-    /// that is kept on disk.
-    pub const fn without_boot_epoch(mut self) -> Self {
-        self.counts_starts = false;
-        self
-    }
-
-    /// Sends and accepts datagrams in the clear, from anyone, if no key is given.
-    pub const fn insecure(mut self) -> Self {
-        self.insecure = true;
-        self
-    }
-
-    /// The address others are told. A name is looked up again and again; port 0 stands for the bound port.
-    ///
-    /// Left out: the bound address, or the one that peers observe if that is unspecified.
-    pub fn advertise(mut self, addr: PeerAddr) -> Self {
-        self.advertise = Some(addr);
-        self
-    }
-
-    /// Bytes for others to see in [`MemberView::meta`], at most [`MAX_META_LEN`](crate::MAX_META_LEN).
-    pub fn meta(mut self, meta: Vec<u8>) -> Self {
-        self.meta = meta;
-        self
-    }
-
-    /// Fixes every choice left to chance, for simulation. Left out: taken from the operating system.
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Binds the port and starts. Waits for no peer.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing keeps running.
-    pub async fn start(self) -> Result<SwimNode, StartError> {
-        // Settings are judged before anything is opened.
-        Settings::new(&self.config, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
-        let entropy = RandomState::new();
-        let seed = self.seed.unwrap_or_else(|| entropy.hash_one("choices"));
-        let (identity, envelope) = match (self.identity, self.keys) {
-            (Some(local), Some(keys)) => {
-                let envelope = Envelope::sealed(keys, &local, !self.counts_starts)?;
-                (identity_of(&local), envelope)
+    /// Messages are lost to who reads too slowly: they are best effort anyway. Cancel safe.
+    pub async fn next(&mut self) -> Option<Broadcast> {
+        loop {
+            match self.receiver.recv().await {
+                Ok(message) => return Some(message),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
             }
-            (None, Some(_)) => return Err(StartError::NoIdentity),
-            (_, None) if !self.insecure => return Err(StartError::NoKey),
-            (local, None) => {
-                let identity = local.map_or_else(|| random_identity(&entropy), |local| identity_of(&local));
-                (identity, Envelope::Plain(identity))
-            }
-        };
-        let socket = bind(&self.config.bind_addr).await?;
-        let local_addr = socket.local_addr().map_err(|source| StartError::Bind {
-            addr: self.config.bind_addr.clone(),
-            source,
-        })?;
-        let mut settings =
-            Settings::new(&self.config, local_addr)?.max_datagram(MAX_DATAGRAM_LEN - envelope.overhead())?;
-        let advertise = self.advertise.filter(|addr| !addr.is_unspecified());
-        if let Some(addr) = advertise.as_ref().and_then(PeerAddr::as_socket_addr) {
-            settings = settings.advertised(resolve::with_port(addr, local_addr.port()));
         }
-        let origin = Instant::now();
-        let swim = Swim::new(settings, identity, &self.meta, Time::ZERO, seed)?;
-        if matches!(envelope, Envelope::Plain(_)) {
-            warn!(
-                node = identity.node,
-                addr = %local_addr,
-                "gossip is NOT sealed: anyone who can reach this port can join or disturb the cluster; \
-                 give SwimNode::builder an identity and a key"
-            );
-        }
-        let events = broadcast::channel(EVENT_BUFFER).0;
-        let shared = Arc::new(Shared {
-            swim: Mutex::new(swim),
-            origin,
-            commanded: Notify::new(),
-            events: events.downgrade(),
-            left: watch::channel(false).0,
-            dropped: Mutex::default(),
-        });
-        let tasks = TaskGroup::current();
-        tasks.spawn(Runner::new(Arc::clone(&shared), socket, local_addr, envelope, events).run());
-        resolve::start(
-            &tasks,
-            &shared,
-            self.config.known_peers,
-            advertise,
-            local_addr.port(),
-        );
-        Ok(SwimNode {
-            inner: Arc::new(Inner {
-                shared,
-                tasks,
-                local_addr,
-            }),
-        })
-    }
-}
-
-const fn identity_of(local: &LocalIdentity) -> Identity {
-    Identity {
-        node: local.node,
-        instance: local.instance,
-        boot_epoch: local.boot_epoch,
-    }
-}
-
-/// An identity for a member that has neither number nor disk.
-///
-/// The standard library keys its hasher from the operating system, which is random enough not to collide;
-/// nothing secret hangs on it.
-fn random_identity(entropy: &RandomState) -> Identity {
-    let [high, low] = ["high", "low"].map(|half| entropy.hash_one(half).to_be_bytes());
-    let mut instance = [0; 16];
-    for (to, from) in instance.iter_mut().zip(high.into_iter().chain(low)) {
-        *to = from;
-    }
-    Identity {
-        node: entropy.hash_one("node"),
-        instance: InstanceId::from_random(instance),
-        boot_epoch: BootEpoch(1),
-    }
-}
-
-async fn bind(addr: &PeerAddr) -> Result<UdpSocket, StartError> {
-    let failed = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::AddrInUse => StartError::PortInUse {
-            addr: addr.clone(),
-            source,
-        },
-        _ => StartError::Bind {
-            addr: addr.clone(),
-            source,
-        },
-    };
-    match addr.as_socket_addr() {
-        Some(addr) => UdpSocket::bind(addr).await.map_err(failed),
-        None => UdpSocket::bind((addr.host(), addr.port())).await.map_err(failed),
     }
 }

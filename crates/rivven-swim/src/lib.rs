@@ -38,7 +38,7 @@ mod wire;
 pub use broadcast::{BroadcastError, MAX_BROADCAST_LEN, MAX_BROADCASTS};
 pub use config::{ConfigError, Settings, SwimConfig};
 #[cfg(feature = "driver")]
-pub use driver::{MemberEvents, StartError, SwimBuilder, SwimNode};
+pub use driver::{MemberBatches, MemberEvents, Messages, StartError, SwimBuilder, SwimNode};
 pub use event::{Broadcast, Event, MemberEvent};
 pub use identity::{Identity, Incarnation};
 pub use member::{Health, MemberState, MemberView};

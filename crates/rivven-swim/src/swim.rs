@@ -253,7 +253,7 @@ impl Swim {
                 self.settings.advertised = Some(addr);
                 self.move_to(now, addr);
             }
-            Command::Hint(node) => self.probe_on_hint(now, node),
+            Command::Hint(node) => self.probe_for_user(now, node),
             Command::Refused(node) => self.probe_refused(now, node),
             Command::Leave => self.leave(now),
         }
@@ -446,6 +446,12 @@ impl Swim {
                 );
             }
         }
+    }
+
+    /// How often this node has begun to learn another's view.
+    #[cfg(test)]
+    pub(crate) const fn pulls_begun(&self) -> u64 {
+        self.pulling.begun()
     }
 
     /// Whether every queue is within its limit, and every index agrees with what it indexes.

@@ -14,7 +14,7 @@ use rivven_types::PeerAddr;
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use crate::Command;
+use crate::{Command, config::MAX_SEEDS};
 
 /// Wait after the first failed look-up; doubles up to [`REFRESH`].
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -28,16 +28,29 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the known peers resolve to at the moment. A name that stops resolving keeps its last addresses.
 type Table = Arc<Mutex<BTreeMap<usize, Vec<SocketAddr>>>>;
 
-/// Hands the machine the addresses of `peers`, and of `advertise` if that is a name.
-pub(super) fn start(
-    tasks: &TaskGroup,
-    shared: &Arc<Shared>,
-    peers: Vec<PeerAddr>,
-    advertise: Option<PeerAddr>,
-    port: u16,
-) {
+/// Where members may be, and where this one is.
+pub(super) struct Known {
+    /// As configured.
+    pub(super) peers: Vec<PeerAddr>,
+    /// From the file of peers.
+    pub(super) remembered: Vec<SocketAddr>,
+    /// What others are told.
+    pub(super) advertise: Option<PeerAddr>,
+}
+
+/// Hands the machine the addresses of known peers, and the advertised one if that is a name.
+pub(super) fn start(tasks: &TaskGroup, shared: &Arc<Shared>, known: Known, port: u16) {
+    let Known {
+        peers,
+        remembered,
+        advertise,
+    } = known;
     let table = Table::default();
     let mut names = Vec::new();
+    if !remembered.is_empty() {
+        // Behind the configured ones, of which there are fewer than this.
+        publish(shared, &table, usize::MAX, remembered);
+    }
     for (index, peer) in peers.into_iter().enumerate() {
         match peer.as_socket_addr() {
             Some(addr) => publish(shared, &table, index, [addr].to_vec()),
@@ -71,10 +84,14 @@ pub(super) const fn with_port(mut addr: SocketAddr, port: u16) -> SocketAddr {
 fn publish(shared: &Shared, table: &Table, index: usize, found: Vec<SocketAddr>) {
     let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
     table.insert(index, found);
-    let mut seeds: Vec<_> = table.values().flatten().copied().collect();
+    let mut seeds: Vec<_> = Vec::new();
+    // The machine takes only so many: those of the first peers come first.
+    for addr in table.values().flatten() {
+        if !seeds.contains(addr) && seeds.len() < MAX_SEEDS {
+            seeds.push(*addr);
+        }
+    }
     drop(table);
-    seeds.sort_unstable();
-    seeds.dedup();
     shared.command(Command::Seeds(seeds));
 }
 

@@ -8,15 +8,17 @@ use std::{
     vec::Vec,
 };
 
-use rivven_transport::datagram::SealError;
+use rivven_transport::{TaskGroup, datagram::SealError};
 use tokio::{net::UdpSocket, sync::broadcast, time::Instant};
 use tracing::{debug, info, trace, warn};
 
 use super::{
     Shared,
     envelope::{Envelope, Refused},
+    knock::Knocks,
+    streams::Streams,
 };
-use crate::{Event, MAX_DATAGRAM_LEN, MemberEvent, Time, Transmit};
+use crate::{Broadcast, Event, MAX_DATAGRAM_LEN, MemberEvent, StreamEvent, Time, Transmit};
 
 /// Most datagrams taken in before timers get their turn.
 const BATCH: usize = 256;
@@ -27,13 +29,22 @@ const REFUSAL_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Wait after the socket itself failed, so that a lasting failure does not spin.
 const SOCKET_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where what the machine tells its user goes.
+pub(super) struct Publishers {
+    pub(super) events: broadcast::Sender<MemberEvent>,
+    pub(super) messages: broadcast::Sender<Broadcast>,
+}
+
 /// Owner of the socket.
 pub(super) struct Runner {
     shared: Arc<Shared>,
     socket: UdpSocket,
     local_addr: SocketAddr,
     envelope: Envelope,
-    events: broadcast::Sender<MemberEvent>,
+    publishers: Publishers,
+    knocks: Knocks,
+    streams: Option<Streams>,
+    tasks: Option<TaskGroup>,
     waits_for_keys: bool,
     refused: u64,
     reported: Option<Instant>,
@@ -48,20 +59,29 @@ impl Runner {
         socket: UdpSocket,
         local_addr: SocketAddr,
         envelope: Envelope,
-        events: broadcast::Sender<MemberEvent>,
+        publishers: Publishers,
     ) -> Self {
         Self {
             shared,
             socket,
             local_addr,
             envelope,
-            events,
+            publishers,
+            knocks: Knocks::new(),
+            streams: None,
+            tasks: None,
             waits_for_keys: false,
             refused: 0,
             reported: None,
             datagram: vec![0; MAX_DATAGRAM_LEN + 1],
             payload: Vec::with_capacity(MAX_DATAGRAM_LEN),
         }
+    }
+
+    /// Lets it knock at ports and use streams, with tasks of `tasks`.
+    pub(super) fn reach(&mut self, tasks: TaskGroup, streams: Option<Streams>) {
+        self.tasks = Some(tasks);
+        self.streams = streams;
     }
 
     /// Runs until its task group ends it.
@@ -115,12 +135,28 @@ impl Runner {
             self.publish(event);
         }
         for (transmit, payload) in transmits {
-            match transmit {
-                Transmit::Datagram { to } | Transmit::Knock { to, .. } => self.send(to, &payload),
-                Transmit::Request { .. } | Transmit::Response { .. } => {}
-            }
+            self.carry_out(transmit, payload);
         }
         deadline
+    }
+
+    fn carry_out(&mut self, transmit: Transmit, payload: Vec<u8>) {
+        match transmit {
+            Transmit::Datagram { to } => self.send(to, &payload),
+            Transmit::Knock { to, node } => {
+                if let Some(tasks) = self.tasks.clone()
+                    && self.pack(&payload)
+                {
+                    let datagram = self.payload.clone();
+                    self.knocks.knock(&tasks, &self.shared, (node, to), datagram);
+                }
+            }
+            Transmit::Request { to, id } => match self.streams.as_ref().zip(self.tasks.as_ref()) {
+                Some((streams, tasks)) => streams.request(tasks, &self.shared, (to, id), payload),
+                None => self.shared.stream(StreamEvent::Failed { id }),
+            },
+            Transmit::Response { id } => self.shared.answers.give(id, payload),
+        }
     }
 
     fn publish(&self, event: Event) {
@@ -128,25 +164,35 @@ impl Runner {
             Event::Member(event) => {
                 log(&event);
                 // Nobody listening is no fault.
-                let _ = self.events.send(event);
+                let _ = self.publishers.events.send(event);
             }
             Event::LeaveComplete => {
                 self.shared.left.send_replace(true);
             }
-            Event::Broadcast(_) => {}
+            Event::Broadcast(message) => {
+                let _ = self.publishers.messages.send(message);
+            }
         }
     }
 
-    fn send(&mut self, to: SocketAddr, payload: &[u8]) {
+    /// Puts `payload` into its envelope, in `self.payload`.
+    fn pack(&mut self, payload: &[u8]) -> bool {
         if let Err(error) = self.envelope.pack(payload, &mut self.payload) {
             self.count(error.code());
             // One that waits for its keys says so once; every probe until then is lost.
             if error != SealError::NoKeys || !std::mem::replace(&mut self.waits_for_keys, true) {
                 warn!(%error, code = error.code(), "gossip datagram not sealed");
             }
-            return;
+            return false;
         }
         self.waits_for_keys = false;
+        true
+    }
+
+    fn send(&mut self, to: SocketAddr, payload: &[u8]) {
+        if !self.pack(payload) {
+            return;
+        }
         // Datagrams may be lost anywhere, so a full send buffer is one more place.
         if let Err(error) = self
             .socket

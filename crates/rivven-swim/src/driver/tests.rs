@@ -1,11 +1,18 @@
 //! Real sockets on loopback, with short periods.
 
-use std::{format, vec};
+mod many;
+mod reach;
 
-use rivven_transport::datagram::{GossipKey, KeyRing};
-use rivven_types::ClusterId;
+use std::{format, net::Ipv4Addr, vec};
 
-use super::*;
+use rivven_transport::{
+    LocalIdentity,
+    datagram::{GossipKey, GossipKeys, KeyRing},
+};
+use rivven_types::{BootEpoch, ClusterId, InstanceId, PeerAddr};
+use tokio::net::UdpSocket;
+
+use super::{builder::identity_of, envelope::Envelope, *};
 use crate::MemberState;
 
 /// Longer than anything takes on a busy machine; reached only by a failure.

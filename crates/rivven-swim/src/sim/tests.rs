@@ -2,6 +2,8 @@
 
 mod chaos;
 mod life;
+mod sick;
+mod storms;
 
 use core::{
     ops::{Deref, DerefMut},

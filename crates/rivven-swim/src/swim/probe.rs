@@ -7,6 +7,7 @@ use rivven_types::NodeId;
 use super::{Swim, Transmit};
 use crate::{
     Incarnation, MemberState, Time,
+    member::Member,
     timer::Timer,
     wire::{Item, Nack, Payload, Ping, PingReq, WireAddr},
 };
@@ -89,6 +90,21 @@ impl Swim {
                 Stage::Heal
             };
             self.start_probe(now, node, stage);
+        }
+    }
+
+    /// Its user has a reason to doubt `node`, or to think that it is back.
+    pub(super) fn probe_for_user(&mut self, now: Time, node: NodeId) {
+        let Some(to) = self.members.get(node).map(Member::socket_addr) else {
+            return;
+        };
+        if !self.is_probing(node) {
+            self.probe_on_hint(now, node);
+            // If it is dead its port may be closed, which is known at once.
+            self.transmit(
+                Transmit::Knock { to, node },
+                Payload::new(self.settings.max_datagram),
+            );
         }
     }
 

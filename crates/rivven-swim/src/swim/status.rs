@@ -188,16 +188,16 @@ impl Swim {
 
     /// Sets the end of the suspicion of `node` by what is known of it, or clears it.
     pub(super) fn arm_suspicion(&mut self, now: Time, node: NodeId) {
-        let (min, max) = self.suspicion_bounds();
-        let count = self.live_count();
-        match self
-            .suspicions
-            .get(&node)
-            .map(|s| s.ends(min, max, count).max(now))
-        {
-            Some(at) => self.timers.set(Timer::Suspicion(node), at),
+        match self.suspicion_ends(node) {
+            Some(at) => self.timers.set(Timer::Suspicion(node), at.max(now)),
             None => self.timers.clear(Timer::Suspicion(node)),
         }
+    }
+
+    fn suspicion_ends(&self, node: NodeId) -> Option<Time> {
+        let (min, max) = self.suspicion_bounds();
+        let suspicion = self.suspicions.get(&node)?;
+        Some(suspicion.ends(min, max, self.live_count()))
     }
 
     /// Shortest and longest suspicion: long enough for news to go to the suspect and back, and longer in
@@ -210,11 +210,19 @@ impl Swim {
         let rounds = count.ilog2() / 2 + 2;
         let spread = self.settings.gossip_interval() * rounds * ROUND_TRIPS;
         let min = (self.settings.period * 2).max(spread);
-        (min.min(max), max)
+        // Whoever does badly itself, while others do well, may have missed the contradiction. Lifeguard does
+        // not go so far; there a member that loses most packets buries others by itself.
+        let others_do_well = self.members.live_count() > self.suspicions.len();
+        let scale = if others_do_well { 1 + self.health / 2 } else { 1 };
+        (min.min(max) * scale, max * scale)
     }
 
-    /// The suspicion ran out.
+    /// The suspicion ran out, unless this node has come to do badly since.
     pub(super) fn bury(&mut self, now: Time, node: NodeId) {
+        if self.suspicion_ends(node).is_some_and(|ends| ends > now) {
+            self.arm_suspicion(now, node);
+            return;
+        }
         let Some(member) = self.members.get(node) else {
             return;
         };

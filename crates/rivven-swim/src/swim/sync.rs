@@ -57,14 +57,22 @@ pub(super) struct Pulling {
     not_before: Time,
     /// Since when every view that was seen differed.
     differs_since: Option<Time>,
+    /// How many views were asked for.
+    begun: u64,
 }
 
 impl Pulling {
+    #[cfg(test)]
+    pub(super) const fn begun(&self) -> u64 {
+        self.begun
+    }
+
     pub(super) const fn new(settings: &Settings) -> Self {
         Self {
             seed_backoff: settings.period,
             not_before: Time::ZERO,
             differs_since: None,
+            begun: 0,
         }
     }
 }
@@ -142,6 +150,7 @@ impl Swim {
             tries: 1,
             pages: 0,
         };
+        self.pulling.begun += 1;
         self.ask_page(now, pull);
     }
 
