@@ -1,11 +1,12 @@
 //! Commands: what each does, what is refused, and that no sequence of them breaks an invariant.
 
 mod model;
+mod nodes;
 
 use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*};
-use rivven_types::{BootEpoch, InstanceId, NodeId};
+use rivven_types::{BootEpoch, NodeId};
 
 use super::*;
 use crate::{
@@ -279,157 +280,6 @@ fn a_batch_changes_everything_or_nothing() {
     assert_eq!(error, illegal(Rule::LeaderNotRemoved));
     apply(&mut state, batch(&[good, change(1, (1, 1), &[2], Some(2))]));
     assert_eq!(state.map().leader("orders", 0), Some((2, LeaderEpoch(2))));
-}
-
-#[test]
-fn a_registration_said_again_changes_nothing() {
-    let (mut state, _) = cluster(&["a"]);
-    let again = state.apply(7, PartitionCommand::RegisterNode(registration(1, 1, Some("a"))));
-    assert_eq!(again, Ok(Applied::Unchanged { generation: 2 }));
-    apply(
-        &mut state,
-        PartitionCommand::RegisterNode(registration(1, 2, Some("b"))),
-    );
-    assert_eq!(state.map().node(1).unwrap().zone(), Some("b"));
-}
-
-#[test]
-fn a_registration_from_the_past_or_of_another_disk_is_refused() {
-    let (mut state, _) = cluster(&["a"]);
-    apply(
-        &mut state,
-        PartitionCommand::RegisterNode(registration(1, 3, Some("a"))),
-    );
-    let stale = PartitionCommand::RegisterNode(registration(1, 2, Some("a")));
-    let (registered, offered) = (BootEpoch(3), BootEpoch(2));
-    let error = refused(&mut state, stale);
-    assert_eq!(
-        error,
-        PartitionError::StaleBootEpoch {
-            node: 1,
-            registered,
-            offered
-        }
-    );
-
-    let offered = InstanceId::from_random([99; 16]);
-    let registered = state.map().node(1).unwrap().registration.instance;
-    let other_disk = crate::Registration {
-        instance: offered,
-        ..registration(1, 1, None)
-    };
-    let other_disk = PartitionCommand::RegisterNode(other_disk);
-    let error = refused(&mut state, other_disk.clone());
-    assert_eq!(
-        error,
-        PartitionError::InstanceMismatch {
-            node: 1,
-            registered,
-            offered
-        }
-    );
-
-    // Once removed, the node may come with another disk only.
-    set_status(&mut state, 1, NodeStatus::Removed);
-    let same_disk = PartitionCommand::RegisterNode(registration(1, 3, Some("a")));
-    assert_eq!(
-        refused(&mut state, same_disk),
-        PartitionError::NodeRemoved { node: 1 }
-    );
-    apply(&mut state, other_disk);
-    assert_eq!(state.map().node(1).unwrap().status, NodeStatus::Joining);
-
-    for zone in ["", "a\nb", "x".repeat(256).as_str()] {
-        let command = PartitionCommand::RegisterNode(registration(2, 1, Some(zone)));
-        assert_eq!(
-            refused(&mut state, command),
-            PartitionError::InvalidZone { node: 2 }
-        );
-    }
-}
-
-#[test]
-fn a_drain_mark_ends_with_the_process_it_was_meant_for() {
-    let (mut state, _) = cluster(&[""]);
-    set_status(&mut state, 1, NodeStatus::Draining);
-    apply(
-        &mut state,
-        PartitionCommand::RegisterNode(registration(1, 1, Some("moved"))),
-    );
-    assert_eq!(state.map().node(1).unwrap().status, NodeStatus::Draining);
-    apply(
-        &mut state,
-        PartitionCommand::RegisterNode(registration(1, 2, None)),
-    );
-    assert_eq!(state.map().node(1).unwrap().status, NodeStatus::Active);
-
-    // A decision about the process before comes too late.
-    let (registered, offered) = (BootEpoch(2), BootEpoch(1));
-    let (status, at_ms) = (NodeStatus::Down, 0);
-    let late = PartitionCommand::SetNodeStatus {
-        node: 1,
-        boot_epoch: offered,
-        status,
-        at_ms,
-    };
-    let error = refused(&mut state, late);
-    assert_eq!(
-        error,
-        PartitionError::StaleBootEpoch {
-            node: 1,
-            registered,
-            offered
-        }
-    );
-}
-
-#[test]
-fn a_node_that_leads_is_not_removed() {
-    let mut state = one_partition();
-    let (boot_epoch, status, at_ms) = (BootEpoch(1), NodeStatus::Removed, 0);
-    let remove = |node| PartitionCommand::SetNodeStatus {
-        node,
-        boot_epoch,
-        status,
-        at_ms,
-    };
-    let error = refused(&mut state, remove(1));
-    assert_eq!(
-        error,
-        PartitionError::NodeLeads {
-            node: 1,
-            partitions: 1
-        }
-    );
-    assert_eq!(
-        refused(&mut state, remove(9)),
-        PartitionError::UnknownNode { node: 9 }
-    );
-    apply(&mut state, batch(&[change(0, (1, 1), &[2, 3], Some(2))]));
-    apply(&mut state, remove(1));
-}
-
-#[test]
-fn every_removal_counts_whoever_takes_the_number_afterwards() {
-    let (mut state, _) = cluster(&["", "", ""]);
-    assert_eq!(state.map().removals(), 0);
-    set_status(&mut state, 2, NodeStatus::Removed);
-    set_status(&mut state, 2, NodeStatus::Removed);
-    assert_eq!(state.map().removals(), 1, "once for each removal");
-    let mut again = registration(2, 1, None);
-    again.instance = InstanceId::from_bytes([9; 16]);
-    apply(&mut state, PartitionCommand::RegisterNode(again));
-    assert_eq!(state.map().removals(), 1, "the number is taken again");
-    set_status(&mut state, 3, NodeStatus::Removed);
-    assert_eq!(state.map().removals(), 2, "as many are removed as before");
-
-    let bytes = postcard::to_allocvec(&state).unwrap();
-    assert_eq!(postcard::from_bytes::<PartitionState>(&bytes).unwrap(), state);
-    // Fewer removals than there are removed nodes cannot be.
-    let mut forged = state;
-    forged.map.removals = 0;
-    let bytes = postcard::to_allocvec(&forged).unwrap();
-    assert!(postcard::from_bytes::<PartitionState>(&bytes).is_err());
 }
 
 #[test]
