@@ -1,8 +1,8 @@
 //! openraft's own conformance suite, on every store.
 
 use std::{
-    io,
-    sync::{Arc, Mutex},
+    io::{self, Read},
+    sync::Arc,
 };
 
 use futures_util::{Stream, StreamExt};
@@ -13,40 +13,47 @@ use openraft::{
     testing::log::{StoreBuilder, Suite},
     type_config::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf},
 };
-use rivven_raft_store::{LogOptions, MemLogStore, RedbLogStore};
+use rivven_raft_store::{LogOptions, MemLogStore, RedbLogStore, SnapshotFile, SnapshotStore};
+use rivven_types::ClusterId;
 
 use crate::support::{Codec, LogId, Types, inline, threaded};
 
-/// The smallest state machine: it remembers what it was told last.
-#[derive(Clone, Debug, Default)]
+/// The smallest state machine that keeps its snapshots as a node does: it remembers what it was told last.
+#[derive(Clone, Debug)]
 struct Machine {
     applied: Option<LogId>,
     membership: StoredMembershipOf<Types>,
-    snapshot: Arc<Mutex<Option<SnapshotMetaOf<Types>>>>,
+    snapshots: SnapshotStore<Types, Codec>,
+    _dir: Arc<tempfile::TempDir>,
 }
 
 impl Machine {
-    fn current(&self) -> Option<SnapshotOf<Types, ()>> {
-        let meta = self.snapshot.lock().unwrap().clone()?;
-        Some(SnapshotOf::<Types, ()> { meta, snapshot: () })
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self {
+            applied: None,
+            membership: StoredMembershipOf::<Types>::default(),
+            snapshots: SnapshotStore::open(dir.path(), ClusterId::from_random([1; 16])).unwrap(),
+            _dir: Arc::new(dir),
+        }
     }
 }
 
 impl RaftSnapshotBuilder<Types> for Machine {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotFile<Types>;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotFile<Types>>, io::Error> {
         let meta = SnapshotMetaOf::<Types> {
             last_log_id: self.applied,
             last_membership: self.membership.clone(),
         };
-        *self.snapshot.lock().unwrap() = Some(meta.clone());
-        Ok(SnapshotOf::<Types, ()> { meta, snapshot: () })
+        let snapshot = self.snapshots.write(&meta, |out| out.write_all(b"state"))?;
+        Ok(SnapshotOf::<Types, _> { meta, snapshot })
     }
 }
 
 impl RaftStateMachine<Types> for Machine {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotFile<Types>;
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembershipOf<Types>), io::Error> {
@@ -74,15 +81,29 @@ impl RaftStateMachine<Types> for Machine {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, _data: ()) -> Result<(), io::Error> {
+    /// Takes the snapshot of another store over into this one.
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<Types>,
+        theirs: SnapshotFile<Types>,
+    ) -> Result<(), io::Error> {
+        assert_eq!(theirs.meta(), meta);
+        let mut content = Vec::new();
+        theirs.content().read_to_end(&mut content)?;
+        assert_eq!(content, b"state");
+        self.snapshots.write(meta, |out| out.write_all(&content))?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        *self.snapshot.lock().unwrap() = Some(meta.clone());
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
-        Ok(self.current())
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Types, SnapshotFile<Types>>>, io::Error> {
+        Ok(self.snapshots.latest().map(|snapshot| SnapshotOf::<Types, _> {
+            meta: snapshot.meta().clone(),
+            snapshot,
+        }))
     }
 }
 
@@ -94,7 +115,7 @@ impl StoreBuilder<Types, RedbLogStore<Types, Codec>, Machine, tempfile::TempDir>
     ) -> Result<(tempfile::TempDir, RedbLogStore<Types, Codec>, Machine), StorageError<Types>> {
         let dir = tempfile::tempdir().unwrap();
         let store = RedbLogStore::open(dir.path().join("log.redb"), self.0()).unwrap();
-        Ok((dir, store, Machine::default()))
+        Ok((dir, store, Machine::new()))
     }
 }
 
@@ -102,7 +123,7 @@ struct Memory;
 
 impl StoreBuilder<Types, MemLogStore<Types>, Machine> for Memory {
     async fn build(&self) -> Result<((), MemLogStore<Types>, Machine), StorageError<Types>> {
-        Ok(((), MemLogStore::new(), Machine::default()))
+        Ok(((), MemLogStore::new(), Machine::new()))
     }
 }
 
