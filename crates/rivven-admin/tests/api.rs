@@ -319,7 +319,7 @@ async fn topics(api: &Api) {
     let created = api.ask(Method::POST, "/v1/topics", body).await;
     assert_eq!(
         (created.status, &created.body[..]),
-        (StatusCode::OK, &br#"{"id":0}"#[..])
+        (StatusCode::OK, &b"{\"id\":0}\n"[..])
     );
     api.check_error(Method::POST, "/v1/topics", body, 409, "topic-exists")
         .await;
