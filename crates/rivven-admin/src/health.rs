@@ -137,7 +137,7 @@ fn metrics(cluster: &Cluster) -> String {
         .flat_map(|topic| topic.partitions())
         .filter(|partition| partition.leader().is_none())
         .count();
-    let gauges: [(&str, &str, u64); 7] = [
+    let gauges: [(&str, &str, u64); 8] = [
         ("rivven_raft_term", "Raft term.", status.term),
         (
             "rivven_raft_is_leader",
@@ -153,6 +153,16 @@ fn metrics(cluster: &Cluster) -> String {
             "rivven_raft_applied_index",
             "Highest log index applied here.",
             status.applied_index,
+        ),
+        (
+            "rivven_raft_replicas_differ",
+            "Whether this replica differs from others.",
+            u64::from(
+                status
+                    .problems
+                    .iter()
+                    .any(|problem| problem.code == "replicas-differ"),
+            ),
         ),
         ("rivven_members_alive", "Members seen alive.", alive as u64),
         (

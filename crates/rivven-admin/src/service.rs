@@ -9,7 +9,7 @@ use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Durati
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::{Request, Response, StatusCode, body::Body as HttpBody, service::Service};
+use hyper::{Request, Response, StatusCode, body::Body as HttpBody, header::ACCEPT, service::Service};
 use rivven_cluster::{Cluster, NodeId, SessionId, TopicSpec};
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -125,7 +125,8 @@ impl Inner {
         }
         let cluster = &self.cluster;
         match route {
-            Route::Status => Ok(json(StatusCode::OK, &view::status(cluster))),
+            Route::Status if wants_events(&request) => watch::serve_status(cluster, &self.watches),
+            Route::Status => Ok(json(StatusCode::OK, &view::status(cluster.status()))),
             Route::Members => Ok(json(StatusCode::OK, &view::members(cluster))),
             Route::Topics => Ok(json(StatusCode::OK, &view::topics(cluster))),
             Route::Topic { name } => {
@@ -189,6 +190,15 @@ impl Inner {
         };
         Ok(json(StatusCode::OK, &body))
     }
+}
+
+/// Whether the client asks for a stream of events (WHATWG HTML, section 9.2).
+fn wants_events<B>(request: &Request<B>) -> bool {
+    let accepted = request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/event-stream"))
 }
 
 fn changed(revision: u64) -> Result<Response<Body>, ApiError> {

@@ -438,3 +438,37 @@ async fn guards(api: &Api) {
     }
     assert_eq!(status(request(Method::PATCH, "localhost")).await, 405);
 }
+
+#[tokio::test]
+async fn the_status_is_followed_as_events_until_the_node_has_stopped() {
+    let api = Api::start(None).await;
+    let request = Request::get("/v1/status").header(header::HOST, "localhost");
+    let request = request.header(header::ACCEPT, "text/event-stream");
+    let response = api
+        .service
+        .handle(request.body(Full::new(Bytes::new())).unwrap())
+        .await;
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+    let mut body = response.into_body();
+    let first = frame(&mut body).await;
+    assert!(
+        first.starts_with("event: status\ndata: {") && first.contains("\"role\":\"leader\""),
+        "{first}"
+    );
+    let written = revision(&api.ask(Method::PUT, "/v1/kv/a", "v").await);
+    let commit = format!("\"commit_index\":{}", api.cluster.status().commit_index);
+    assert!(written > 0 && !first.contains(&commit));
+    let mut next = String::new();
+    while !next.contains(&commit) {
+        next = frame(&mut body).await;
+    }
+    let ((), _) = tokio::join!(
+        async {
+            while let Some(Ok(frame)) = body.frame().await {
+                next = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
+            }
+        },
+        api.cluster.shutdown()
+    );
+    assert!(next.contains("\"phase\":\"stopped\""), "{next}");
+}

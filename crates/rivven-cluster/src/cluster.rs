@@ -18,8 +18,8 @@ use rivven_types::NodeId;
 use tokio::sync::{SetOnce, watch};
 
 use crate::{
-    Check, ClusterConfig, ClusterStatus, Kv, Members, PartitionManager, RotateError, ShutdownReport,
-    StartError, TransferError,
+    Check, ClusterConfig, ClusterStatus, ClusterWatch, Kv, Members, PartitionManager, RotateError,
+    ShutdownReport, StartError, TransferError,
     config::CheckedConfig,
     controller,
     founding::{Founders, Founding, Introduce, Propose, View, bootstrap, bootstrap::Resolver},
@@ -171,6 +171,12 @@ impl Cluster {
     #[must_use]
     pub fn status(&self) -> ClusterStatus {
         self.inner().status()
+    }
+
+    /// Follows [`Self::status`]: leader, term, role, indexes, membership, problems.
+    #[must_use]
+    pub fn watch(&self) -> ClusterWatch {
+        ClusterWatch::new(self.inner())
     }
 
     /// The replicated key-value map.

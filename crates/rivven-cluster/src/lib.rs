@@ -51,6 +51,7 @@ mod ring_meta;
 mod shutdown;
 mod state;
 mod status;
+mod status_watch;
 mod tokens;
 mod upkeep;
 
@@ -66,6 +67,7 @@ pub use members::{Member, MemberEvent, MemberEvents, Members};
 pub use partitions::{AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};
 pub use shutdown::ShutdownReport;
 pub use status::{Check, ClusterStatus, Phase, Problem};
+pub use status_watch::ClusterWatch;
 
 pub use rivven_hashring::{HashRing, RingError};
 pub use rivven_partition::{

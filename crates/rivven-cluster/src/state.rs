@@ -157,6 +157,15 @@ impl StateMachine for ClusterState {
         ClusterResponse { results }
     }
 
+    fn without_texts(response: &ClusterResponse) -> Option<ClusterResponse> {
+        // A refusal is the last result: nothing is done after it.
+        let (last, before) = response.results.split_last()?;
+        let OpResponse::Kv(last) = last else { return None };
+        let last = OpResponse::Kv(KvStore::without_texts(last)?);
+        let results = before.iter().cloned().chain([last]).collect();
+        Some(ClusterResponse { results })
+    }
+
     fn needs_ticks(&self) -> bool {
         self.kv.needs_ticks()
     }

@@ -109,6 +109,7 @@ impl ClusterStatus {
             ("raft-stopped", raft.stopped),
             ("disk-full", raft.suspended),
             ("snapshot-not-written", raft.snapshot_failure),
+            ("replicas-differ", raft.divergence),
         ];
         for (code, cause) in problems {
             self.problems.extend(cause.map(|cause| Problem::new(code, cause)));

@@ -46,6 +46,8 @@ struct Applied<S> {
     system: System,
     last: Option<LogId>,
     membership: StoredMembership,
+    /// Whether half of a snapshot is in it, and it could not be emptied.
+    torn: bool,
 }
 
 impl<S: StateMachine> Shared<S> {
@@ -61,6 +63,7 @@ impl<S: StateMachine> Shared<S> {
             system,
             last: None,
             membership: StoredMembership::default(),
+            torn: false,
         };
         Self {
             state: RwLock::new(state),
@@ -154,9 +157,10 @@ impl<S: StateMachine> Shared<S> {
     /// The snapshot cannot be restored, and the state is the initial one.
     pub(crate) fn restore(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
         let mut state = self.state.blocking_write();
-        if state.last.map(|id| id.index) >= meta.last_log_id.map(|id| id.index) {
+        if !state.torn && state.last.map(|id| id.index) >= meta.last_log_id.map(|id| id.index) {
             return Ok(());
         }
+        state.torn = true;
         let restored = state
             .replace(&mut data.content())
             .map_err(|error| format!("the snapshot cannot be restored: {error}"));
@@ -164,6 +168,7 @@ impl<S: StateMachine> Shared<S> {
             Ok(()) => {
                 state.last = meta.last_log_id;
                 state.membership = meta.last_membership.clone();
+                state.torn = false;
                 Ok(())
             }
             Err(cause) => match self.reset(&mut state) {
@@ -194,7 +199,31 @@ impl<S: StateMachine> Shared<S> {
         };
         state.last = None;
         state.membership = StoredMembership::default();
+        state.torn = false;
         Ok(())
+    }
+}
+
+/// In the digest for a reply that is given again.
+const REPEATED: &[u8] = b"repeated";
+
+/// What an entry is answered with.
+struct Answer {
+    reply: Bytes,
+    /// What goes into the digest, if not the reply itself.
+    digested: Option<Bytes>,
+}
+
+impl Answer {
+    fn of(reply: &Reply) -> Result<Self, postcard::Error> {
+        let digested = match reply {
+            Reply::Refused(refusal) => Some(Reply::Refused(refusal.without_text()).encode()?),
+            Reply::Response(_) | Reply::NoSession | Reply::NotKept | Reply::Passed => None,
+        };
+        Ok(Self {
+            reply: reply.encode()?,
+            digested,
+        })
     }
 }
 
@@ -202,6 +231,9 @@ impl<S: StateMachine> Applied<S> {
     /// Whether an entry is part of the state already.
     fn has(&self, id: &LogId) -> io::Result<bool> {
         match self.last {
+            _ if self.torn => Err(io::Error::other(
+                "half of a snapshot is in the state; restart this node",
+            )),
             Some(last) if last.index == id.index && last != *id => Err(io::Error::other(format!(
                 "{id} is committed where {last} was applied; this node has diverged, rebuild it with \
                  `rivven-node member replace`"
@@ -243,12 +275,12 @@ impl<S: StateMachine> Applied<S> {
                 Bytes::new()
             }
             EntryPayload::Normal(command) => {
-                let reply = self.command(&id, &command)?;
+                let Answer { reply, digested } = self.command(&id, &command)?;
                 add(
                     KIND_COMMAND,
                     command.namespace,
                     &command.body,
-                    &reply,
+                    digested.as_ref().unwrap_or(&reply),
                     &mut self.system,
                 );
                 reply
@@ -258,7 +290,7 @@ impl<S: StateMachine> Applied<S> {
         Ok(LogReply(reply))
     }
 
-    fn command(&mut self, id: &LogId, command: &LogCommand) -> Result<Bytes, String> {
+    fn command(&mut self, id: &LogId, command: &LogCommand) -> Result<Answer, String> {
         match command.namespace {
             NAMESPACE_SYSTEM => self.system_command(id, &command.body),
             NAMESPACE_APPLICATION => self.application_command(id, &command.body),
@@ -270,7 +302,7 @@ impl<S: StateMachine> Applied<S> {
         }
     }
 
-    fn system_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+    fn system_command(&mut self, id: &LogId, body: &Bytes) -> Result<Answer, String> {
         let command: SystemCommand = decode(id, body)?;
         let response = if let SystemCommand::Tick { now_ms } = command {
             self.system.tick(now_ms);
@@ -282,38 +314,52 @@ impl<S: StateMachine> Applied<S> {
                 .apply(id.index, command)
                 .map_err(|cause| at(id, &cause))?
         };
-        encode_system_response(&response).map_err(|error| not_encoded(id, &error))
+        let encode = |response| encode_system_response(response).map_err(|error| not_encoded(id, &error));
+        Ok(Answer {
+            reply: encode(&response)?,
+            digested: response.without_texts().as_ref().map(encode).transpose()?,
+        })
     }
 
     /// Carries out a session's proposal unless an entry before has done so.
-    fn session_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+    fn session_command(&mut self, id: &LogId, body: &Bytes) -> Result<Answer, String> {
         let (tag, command) =
             SessionTag::decode(body).ok_or_else(|| at(id, "it is too short for a session"))?;
         let crc = body_crc(&command);
         let reply = match self.system.sessions.admit(tag, crc) {
             Admission::New => {
-                let reply = self.application_command(id, &command)?;
-                self.system.sessions.keep(tag, id.index, crc, &reply);
-                return Ok(reply);
+                let answer = self.application_command(id, &command)?;
+                self.system.sessions.keep(tag, id.index, crc, &answer.reply);
+                return Ok(answer);
             }
-            Admission::Repeated(reply) => return Ok(reply),
+            // The digest has it from the entry that was answered with it.
+            Admission::Repeated(reply) => {
+                return Ok(Answer {
+                    reply,
+                    digested: Some(Bytes::from_static(REPEATED)),
+                });
+            }
             Admission::NotKept => Reply::NotKept,
             Admission::NoSession => Reply::NoSession,
             Admission::Passed => Reply::Passed,
             Admission::Reused(refusal) => Reply::Refused(refusal),
         };
-        reply.encode().map_err(|error| not_encoded(id, &error))
+        Answer::of(&reply).map_err(|error| not_encoded(id, &error))
     }
 
-    fn application_command(&mut self, id: &LogId, body: &Bytes) -> Result<Bytes, String> {
+    fn application_command(&mut self, id: &LogId, body: &Bytes) -> Result<Answer, String> {
         let command: S::Command = decode(id, body)?;
         if let Err(refusal) = self.system.features.check(S::requires(&command)) {
-            let refused = Reply::Refused(refusal).encode();
+            let refused = Answer::of(&Reply::Refused(refusal));
             return refused.map_err(|error| not_encoded(id, &error));
         }
         let ctx = self.ctx(id);
         let response = contain(|| self.machine.apply(&ctx, command)).map_err(|cause| at(id, &cause))?;
-        encode_response(&response).map_err(|error| not_encoded(id, &error))
+        let encode = |response| encode_response(response).map_err(|error| not_encoded(id, &error));
+        Ok(Answer {
+            reply: encode(&response)?,
+            digested: S::without_texts(&response).as_ref().map(encode).transpose()?,
+        })
     }
 
     fn ctx(&self, id: &LogId) -> ApplyCtx {

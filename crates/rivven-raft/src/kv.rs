@@ -195,10 +195,8 @@ impl StateMachine for KvStore {
     }
 
     fn apply(&mut self, _ctx: &ApplyCtx, command: KvCommand) -> KvResponse {
-        // Checked again: the limits may differ between the releases of a proposer and this node.
-        if let Err(refusal) = check::check(&command) {
-            return KvResponse::Refused(refusal);
-        }
+        // Limits were checked before it was proposed, here and on the leader. Were they checked again, two
+        // releases with different limits would apply the same log differently.
         match command {
             KvCommand::Put { key, value, lifetime } => self.put(key, value, lifetime),
             KvCommand::Delete { key } => self.delete(&key),
@@ -221,6 +219,13 @@ impl StateMachine for KvStore {
             KvCommand::RenewLease { lease } => self.renew(lease),
             KvCommand::RevokeLease { lease } => self.revoke(lease),
             KvCommand::Compact { revision } => self.compact(revision),
+        }
+    }
+
+    fn without_texts(response: &KvResponse) -> Option<KvResponse> {
+        match response {
+            KvResponse::Refused(refusal) => Some(KvResponse::Refused(refusal.without_text())),
+            _ => None,
         }
     }
 

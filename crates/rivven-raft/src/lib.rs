@@ -11,6 +11,7 @@ mod codec;
 mod config;
 mod core;
 mod courier;
+mod divergence;
 mod error;
 mod expiry;
 mod fabric;

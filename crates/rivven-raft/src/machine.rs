@@ -88,6 +88,14 @@ pub trait StateMachine: Sized + Send + Sync + 'static {
     /// Carries out one committed command.
     fn apply(&mut self, ctx: &ApplyCtx, command: Self::Command) -> Self::Response;
 
+    /// `response` without texts for people, if it has any; without this function, that it has none.
+    ///
+    /// The [`Digest`](crate::Digest) by which replicas are compared is made of responses. Releases may word a
+    /// text differently, and would be taken for replicas that differ.
+    fn without_texts(_response: &Self::Response) -> Option<Self::Response> {
+        None
+    }
+
     /// Whether the state waits for time to pass: the leader then proposes ticks.
     ///
     /// Asked on the leader after every batch; time stands still while the answer is no.
@@ -166,6 +174,14 @@ impl Refusal {
             code: code.into(),
             message: message.into(),
         }
+    }
+}
+
+impl Refusal {
+    /// What must be the same in every release: the code.
+    #[must_use]
+    pub fn without_text(&self) -> Self {
+        Self::new(self.code.clone(), "")
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     applied::Shared,
     core::{CoreSlot, Down, RaftHandle, end_raft},
     courier::Courier,
+    divergence::compare_replicas,
     launch::{Disk, Plant},
     reception::Reception,
     runtime::NodeScope,
@@ -242,13 +243,15 @@ impl<S: StateMachine> Inner<S> {
             }),
             ended: watch::Sender::new(false),
         };
-        drop(
-            plant
-                .scope
-                .clone()
-                .group()
-                .spawn(supervise(plant, slot, source, core)),
+        let group = plant.scope.group().clone();
+        let compare = compare_replicas(
+            plant.node_id,
+            Arc::clone(&plant.shared),
+            plant.transport.clone(),
+            Arc::clone(&source),
         );
+        drop(group.spawn(compare));
+        drop(group.spawn(supervise(plant, slot, source, core)));
         Ok(Arc::new(node))
     }
 

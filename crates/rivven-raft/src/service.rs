@@ -20,7 +20,7 @@ use crate::{
     read::ReadIndexFailure,
     reception, repair,
     wire::{
-        AppendEntries, Heartbeat, Ping, ReadIndex, RequestPreVote, RequestVote, SupportedLevels,
+        AppendEntries, DigestUpTo, Heartbeat, Ping, ReadIndex, RequestPreVote, RequestVote, SupportedLevels,
         TransferLeader, TransferTo, WireAppend, WireAppendResponse, WireReadIndexResponse, WireTransfer,
         WireTransferResponse, WireTransferToResponse, WireVote, WireVoteRequest, WireVoteResponse,
         client::{HeldReply, Members, ProposeMany, Query},
@@ -45,6 +45,10 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
         node,
         |node, _, ()| async move { Ok(node.supported.clone()) },
     );
+    route::<DigestUpTo, S, _, _>(router, node, |node, _, upto| async move {
+        let kept = node.shared.read_system(|system| system.chain.kept_upto(upto));
+        Ok(kept.await)
+    });
     route::<Ping, S, _, _>(router, node, |_, _, ()| async { Ok(()) });
     reception::register(router, node);
     repair::register(router, node);

@@ -78,6 +78,9 @@ pub struct RaftStatus {
     /// Why the newest snapshot could not be written, as long as that is so. The log grows meanwhile; the node
     /// tries again by itself.
     pub snapshot_failure: Option<String>,
+    /// What is different on this replica from others, if anything is; see [`Digest`](crate::Digest). Compared
+    /// every 10 s. A node that a majority of the voters differ from stops; this is the alarm before and without that.
+    pub divergence: Option<String>,
     /// Why the node has stopped, if it has.
     pub stopped: Option<String>,
 }
@@ -168,6 +171,7 @@ impl RaftWatch {
 #[derive(Debug, Default)]
 struct Life {
     down: Option<Down>,
+    divergence: Option<String>,
 }
 
 /// Where status comes from: the core's metrics, and why there is no core.
@@ -235,6 +239,15 @@ impl StatusSource {
             !stopped
         });
         self.set_leader(None);
+    }
+
+    /// Notes what other replicas have differently.
+    pub(crate) fn set_divergence(&self, found: Option<String>) {
+        self.life.send_if_modified(|life| {
+            let changed = life.divergence != found;
+            life.divergence = found;
+            changed
+        });
     }
 
     /// There is a new core.
@@ -333,6 +346,7 @@ impl StatusSource {
             initialized: membership.membership().nodes().next().is_some(),
             suspended,
             snapshot_failure: self.snapshots.borrow().failure(),
+            divergence: self.life.borrow().divergence.clone(),
             stopped,
         }
     }

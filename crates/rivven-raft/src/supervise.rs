@@ -50,6 +50,10 @@ pub(crate) async fn supervise<S: StateMachine>(
     loop {
         plant.accompany(&core, &source);
         follow(&core, &source).await;
+        if source.stop_reason().is_some() {
+            slot.set(None);
+            return core.end().await;
+        }
         let log = core.log.as_ref().and_then(LogMonitor::failure);
         let fault = core.fault.get();
         not_restored = match fault {
@@ -117,7 +121,7 @@ fn after(
     }
 }
 
-/// Announces who leads, until the core has ended.
+/// Announces who leads, until the core has ended or is to end.
 async fn follow<S: StateMachine>(core: &Core<S>, source: &StatusSource) {
     let mut metrics = core.raft.metrics();
     let mut seen = (0, None);
@@ -135,8 +139,14 @@ async fn follow<S: StateMachine>(core: &Core<S>, source: &StatusSource) {
             source.set_leader(now.1);
             tracing::info!(node_id, term = now.0, leader = now.1, "leadership");
         }
-        if metrics.changed().await.is_err() {
-            return;
+        tokio::select! {
+            biased;
+            () = source.until_stopped() => return,
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
         }
     }
 }

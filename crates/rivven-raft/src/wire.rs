@@ -19,7 +19,7 @@ use rivven_types::{NodeId, PeerAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MAX_COMMAND_BYTES, Refusal,
+    Digest, MAX_COMMAND_BYTES, Refusal,
     types::{
         LogCommand, LogEntry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
         term_of, vote,
@@ -76,6 +76,8 @@ methods! {
     Ping = 0x0113, "raft.ping", Client, 64 => 64, () => ();
     /// Asks for the feature levels that a node supports.
     SupportedLevels = 0x0114, "raft.levels", Client, 64 => MAX_SMALL_BYTES, () => BTreeMap<String, u32>;
+    /// The newest digest kept for comparison, up to an index.
+    DigestUpTo = 0x0119, "raft.digest", Control, 64 => 64, u64 => Option<Digest>;
     /// Asks the leader to hand leadership to a node.
     TransferTo = 0x0112, "raft.transfer-to", Client, MAX_SMALL_BYTES => MAX_SMALL_BYTES, NodeId => WireTransferToResponse;
 }

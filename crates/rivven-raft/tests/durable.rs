@@ -1,7 +1,14 @@
 //! Nodes with a data directory: restart, snapshots, catching up, damage.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
 
 mod common;
+
+#[path = "durable/stubborn.rs"]
+mod stubborn;
 
 use std::{path::Path, time::Duration};
 

@@ -1,13 +1,12 @@
 //! What a node knows, as the API shows it.
 
-use rivven_cluster::{Cluster, PartitionMap, TopicRef};
+use rivven_cluster::{Cluster, ClusterStatus, PartitionMap, TopicRef};
 
 use crate::api::{
     AssignmentsBody, MemberBody, MembersBody, PartitionBody, ProblemBody, StatusBody, TopicBody, TopicsBody,
 };
 
-pub(super) fn status(cluster: &Cluster) -> StatusBody {
-    let status = cluster.status();
+pub(super) fn status(status: ClusterStatus) -> StatusBody {
     let problems = status.problems.into_iter().map(|problem| ProblemBody {
         code: problem.code.to_owned(),
         message: problem.message,

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
     Response, StatusCode,
@@ -12,9 +12,12 @@ use hyper::{
 };
 use rivven_cluster::{Cluster, KeyRange, KvEvent, KvUpdate, KvWatch, KvWatchError, WatchFrom};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 
-use super::{kv::entry_body, refuse};
+use super::{kv::entry_body, refuse, view};
 use crate::{
     api::{ChangesBody, KeyChangeBody, ListingBody},
     error::{ApiError, Body, ErrorBody},
@@ -27,6 +30,9 @@ pub const MAX_WATCHES: usize = 64;
 /// Pause after which a line without meaning is sent, which tells a dead connection from a quiet one.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Least time between two events of a node's status.
+const STATUS_PAUSE: Duration = Duration::from_millis(100);
+
 /// A watch that is served, and its place among them.
 struct Served {
     watch: KvWatch,
@@ -38,14 +44,7 @@ pub(super) fn serve(
     places: &Arc<Semaphore>,
     query: WatchQuery,
 ) -> Result<Response<Body>, ApiError> {
-    let place = Arc::clone(places).try_acquire_owned().map_err(|_| {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too-many-watches",
-            format!("this node serves {MAX_WATCHES} watches already"),
-            "ask another node, or end a watch",
-        )
-    })?;
+    let place = place(places)?;
     let from = query
         .from_revision
         .map_or(WatchFrom::Current, WatchFrom::Revision);
@@ -55,15 +54,45 @@ pub(super) fn serve(
         _place: place,
     };
     // Nothing is read ahead: the next event is made when the connection has taken the last.
-    let events = stream::unfold(Some(served), |served| async {
-        let (text, rest) = next(served?).await;
-        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), rest))
-    });
-    let mut response = Response::new(StreamBody::new(events).boxed_unsync());
+    Ok(events(stream::unfold(Some(served), |served| async {
+        Some(next(served?).await)
+    })))
+}
+
+/// The status of the node as it is, then the latest whenever it has changed.
+pub(super) fn serve_status(cluster: &Cluster, places: &Arc<Semaphore>) -> Result<Response<Body>, ApiError> {
+    let served = (cluster.watch(), place(places)?, Duration::ZERO);
+    Ok(events(stream::unfold(Some(served), |served| async {
+        let (mut watch, place, pause) = served?;
+        // A busy node's indexes change with every write.
+        sleep(pause).await;
+        let Ok(status) = tokio::time::timeout(KEEP_ALIVE, watch.next()).await else {
+            return Some((":\n\n".into(), Some((watch, place, Duration::ZERO))));
+        };
+        let text = event("status", None, &view::status(status?));
+        Some((text, Some((watch, place, STATUS_PAUSE))))
+    })))
+}
+
+fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-watches",
+            format!("this node serves {MAX_WATCHES} watches already"),
+            "ask another node, or end a watch",
+        )
+    })
+}
+
+/// A response that is made of texts as they come.
+fn events(texts: impl Stream<Item = String> + Send + 'static) -> Response<Body> {
+    let frames = texts.map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text))));
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
 }
 
 /// The next text, and the watch unless it has ended.

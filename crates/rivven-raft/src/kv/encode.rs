@@ -5,8 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{KvEntry, KvStore, LeaseId, MAX_KEY_BYTES, MAX_VALUE_BYTES, history::History};
+use super::{KvEntry, KvStore, LeaseId, history::History};
 use crate::{
+    MAX_COMMAND_BYTES,
     expiry::Deadline,
     records::{invalid, read_record, read_u64, read_version, write_record, write_u64},
 };
@@ -15,7 +16,7 @@ use crate::{
 const VERSION: u8 = 0;
 
 /// Most bytes of one record: a key, a value and room for the numbers.
-const MAX_RECORD_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES + 128;
+const MAX_RECORD_BYTES: usize = MAX_COMMAND_BYTES + 128;
 
 /// Of a lease: id, whether it is of one key, time to live, when it ends.
 type LeaseRecord = (LeaseId, bool, u64, Option<u64>);

@@ -93,12 +93,16 @@ fn compare_and_swap_changes_only_what_is_as_expected() {
 }
 
 #[test]
-fn what_breaks_a_limit_is_refused_before_it_is_proposed_and_when_it_is_applied() {
+fn what_breaks_a_limit_is_refused_before_it_is_proposed_and_what_is_in_the_log_is_applied_as_it_stands() {
     let check = |command: KvCommand, code: &str| {
         assert_eq!(KvStore::check(&command).unwrap_err().code, code);
+        // Another release may have had another limit; what it wrote means the same to all.
         let mut store = KvStore::new();
-        assert_eq!(refusal(apply(&mut store, command)), code);
-        assert_eq!(store.revision(), 0);
+        let response = apply(&mut store, command);
+        assert!(!response.is_refusal(), "{response:?}");
+        let mut again = KvStore::new();
+        again.restore(&mut &encoded(&store)[..]).unwrap();
+        assert_eq!(encoded(&again), encoded(&store));
     };
     let (long, large) = ("k".repeat(MAX_KEY_BYTES + 1), vec![0; MAX_VALUE_BYTES + 1]);
     check(KvCommand::put("", "v"), "empty-key");

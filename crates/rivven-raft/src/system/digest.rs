@@ -70,6 +70,15 @@ impl Chain {
         known.find(|digest| digest.index == index)
     }
 
+    /// The newest digest that is kept for comparison, up to an index.
+    pub(crate) fn kept_upto(&self, upto: u64) -> Option<Digest> {
+        self.kept
+            .iter()
+            .rev()
+            .find(|digest| digest.index <= upto)
+            .copied()
+    }
+
     pub(crate) fn kept(&self) -> impl ExactSizeIterator<Item = Digest> {
         self.kept.iter().copied()
     }

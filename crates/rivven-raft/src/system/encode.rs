@@ -69,7 +69,9 @@ impl System {
             if !system.sessions.expects(id, seq) {
                 return Err(invalid("a kept response is of no session"));
             }
-            system.sessions.insert_reply(id, seq, kept);
+            if !system.sessions.insert_reply(id, seq, kept) {
+                return Err(invalid("two kept responses are of one proposal or of one entry"));
+            }
         }
         *self = system;
         Ok(())

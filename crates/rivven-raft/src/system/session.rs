@@ -219,12 +219,15 @@ impl Sessions {
         self.drop_replies(id, window.highest.saturating_sub(SESSION_WINDOW));
         if reply.len() <= MAX_KEPT_REPLY_BYTES {
             let reply = reply.clone();
-            self.insert_reply(id, tag.seq, Kept { index, crc, reply });
+            // An admitted number has no reply yet, and an entry answers one proposal.
+            let _ = self.insert_reply(id, tag.seq, Kept { index, crc, reply });
         }
         while self.bytes > MAX_SESSION_REPLY_BYTES
-            && let Some((_, &oldest)) = self.by_age.first()
+            && let Some((&age, &oldest)) = self.by_age.first()
         {
             self.remove_reply(oldest);
+            // Gone with the reply; what is not must not be met again.
+            self.by_age.remove(&age);
         }
     }
 
@@ -238,10 +241,16 @@ impl Sessions {
         self.expiry.begin(now_ms);
     }
 
-    pub(super) fn insert_reply(&mut self, id: u64, seq: u64, kept: Kept) {
+    /// False, and nothing is changed, if there is one of this proposal or of this entry.
+    #[must_use]
+    pub(super) fn insert_reply(&mut self, id: u64, seq: u64, kept: Kept) -> bool {
+        if self.replies.get(&(id, seq)).is_some() || self.by_age.get(&kept.index).is_some() {
+            return false;
+        }
         self.bytes += kept.reply.len() + REPLY_OVERHEAD_BYTES;
         self.by_age.insert(kept.index, (id, seq));
         self.replies.insert((id, seq), kept);
+        true
     }
 
     fn remove_reply(&mut self, at: (u64, u64)) {

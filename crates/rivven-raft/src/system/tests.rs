@@ -329,3 +329,54 @@ proptest! {
         let _ = SessionTag::decode(&bytes.into());
     }
 }
+
+#[test]
+fn a_snapshot_with_two_replies_of_one_proposal_or_of_one_entry_is_refused() {
+    let mut system = System::default();
+    let session = open(&mut system, 7, TTL);
+    for (index, seq) in [(8, 1), (9, 2)] {
+        assert_eq!(propose(&mut system, index, session, seq, b"c"), Admission::New);
+    }
+    let record = |seq: u64, index: u64| {
+        let reply = Bytes::from((seq + 7).to_string());
+        let kept = session::Kept {
+            index,
+            crc: body_crc(b"c"),
+            reply,
+        };
+        let mut bytes = Vec::new();
+        crate::records::write_record(&mut bytes, &(session.0, seq, kept)).unwrap();
+        bytes
+    };
+    let whole = encoded(&system);
+    let replies = [record(1, 8), record(2, 9)].concat();
+    let head = whole.strip_suffix(&replies[..]).unwrap();
+    assert!(restored(&[head, &replies].concat()).is_ok());
+    for (other, why) in [(record(1, 9), "proposal"), (record(2, 8), "entry")] {
+        let doubled = [head, &record(1, 8), &other].concat();
+        let refused = restored(&doubled).unwrap_err();
+        assert!(
+            refused.to_string().contains("one proposal or of one entry"),
+            "{why}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn what_an_older_release_would_have_refused_is_applied_as_it_stands_in_the_log() {
+    let mut system = System::default();
+    let command = SystemCommand::OpenSession {
+        ttl_ms: MAX_SESSION_TTL_MS + 1,
+    };
+    assert!(command.check().is_err(), "it is not proposed by this release");
+    let opened = system.apply(3, command).unwrap();
+    assert_eq!(
+        opened,
+        SystemResponse::SessionOpened {
+            session: SessionId(3)
+        }
+    );
+    let refused = SystemResponse::Refused(Refusal::new("code", "one wording"));
+    let other = SystemResponse::Refused(Refusal::new("code", "another wording"));
+    assert_eq!(refused.without_texts(), other.without_texts());
+}
