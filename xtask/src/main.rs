@@ -8,6 +8,7 @@ mod cluster_test;
 mod cross;
 mod fuzz;
 mod providers;
+mod sim;
 mod tidy;
 
 use std::{path::Path, process::ExitCode};
@@ -36,6 +37,8 @@ enum Command {
     Providers(providers::Args),
     /// Start real rivven-node processes and run named scenarios against them.
     ClusterTest(cluster_test::Args),
+    /// Simulate whole clusters in trouble, from seeds, and check everything that clients were told.
+    Sim(sim::Args),
     /// Feed damaged input to everything that reads what a stranger may have sent.
     Fuzz(fuzz::Args),
     /// The answering process of a benchmark.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Cross => cross::main(root).map(|()| true),
         Command::Providers(args) => providers::main(root, args).map(|()| true),
         Command::ClusterTest(args) => cluster_test::main(&args),
+        Command::Sim(args) => sim::main(root, &args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::BenchPeer(args) => bench::peer(&args),
         Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),

@@ -13,6 +13,9 @@ use tokio::sync::watch;
 /// What a power cut keeps or loses as a whole.
 const SECTOR: usize = 512;
 
+/// Of so many syncs a disk that lies carries out one.
+const TRUE_SYNC_IN: u64 = 8;
+
 /// The file of one log on a simulated disk. Clones are the same disk.
 ///
 /// It outlives the node: [`Self::cut_power`] takes it away from the node that uses it, with a random part of
@@ -83,6 +86,7 @@ struct Platters {
     /// Whether syncs fail.
     broken: bool,
     pace: DiskPace,
+    lies: bool,
     chance: u64,
     /// Commits that wait for their time.
     waiting: u64,
@@ -103,6 +107,7 @@ impl SimulatedDisk {
             room: None,
             broken: false,
             pace: DiskPace::default(),
+            lies: false,
             chance: seed,
             waiting: 0,
             stats: DiskStats::default(),
@@ -116,6 +121,12 @@ impl SimulatedDisk {
     /// How long commits take from this moment on.
     pub fn set_pace(&self, pace: DiskPace) {
         self.platters().pace = pace;
+    }
+
+    /// From this moment on most syncs are answered and not carried out, so that a power cut goes back to an
+    /// older state of the whole disk. No log can bear that: for tests that see whether its damage is found.
+    pub fn lie(&self) {
+        self.platters().lies = true;
     }
 
     /// Cuts the power: whoever uses the disk meets errors from this moment on, and what is there at
@@ -258,7 +269,9 @@ impl Platters {
         self.stats.forgotten += self.waiting;
         self.stats.torn += u64::from(!self.unsynced.is_empty());
         let mut left = std::mem::take(&mut self.durable);
-        if self.next().is_multiple_of(2) {
+        if self.lies {
+            self.unsynced.clear();
+        } else if self.next().is_multiple_of(2) {
             left.resize(self.current.len(), 0);
         }
         for sector in std::mem::take(&mut self.unsynced) {
@@ -271,11 +284,14 @@ impl Platters {
     }
 
     fn sync(&mut self) {
+        self.stats.syncs += 1;
+        if self.lies && !self.stats.syncs.is_multiple_of(TRUE_SYNC_IN) {
+            return;
+        }
         self.durable.resize(self.current.len(), 0);
         for sector in std::mem::take(&mut self.unsynced) {
             copy_sector(&self.current, &mut self.durable, sector);
         }
-        self.stats.syncs += 1;
     }
 }
 

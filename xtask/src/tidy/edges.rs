@@ -14,6 +14,9 @@ const DOCUMENT: &str = "docs/architecture.md";
 /// Packages that may use every crate.
 const UNRESTRICTED: [&str; 2] = ["xtask", "rivven-tests"];
 
+/// The package that has the entropy hook.
+const WITH_HOOK: &str = "rivven-tests";
+
 type Table = BTreeMap<String, BTreeSet<String>>;
 
 /// Compares the dependency edges with the two tables, both ways.
@@ -26,15 +29,12 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
         .exec()?;
     let packages = metadata.workspace_packages();
     let members: BTreeSet<_> = packages.iter().map(|package| package.name.to_string()).collect();
+    let workspace = std::fs::read_to_string(root.join("Cargo.toml"))?;
     let mut findings = Vec::new();
     for package in packages {
         let name = package.name.to_string();
         let manifest = std::fs::read_to_string(&package.manifest_path)?;
-        if !manifest.contains("[lints]\nworkspace = true") {
-            findings.push(Finding::fatal(format!(
-                "{name}: Cargo.toml lacks `[lints] workspace = true`"
-            )));
-        }
+        findings.extend(check_lints(&name, &manifest, &workspace));
         findings.extend(crypto::check(package));
         let normal = package
             .dependencies
@@ -54,6 +54,29 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+/// Every crate has the lints of the workspace; one writes them out, since it must be able to allow the unsafe
+/// code of its entropy hook.
+fn check_lints(name: &str, manifest: &str, workspace: &str) -> Option<Finding> {
+    if name != WITH_HOOK {
+        let inherits = manifest.contains("[lints]\nworkspace = true");
+        return (!inherits)
+            .then(|| Finding::fatal(format!("{name}: Cargo.toml lacks `[lints] workspace = true`")));
+    }
+    let missing = workspace
+        .split("\n[")
+        .filter(|section| section.starts_with("workspace.lints."))
+        .flat_map(str::lines)
+        .map(|line| match line {
+            "unsafe_code = \"forbid\"" => "unsafe_code = \"deny\"",
+            line => line,
+        })
+        .filter(|line| line.contains(" = "))
+        .find(|line| !manifest.lines().any(|there| there == *line))?;
+    Some(Finding::fatal(format!(
+        "{name}: Cargo.toml lacks the lint `{missing}` of the workspace"
+    )))
 }
 
 fn compare(name: &str, used: &BTreeSet<String>, allowed: Option<&BTreeSet<String>>) -> Vec<Finding> {
@@ -101,6 +124,17 @@ mod tests {
         let text = "| `x` | `y` |\n<!-- m -->\n\n| Crate | May use |\n|---|---|\n| `a` | `b`, `c` |\n| `b` | - |\n\n| `z` | |";
         let expected = Table::from([("a".into(), set(&["b", "c"])), ("b".into(), set(&[]))]);
         assert_eq!(table(text, "<!-- m -->"), expected);
+    }
+
+    #[test]
+    fn lints_are_inherited_or_written_out_whole() {
+        let workspace = "[x]\n\n[workspace.lints.rust]\nunsafe_code = \"forbid\"\na = \"warn\"\n\n[y]\n";
+        let lacks = |name, manifest| check_lints(name, manifest, workspace).is_some();
+        assert!(!lacks("a", "[lints]\nworkspace = true\n") && lacks("a", "[lints.rust]\na = \"warn\"\n"));
+        let whole = "[lints.rust]\nunsafe_code = \"deny\"\na = \"warn\"\n";
+        assert!(!lacks(WITH_HOOK, whole));
+        assert!(lacks(WITH_HOOK, "[lints.rust]\nunsafe_code = \"deny\"\n"));
+        assert!(lacks(WITH_HOOK, "[lints.rust]\na = \"warn\"\n"));
     }
 
     #[test]

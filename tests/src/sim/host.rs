@@ -1,0 +1,349 @@
+//! One simulated machine: a disk that outlives its processes, and the process that runs on it.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rivven_raft::{
+    KvStore, MemoryNetwork, NodeDir, NodeId, PeerAddr, RaftConfig, RaftNode, SimulatedDisk, TaskGroup,
+};
+use rivven_transport::{LocalIdentity, Router, Transport};
+use rivven_types::ClusterId;
+use tokio::time::timeout;
+
+use super::{chance::Chance, trace::Trace};
+
+/// The node that every host runs.
+pub type Node = RaftNode<KvStore>;
+
+/// The cluster of every simulation.
+const CLUSTER: ClusterId = ClusterId::from_bytes([0x51; 16]);
+
+/// How long a process may take from its start to its first answer, in simulated time.
+const BOOT_TIME: Duration = Duration::from_secs(60);
+
+/// How long the tasks of a killed process may take to be gone.
+const KILL_TIME: Duration = Duration::from_secs(1);
+
+/// What all hosts of a run share.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The network between them.
+    pub network: MemoryNetwork,
+    /// What happened.
+    pub trace: Trace,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Entries after which a node takes a snapshot.
+    pub snapshot_every: u64,
+    /// Who founds the group.
+    pub founders: Vec<NodeId>,
+    /// Election timeout in milliseconds.
+    pub election_ms: std::ops::Range<u64>,
+    /// Heartbeat interval in milliseconds.
+    pub heartbeat_ms: u64,
+}
+
+/// A machine of the simulation. Clones are the same machine.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: NodeId,
+    world: World,
+    dir: PathBuf,
+    disk: SimulatedDisk,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    boots: u64,
+    /// Wipes of the disk, each of which makes another data directory.
+    wipes: u64,
+    process: Option<Process>,
+}
+
+#[derive(Clone, Debug)]
+struct Process {
+    /// Which start of the machine this is.
+    boot: u64,
+    tasks: TaskGroup,
+    node: Option<(Node, Transport)>,
+    paused: bool,
+}
+
+impl Host {
+    /// A machine that is switched off, with an empty disk; the small files of its node go under `root`.
+    #[must_use]
+    pub fn new(id: NodeId, root: &std::path::Path, world: World) -> Self {
+        let disk = SimulatedDisk::new(Chance::new(world.seed, id << 16 | 1).bits());
+        Self(Arc::new(Inner {
+            id,
+            dir: root.join(id.to_string()),
+            world,
+            disk,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// The id of its node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.0.id
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> &SimulatedDisk {
+        &self.0.disk
+    }
+
+    /// The running node and its tasks; `None` while it is off or still starting.
+    #[must_use]
+    pub fn node(&self) -> Option<(Node, TaskGroup)> {
+        let state = self.state();
+        let process = state.process.as_ref()?;
+        let (node, _) = process.node.as_ref()?;
+        Some((node.clone(), process.tasks.clone()))
+    }
+
+    /// How often it was started.
+    #[must_use]
+    pub fn boots(&self) -> u64 {
+        self.state().boots
+    }
+
+    /// Whether a process runs, paused or not.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.state().process.is_some()
+    }
+
+    /// Whether its process stands still.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.state()
+            .process
+            .as_ref()
+            .is_some_and(|process| process.paused)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each critical section leaves the state whole.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a process, unless one runs, and waits until its node has started; it is stopped meanwhile by
+    /// [`Self::kill`]. Gives the node, or `None` if the process did not get so far.
+    pub async fn boot(&self) -> Option<Node> {
+        let tasks = TaskGroup::simulated();
+        let boot = {
+            let mut state = self.state();
+            if state.process.is_some() {
+                return None;
+            }
+            state.boots += 1;
+            state.process = Some(Process {
+                boot: state.boots,
+                tasks: tasks.clone(),
+                node: None,
+                paused: false,
+            });
+            state.boots
+        };
+        self.0.disk.power_up();
+        let trace = &self.0.world.trace;
+        trace.event(format_args!("node {} boot {boot}", self.id()));
+        let start = tasks.spawn(start(Arc::clone(&self.0), tasks.clone(), boot));
+        match timeout(BOOT_TIME, start).await {
+            Ok(Ok(Some(Ok((node, transport))))) => {
+                let mut state = self.state();
+                let process = state.process.as_mut();
+                process.filter(|process| process.boot == boot)?.node = Some((node.clone(), transport));
+                Some(node)
+            }
+            // Killed meanwhile, or its disk was taken away in the middle of a write.
+            Ok(Ok(None)) => None,
+            Ok(Ok(Some(Err(_)))) if self.0.disk.is_off() => None,
+            Ok(Ok(Some(Err(error)))) => {
+                trace.violation(format!("node {} does not start: {error}", self.id()));
+                None
+            }
+            Ok(Err(panic)) => {
+                trace.violation(format!("node {} panicked at its start: {panic}", self.id()));
+                None
+            }
+            Err(_) => {
+                trace.violation(format!("node {} is not started after {BOOT_TIME:?}", self.id()));
+                None
+            }
+        }
+    }
+
+    /// Cuts the power: the process is gone this moment, and of what its disk had not synced a random part is.
+    pub async fn kill(&self) {
+        self.0.disk.cut_power();
+        let Some(process) = self.state().process.take() else {
+            return;
+        };
+        self.0
+            .world
+            .trace
+            .event(format_args!("node {} is killed", self.id()));
+        let unfinished = unfinished(&self.0);
+        process.tasks.abort();
+        if let Some((node, transport)) = process.node {
+            transport.shutdown(Duration::ZERO).await;
+            node.kill().await;
+        }
+        if !process.tasks.join(KILL_TIME).await {
+            let violation = format!("tasks of node {} outlive it", self.id());
+            self.0.world.trace.violation(violation);
+        }
+        leave_unfinished(&self.0, unfinished, process.boot);
+    }
+
+    /// Leaves behind what a power cut in the middle of writing a snapshot leaves, on a machine that is off:
+    /// the beginning of one more file. Says whether there was a snapshot to take the beginning of.
+    pub fn leave_snapshot_half_written(&self) -> bool {
+        let Ok(files) = std::fs::read_dir(self.0.dir.join("snapshots")) else {
+            return false;
+        };
+        let newest = files.filter_map(|file| Some(file.ok()?.path())).max();
+        let Some((newest, bytes)) = newest.and_then(|path| Some((path.clone(), std::fs::read(path).ok()?)))
+        else {
+            return false;
+        };
+        let half = (newest.with_extension("tmp"), bytes);
+        leave_unfinished(&self.0, vec![half], self.boots());
+        true
+    }
+
+    /// Replaces the disk of a machine that is off by an empty one.
+    pub fn wipe(&self) {
+        self.0.disk.wipe();
+        self.state().wipes += 1;
+        // It may never have been there.
+        let _ = std::fs::remove_dir_all(&self.0.dir);
+        self.0
+            .world
+            .trace
+            .event(format_args!("the disk of node {} is replaced", self.id()));
+    }
+
+    /// Suspends the process, if one runs.
+    pub fn pause(&self) {
+        self.set_paused(true);
+    }
+
+    /// Lets a suspended process go on.
+    pub fn resume(&self) {
+        self.set_paused(false);
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let mut state = self.state();
+        let Some(process) = state.process.as_mut().filter(|process| process.paused != paused) else {
+            return;
+        };
+        process.paused = paused;
+        let tasks = process.tasks.clone();
+        drop(state);
+        let what = if paused { "stands still" } else { "goes on" };
+        self.0
+            .world
+            .trace
+            .event(format_args!("node {} {what}", self.id()));
+        if paused { tasks.pause() } else { tasks.resume() }
+    }
+}
+
+/// The address of a node in memberships; nobody dials it.
+fn addr(id: NodeId) -> Option<PeerAddr> {
+    format!("node-{id}:9093").parse().ok()
+}
+
+type Started = Result<(Node, Transport), String>;
+
+async fn start(host: Arc<Inner>, tasks: TaskGroup, boot: u64) -> Started {
+    let world = &host.world;
+    let wipes = host.state.lock().unwrap_or_else(PoisonError::into_inner).wipes;
+    let [instance, seed] = [2, 3].map(|stream| Chance::new(world.seed, host.id << 16 | stream).bits());
+    let instance = u128::from(instance) << 64 | u128::from(wipes);
+    let dir = NodeDir::open(&host.dir, CLUSTER, host.id, instance.to_le_bytes())
+        .map_err(|error| error.to_string())?;
+    let identity = LocalIdentity {
+        cluster: CLUSTER,
+        node: host.id,
+        instance: dir.instance(),
+        boot_epoch: dir.boot_epoch(),
+    };
+    let router = Router::new();
+    let transport = world
+        .network
+        .join_in(identity, router.clone(), tasks.clone())
+        .map_err(|error| error.to_string())?;
+    let config = RaftConfig {
+        node_id: host.id,
+        peers: world
+            .founders
+            .iter()
+            .copied()
+            .filter(|peer| *peer != host.id)
+            .collect(),
+        election_timeout_ms: world.election_ms.clone(),
+        heartbeat_interval_ms: world.heartbeat_ms,
+    };
+    let node = RaftNode::builder(config)
+        .transport(transport.clone(), router)
+        .data_dir(dir)
+        .simulated_disk(&host.disk)
+        .tasks(tasks)
+        .seed(seed.wrapping_add(boot))
+        .snapshot_every(world.snapshot_every)
+        .state_machine(KvStore::new())
+        .start()
+        .await
+        .map_err(|error| error.to_string())?;
+    if world.founders.contains(&host.id) && wipes == 0 && !node.status().initialized {
+        let voters: BTreeMap<_, _> = world
+            .founders
+            .iter()
+            .filter_map(|id| Some((*id, addr(*id)?)))
+            .collect();
+        // Another start of it may have done so.
+        let _ = node.initialize(voters).await;
+    }
+    Ok((node, transport))
+}
+
+/// The snapshot files that are being written or received, and what is in them.
+fn unfinished(host: &Inner) -> Vec<(PathBuf, Vec<u8>)> {
+    let Ok(files) = std::fs::read_dir(host.dir.join("snapshots")) else {
+        return Vec::new();
+    };
+    let paths = files.filter_map(|file| Some(file.ok()?.path()));
+    let paths = paths.filter(|path| path.extension().is_some_and(|end| end == "tmp"));
+    let mut unfinished: Vec<_> = paths
+        .filter_map(|path| Some((path.clone(), std::fs::read(path).ok()?)))
+        .collect();
+    unfinished.sort();
+    unfinished
+}
+
+/// Does to files that were being written what a power cut does: they are there, cut off somewhere.
+fn leave_unfinished(host: &Inner, unfinished: Vec<(PathBuf, Vec<u8>)>, boot: u64) {
+    let mut chance = Chance::new(host.world.seed, host.id << 16 | boot << 8 | 4);
+    for (path, mut bytes) in unfinished {
+        bytes.truncate(usize::try_from(chance.below(bytes.len() as u64 + 1)).unwrap_or_default());
+        if std::fs::write(path, bytes).is_ok() {
+            let text = format_args!("node {} leaves an unfinished snapshot", host.id);
+            host.world.trace.event(text);
+        }
+    }
+}
