@@ -2,7 +2,7 @@
 //!
 //! Fields are only added; a client ignores those it does not know.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,73 @@ pub struct CreateTopicBody {
     /// Replicas of each partition; the node's `partitioning.replication_factor` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication_factor: Option<u16>,
+}
+
+/// Body of `PATCH /v1/topics/{name}`: what shall be otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeTopicBody {
+    /// Partitions in all, more than there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// Replicas of each partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_factor: Option<u16>,
+    /// Settings by key; `null` unsets one.
+    #[serde(default)]
+    pub settings: BTreeMap<String, Option<String>>,
+}
+
+/// Answer of `GET /v1/rebalance`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceBody {
+    /// The rebalance under way; none while nothing moves as planned.
+    pub rebalance: Option<RebalanceStateBody>,
+}
+
+/// How far a rebalance is, in partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceStateBody {
+    /// Number of the rebalance.
+    pub id: u64,
+    /// `filling`, `running`, `paused` or `cancelling`.
+    pub status: String,
+    /// In all.
+    pub moves: u32,
+    /// Not begun.
+    pub queued: u32,
+    /// Under way.
+    pub active: u32,
+    /// Done, and not undone.
+    pub done: u32,
+    /// Not to be made after all, because something else has happened to the partition.
+    pub dropped: u32,
+}
+
+/// Answer of `GET /v1/rebalance/plan`, and of `POST /v1/rebalance` about the plan that was begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanBody {
+    /// Number of the rebalance that was begun; none for a plan alone, or if there is nothing to move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// The generation that the plan was made against.
+    pub against: u64,
+    /// Partitions that get other replicas or another preferred leader.
+    pub partitions: u64,
+    /// Replicas that are copied.
+    pub replica_moves: u64,
+    /// The fewest copies that lead there.
+    pub lower_bound: u64,
+    /// Copies for each that is unavoidable.
+    pub ratio: f64,
+    /// Partitions whose preferred leader changes.
+    pub leader_moves: u64,
+    /// Replicas that should move and cannot.
+    pub stuck: u64,
+    /// The fullest node's replicas over the mean, before and after.
+    pub replicas_max_over_mean: (f64, f64),
+    /// The same of preferred leaders.
+    pub leaders_max_over_mean: (f64, f64),
 }
 
 /// Body of `POST /v1/join-tokens`.

@@ -16,10 +16,10 @@ mod server;
 mod service;
 
 pub use api::{
-    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, ChangesBody, CreateTopicBody, CreatedTopicBody,
-    JoinTokenBody, KeyBody, KeyChangeBody, ListingBody, MakeJoinTokenBody, MemberBody, MembersBody,
-    PartitionBody, ProblemBody, REVISION_HEADER, SessionBody, StatusBody, TopicBody, TopicsBody,
-    TransferBody,
+    APPLIED_INDEX_HEADER, AssignmentsBody, ChangeTopicBody, ChangedBody, ChangesBody, CreateTopicBody,
+    CreatedTopicBody, JoinTokenBody, KeyBody, KeyChangeBody, ListingBody, MakeJoinTokenBody, MemberBody,
+    MembersBody, PartitionBody, PlanBody, ProblemBody, REVISION_HEADER, RebalanceBody, RebalanceStateBody,
+    SessionBody, StatusBody, TopicBody, TopicsBody, TransferBody,
 };
 pub use error::ErrorBody;
 pub use guard::{AdminToken, TOKEN_BYTES};

@@ -1,7 +1,12 @@
 //! Which request is which: a pure function from method, path and query.
 
+mod partitions;
+
 use hyper::Method;
+use rivven_cluster::RebalanceAction;
 use rivven_types::NodeId;
+
+pub(crate) use self::partitions::PlanQuery;
 
 use crate::{
     error::ApiError,
@@ -37,7 +42,13 @@ pub(crate) enum Route {
     Topics,
     Topic { name: String },
     CreateTopic,
+    ChangeTopic { name: String },
     DeleteTopic { name: String },
+    SetWeight { node: NodeId, weight: Option<u16> },
+    Rebalance,
+    RebalancePlan(PlanQuery),
+    StartRebalance(PlanQuery),
+    ControlRebalance { id: u64, action: RebalanceAction },
     Assignments,
     KvGet { key: String, read: KvRead },
     KvList(KvList),
@@ -116,13 +127,19 @@ impl Route {
             | Self::Members
             | Self::Topics
             | Self::Topic { .. }
+            | Self::Rebalance
+            | Self::RebalancePlan(_)
             | Self::Assignments
             | Self::KvGet { .. }
             | Self::KvList(_)
             | Self::Watch(_)
             | Self::Health(_) => false,
             Self::CreateTopic
+            | Self::ChangeTopic { .. }
             | Self::DeleteTopic { .. }
+            | Self::SetWeight { .. }
+            | Self::StartRebalance(_)
+            | Self::ControlRebalance { .. }
             | Self::KvPut(_)
             | Self::KvDelete(_)
             | Self::Session(_)
@@ -149,9 +166,16 @@ impl Route {
             let name = decode_text(name)?;
             return match *method {
                 Method::GET => Ok(Self::Topic { name }),
+                Method::PATCH => Ok(Self::ChangeTopic { name }),
                 Method::DELETE => Ok(Self::DeleteTopic { name }),
-                _ => Err(ApiError::method_not_allowed("GET, DELETE")),
+                _ => Err(ApiError::method_not_allowed("GET, PATCH, DELETE")),
             };
+        }
+        if let Some(rest) = path.strip_prefix("/v1/rebalance") {
+            return partitions::rebalance(method, rest, query);
+        }
+        if let Some(rest) = path.strip_prefix("/v1/nodes/") {
+            return partitions::weight(method, rest, query);
         }
         match path {
             "/v1/status" => get(method, Self::Status),
@@ -188,11 +212,7 @@ impl HealthRoute {
             ("readyz", check) => Self::Readyz(check),
             ("metrics", None) => Self::Metrics,
             _ => {
-                return Err(ApiError::not_found(
-                    "unknown-path",
-                    "nothing is served at this path",
-                    "see docs/operating/admin-api.md for the paths",
-                ));
+                return Err(unknown_path());
             }
         };
         get(method, route)
@@ -295,6 +315,14 @@ fn read_level(text: Option<&str>) -> Result<ReadLevel, ApiError> {
             "leave it out to read linearizably",
         )),
     }
+}
+
+fn unknown_path() -> ApiError {
+    ApiError::not_found(
+        "unknown-path",
+        "nothing is served at this path",
+        "see docs/operating/admin-api.md for the paths",
+    )
 }
 
 fn transfer(method: &Method, query: &mut Query) -> Result<Route, ApiError> {

@@ -1,6 +1,7 @@
 //! The admin API as a service over `Cluster`.
 
 mod kv;
+mod rebalance;
 mod refuse;
 mod view;
 mod watch;
@@ -134,6 +135,21 @@ impl Inner {
                 Ok(json(StatusCode::OK, &assignments))
             }
             Route::CreateTopic => self.create_topic(from_json(&read_body(request).await?)?).await,
+            Route::ChangeTopic { name } => {
+                let body = from_json(&read_body(request).await?)?;
+                changed(rebalance::change_topic(cluster, &name, body).await?)
+            }
+            Route::SetWeight { node, weight } => {
+                let set = cluster.partitions().set_weight(node, weight).await;
+                changed(set.map_err(|error| refuse::write(&error))?)
+            }
+            Route::Rebalance => Ok(rebalance::state(cluster)),
+            Route::RebalancePlan(query) => rebalance::plan(cluster, query).await,
+            Route::StartRebalance(query) => rebalance::start(cluster, query).await,
+            Route::ControlRebalance { id, action } => {
+                let done = cluster.partitions().control_rebalance(id, action).await;
+                changed(done.map_err(|error| refuse::write(&error))?)
+            }
             Route::DeleteTopic { name } => {
                 let deleted = cluster.partitions().delete_topic(&name).await;
                 changed(deleted.map_err(|error| refuse::write(&error))?)

@@ -47,6 +47,7 @@ mod members;
 mod partitions;
 mod probe;
 mod published;
+mod rebalance;
 mod ring_meta;
 mod shutdown;
 mod state;
@@ -64,15 +65,17 @@ pub use error::{ReadError, RotateError, StartError, TransferError, WriteError};
 pub use joining::JoinTokenError;
 pub use kv::{Kv, KvCommitted, KvListing, KvWatch, KvWritten, Swap};
 pub use members::{Member, MemberEvent, MemberEvents, Members};
-pub use partitions::{AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};
+pub use partitions::{AssignmentUpdate, AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};
+pub use rebalance::{RebalanceAction, TopicChange};
 pub use shutdown::ShutdownReport;
 pub use status::{Check, ClusterStatus, Phase, Problem};
 pub use status_watch::ClusterWatch;
 
 pub use rivven_hashring::{HashRing, RingError};
 pub use rivven_partition::{
-    LeaderEpoch, Node, NodeStatus, Partition, PartitionEpoch, PartitionError, PartitionMap, Topic, TopicId,
-    TopicName, TopicRef, TopicSpec,
+    Changes, Compacted, Goal, LeaderEpoch, Node, NodeStatus, Partition, PartitionEpoch, PartitionError,
+    PartitionMap, Plan, PlanSummary, Rebalance, RebalanceStatus, Settings, Spread, Topic, TopicId, TopicName,
+    TopicRef, TopicSpec, UncleanElection, ZoneRule,
 };
 pub use rivven_raft::{
     CompareTarget, Comparison, Consistency, Fabric, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvOp,

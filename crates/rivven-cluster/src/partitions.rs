@@ -6,9 +6,9 @@ use std::{
 };
 
 use rivven_partition::{
-    Applied, LeaderEpoch, PartitionCommand, PartitionMap, Topic, TopicId, TopicSpec, place,
+    Applied, Changes, Compacted, LeaderEpoch, PartitionCommand, PartitionMap, PartitionState, Topic, TopicId,
+    TopicSpec, place,
 };
-use rivven_raft::Consistency;
 use rivven_types::NodeId;
 use tokio::sync::watch;
 
@@ -26,10 +26,10 @@ use crate::{
 /// is asked refuses a lower one than it has seen.
 #[derive(Clone, Debug)]
 pub struct PartitionManager {
-    inner: Weak<Inner>,
+    pub(crate) inner: Weak<Inner>,
     published: Arc<Published>,
     default_replication_factor: u16,
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Who leads a partition.
@@ -88,6 +88,18 @@ impl LeaderError {
 pub struct AssignmentWatch {
     published: Arc<Published>,
     changed: watch::Receiver<u64>,
+    /// Generation of what was given last.
+    seen: u64,
+}
+
+/// Newer assignments, and what in them is new. From [`AssignmentWatch::next`].
+#[derive(Clone, Debug)]
+pub struct AssignmentUpdate {
+    /// The assignments.
+    pub map: PartitionMap,
+    /// What has changed since those given before; an error when so much has that it is no longer known, and
+    /// everything in `map` is to be looked at.
+    pub changes: Result<Changes, Compacted>,
 }
 
 impl AssignmentWatch {
@@ -105,7 +117,20 @@ impl AssignmentWatch {
         if self.changed.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        self.current()
+        let map = self.current();
+        self.seen = map.generation();
+        map
+    }
+
+    /// Waits for the next change and gives the newest assignments with what has changed since those given
+    /// before, or since the watch began.
+    ///
+    /// Cancel safety: nothing is lost.
+    pub async fn next(&mut self) -> AssignmentUpdate {
+        let seen = self.seen;
+        let map = self.changed().await;
+        let changes = map.changes_since(seen);
+        AssignmentUpdate { map, changes }
     }
 }
 
@@ -134,20 +159,11 @@ impl PartitionManager {
     /// # Errors
     /// [`WriteError`]: the topic exists, there are too few nodes, or no quorum answered.
     pub async fn create_topic(&self, name: &str, spec: TopicSpec) -> Result<TopicId, WriteError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
+        let inner = self.running()?;
         let mut spec = spec;
         spec.replication_factor
             .get_or_insert(self.default_replication_factor);
-        // From what a quorum has committed, so that a topic created a moment ago elsewhere counts.
-        let state = inner
-            .read(Consistency::Linearizable, self.timeout, |state| {
-                state.partitions.clone()
-            })
-            .await
-            .map_err(|error| WriteError::NoLeader {
-                cause: error.to_string(),
-            })?
-            .value;
+        let state = self.newest(&inner).await?;
         let command =
             place(&state, &inner.liveness_hint(&state), name, &spec).map_err(WriteError::Partition)?;
         match inner.propose_partitions(command, self.timeout).await? {
@@ -171,7 +187,12 @@ impl PartitionManager {
             .generation())
     }
 
-    /// The topics this node knows, by name.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&PartitionMap) -> T) -> T {
+        self.published.read(|state| read(state.map()))
+    }
+
+    /// The topics this node knows, in the order of their creation; their partitions are in
+    /// [`Self::assignments`].
     #[must_use]
     pub fn topics(&self) -> Vec<Topic> {
         self.published
@@ -212,9 +233,12 @@ impl PartitionManager {
     /// Follows the assignments from this moment on.
     #[must_use]
     pub fn watch(&self) -> AssignmentWatch {
+        // Subscribed first: a change in between is given rather than missed.
+        let changed = self.published.subscribe();
         AssignmentWatch {
             published: Arc::clone(&self.published),
-            changed: self.published.subscribe(),
+            changed,
+            seen: self.published.read(PartitionState::generation),
         }
     }
 }

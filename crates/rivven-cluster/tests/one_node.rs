@@ -8,12 +8,12 @@
 
 mod common;
 
-use std::{net::UdpSocket, time::Duration};
+use std::{collections::BTreeMap, net::UdpSocket, time::Duration};
 
 use common::{Nodes, PATIENCE, refused};
 use rivven_cluster::{
-    Cluster, ClusterConfig, Consistency, KeyRange, KvCompare, KvOp, KvOpResult, KvTxn, KvUpdate, Lifetime,
-    Phase, Swap, TopicSpec, WatchFrom, identity,
+    Cluster, ClusterConfig, Consistency, Goal, KeyRange, KvCompare, KvOp, KvOpResult, KvTxn, KvUpdate,
+    Lifetime, Phase, Swap, TopicChange, TopicSpec, WatchFrom, identity,
 };
 
 #[tokio::test]
@@ -143,6 +143,22 @@ async fn topics_come_and_go(node: &Cluster) {
         .await;
     assert_eq!(few.unwrap_err().code(), "not-enough-nodes");
     let mut watch = node.partitions().watch();
+    let more = TopicChange {
+        partitions: Some(3),
+        settings: BTreeMap::from([("x-retention".into(), Some("a week".into()))]),
+        ..TopicChange::default()
+    };
+    node.partitions().change_topic("t", more).await.unwrap();
+    let update = watch.next().await;
+    let topic = update.map.topic("t").unwrap().get().clone();
+    assert_eq!(update.changes.unwrap().topics, [topic.id]);
+    let mut grown = update.map;
+    while grown.topic("t").unwrap().settings.get("x-retention") != Some("a week") {
+        grown = watch.changed().await;
+    }
+    assert_eq!(grown.topic("t").unwrap().partition_count(), 3);
+    assert!(node.partitions().plan(&Goal::default()).await.unwrap().is_empty());
+    assert_eq!(node.partitions().rebalance(), None);
     node.partitions().delete_topic("t").await.unwrap();
     assert!(watch.changed().await.topic("t").is_none());
 }

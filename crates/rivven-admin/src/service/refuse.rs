@@ -28,10 +28,18 @@ pub(super) fn write(error: &WriteError) -> ApiError {
             StatusCode::CONFLICT
         }
         WriteError::Refused(_) => StatusCode::BAD_REQUEST,
-        WriteError::Partition(PartitionError::UnknownTopic) => StatusCode::NOT_FOUND,
-        WriteError::Partition(PartitionError::TopicExists { .. } | PartitionError::NotEnoughNodes { .. }) => {
-            StatusCode::CONFLICT
-        }
+        WriteError::Partition(
+            PartitionError::UnknownTopic
+            | PartitionError::UnknownNode { .. }
+            | PartitionError::UnknownRebalance { .. },
+        ) => StatusCode::NOT_FOUND,
+        WriteError::Partition(
+            PartitionError::TopicExists { .. }
+            | PartitionError::NotEnoughNodes { .. }
+            | PartitionError::StalePlan { .. }
+            | PartitionError::RebalanceUnderWay { .. }
+            | PartitionError::RebalanceStatus { .. },
+        ) => StatusCode::CONFLICT,
         WriteError::Partition(_) => StatusCode::BAD_REQUEST,
         error => match error.outcome() {
             Outcome::NotDone => StatusCode::SERVICE_UNAVAILABLE,
