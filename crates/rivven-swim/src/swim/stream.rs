@@ -69,10 +69,24 @@ impl Swim {
         };
         let before = self.transmits.len();
         self.handle_letter(now, &letter, &items);
-        let answered = |(transmit, _): &(Transmit, _)| matches!(transmit, Transmit::Response { .. });
-        if !self.transmits.range(before..).any(answered) {
+        if !self.keep_one_answer(before) {
             self.refuse(reply);
         }
+    }
+
+    /// Drops all answers over a stream behind the first of those that were queued from `begin` on: whoever asks
+    /// several things at once is answered what it asked first. False if there is none.
+    fn keep_one_answer(&mut self, begin: usize) -> bool {
+        let mut answered = false;
+        let mut number = 0;
+        self.transmits.retain(|(transmit, _)| {
+            let is_answer = number >= begin && matches!(transmit, Transmit::Response { .. });
+            number += 1;
+            let surplus = is_answer && answered;
+            answered |= is_answer;
+            !surplus
+        });
+        answered
     }
 
     /// An empty answer, so that nobody waits for one.
@@ -88,5 +102,56 @@ impl Swim {
         payload.push(&Item::Ping(self.ping(seq, target)));
         let (to, id) = (target, u64::from(seq));
         self.transmit(Transmit::Request { to, id }, payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, vec::Vec};
+
+    use super::*;
+    use crate::{BootEpoch, InstanceId, PeerAddr, Settings, SwimConfig};
+
+    fn identity(node: NodeId) -> Identity {
+        Identity {
+            node,
+            instance: InstanceId::from_bytes([9; 16]),
+            boot_epoch: BootEpoch(1),
+        }
+    }
+
+    /// An empty request, one ping, a page and a ping, and no payload at all.
+    #[test]
+    fn whoever_asks_over_a_stream_is_answered_once_whatever_it_asks() {
+        let bound = SocketAddr::from(([10, 0, 0, 1], 7946));
+        let config = SwimConfig {
+            bind_addr: PeerAddr::from(bound),
+            known_peers: Vec::new(),
+            protocol_period_ms: 1_000,
+            suspect_timeout_ms: 5_000,
+        };
+        let settings = Settings::new(&config, bound).unwrap().with_streams();
+        let mut swim = Swim::new(settings, identity(300), b"me", Time::ZERO, 1).unwrap();
+        let ping = [1, 0x0b, 0, 1, 0xac, 2, 1, 2, 3, 4, 5, 6, 7, 8];
+        let page = [6, 3, 0, 0, 5, 1];
+        let bodies = [
+            [0].to_vec(),
+            [&[0], ping.as_slice()].concat(),
+            [&[0], page.as_slice(), ping.as_slice()].concat(),
+            [&[0], ping.as_slice(), ping.as_slice()].concat(),
+            [7].to_vec(),
+        ];
+        for (body, id) in bodies.iter().zip(0..) {
+            let sender = identity(2);
+            swim.handle_stream(Time::ZERO, StreamEvent::Request { id, sender, body });
+            let (mut answers, mut out) = (Vec::new(), Vec::new());
+            while let Some(transmit) = swim.poll_transmit(&mut out) {
+                answers.extend(match transmit {
+                    Transmit::Response { id } => Some(id),
+                    _ => None,
+                });
+            }
+            assert_eq!(answers, [id], "{body:?}");
+        }
     }
 }
