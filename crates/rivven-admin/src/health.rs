@@ -14,7 +14,7 @@ use crate::{
     MetricsRecorder,
     error::{ApiError, Body, plain},
     route::HealthRoute,
-    server,
+    server::{self, HEALTH_HEADER_TIMEOUT, Patience},
 };
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -58,7 +58,11 @@ impl HealthService {
 
     /// Serves on `listener` until `stop` resolves.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        server::serve(listener, self, stop).await;
+        let patience = Patience {
+            headers: HEALTH_HEADER_TIMEOUT,
+            replaces_oldest: true,
+        };
+        server::serve(listener, self, patience, stop).await;
     }
 }
 

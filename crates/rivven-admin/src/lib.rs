@@ -26,7 +26,7 @@ pub use guard::{AdminToken, TOKEN_BYTES};
 pub use health::HealthService;
 pub use metrics::{MAX_SERIES, MetricsRecorder, RecorderInUse};
 pub use server::{
-    BODY_TIMEOUT, BindError, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS, STOP_GRACE,
-    bind_admin, bind_health,
+    BODY_TIMEOUT, BindError, HEADER_TIMEOUT, HEALTH_HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES,
+    MAX_HEADERS, STOP_GRACE, bind_admin, bind_health,
 };
 pub use service::{AdminOptions, AdminService, MAX_BODY_BYTES, MAX_WATCHES};

@@ -1,21 +1,27 @@
 //! Accepting connections, within limits.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque, convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc,
+    time::Duration,
+};
 
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 
 use crate::error::Body;
 
-/// Connections served at a time; further ones wait in the kernel's accept queue.
+/// Connections served at a time. Further ones of the admin API wait in the kernel's accept queue; further ones of
+/// the health endpoints, which anyone may reach, take the place of the oldest.
 pub const MAX_CONNECTIONS: usize = 256;
-/// Longest wait for the headers of a request, idle time on a kept connection included.
+/// Longest wait for the headers of a request to the admin API, idle time on a kept connection included.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for the health endpoints.
+pub const HEALTH_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the body of a request.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of request line and headers.
@@ -92,23 +98,50 @@ pub async fn bind_health(address: SocketAddr) -> Result<TcpListener, BindError> 
         })
 }
 
+/// How patient a server is with those who connect and ask nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Longest wait for the headers of a request.
+    pub(crate) headers: Duration,
+    /// With all places taken, the next connection takes that of the oldest one, which is cut.
+    ///
+    /// For answers that take no time: whoever is cut either asks nothing or reads nothing.
+    pub(crate) replaces_oldest: bool,
+}
+
 /// Serves `service` on `listener` until `stop` resolves; then answers what was asked and returns.
 ///
 /// Dropping the future cuts every connection at once.
-pub(crate) async fn serve<S>(listener: TcpListener, service: S, stop: impl Future<Output = ()>)
-where
+pub(crate) async fn serve<S>(
+    listener: TcpListener,
+    service: S,
+    patience: Patience,
+    stop: impl Future<Output = ()>,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
+    // The oldest first, and some that have ended.
+    let mut served: VecDeque<AbortHandle> = VecDeque::new();
     let mut stop = pin!(stop);
     loop {
         let accepted = async {
             // The semaphore is never closed, so a permit always comes.
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
+            if !patience.replaces_oldest {
+                let slot = Arc::clone(&slots).acquire_owned().await;
+                return (slot, listener.accept().await);
+            }
+            let accepted = listener.accept().await;
+            if slots.available_permits() == 0 {
+                served.retain(|connection| !connection.is_finished());
+                if let Some(oldest) = served.pop_front() {
+                    oldest.abort();
+                }
+            }
+            (Arc::clone(&slots).acquire_owned().await, accepted)
         };
         let (slot, accepted) = tokio::select! {
             biased;
@@ -116,13 +149,20 @@ where
             accepted = accepted => accepted,
         };
         while connections.try_join_next().is_some() {}
+        if served.len() > 2 * MAX_CONNECTIONS {
+            served.retain(|connection| !connection.is_finished());
+        }
         match accepted {
             Ok((stream, remote)) => {
-                let connection = connection(stream, remote, service.clone(), stopped.clone());
-                connections.spawn(async move {
+                let peer = (stream, remote);
+                let connection = connection(peer, service.clone(), patience.headers, stopped.clone());
+                let served_by = connections.spawn(async move {
                     connection.await;
                     drop(slot);
                 });
+                if patience.replaces_oldest {
+                    served.push_back(served_by);
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -138,15 +178,19 @@ where
     }
 }
 
-async fn connection<S>(stream: TcpStream, remote: SocketAddr, service: S, mut stopped: watch::Receiver<bool>)
-where
+async fn connection<S>(
+    (stream, remote): (TcpStream, SocketAddr),
+    service: S,
+    headers: Duration,
+    mut stopped: watch::Receiver<bool>,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
     // Answers are small and complete: waiting to coalesce them only adds delay.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(headers)
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
@@ -165,5 +209,80 @@ where
     };
     if let Err(error) = result {
         tracing::debug!(%remote, %error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, io};
+
+    use hyper::service::service_fn;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
+
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+
+    /// A server that answers every request with `ok`, and its address.
+    async fn start(replaces_oldest: bool, connections: &mut JoinSet<()>) -> SocketAddr {
+        let listener = bind_health(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = service_fn(|_| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("ok")).boxed_unsync()))
+        });
+        let patience = Patience {
+            headers: HEADER_TIMEOUT,
+            replaces_oldest,
+        };
+        connections.spawn(serve(listener, service, patience, pending()));
+        address
+    }
+
+    async fn ask(address: SocketAddr) -> io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn those_who_ask_nothing_keep_nobody_from_the_health_endpoints() {
+        let mut servers = JoinSet::new();
+        let address = start(true, &mut servers).await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        for _ in 0..3 {
+            let answer = timeout(Duration::from_secs(10), ask(address)).await.unwrap();
+            assert!(answer.unwrap().ends_with("ok"));
+        }
+        // The oldest has made room, and the newest has not.
+        let mut byte = [0];
+        let oldest = timeout(Duration::from_secs(10), silent[0].read(&mut byte)).await;
+        assert_eq!(oldest.unwrap().unwrap_or_default(), 0);
+        let newest = silent.last_mut().unwrap().read(&mut byte);
+        assert!(timeout(Duration::from_millis(50), newest).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn further_connections_of_the_admin_api_wait() {
+        let mut servers = JoinSet::new();
+        let address = start(false, &mut servers).await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut waiting = Box::pin(ask(address));
+        assert!(timeout(Duration::from_millis(100), &mut waiting).await.is_err());
+        silent.pop();
+        let answer = timeout(Duration::from_secs(10), waiting).await.unwrap();
+        assert!(answer.unwrap().ends_with("ok"));
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     guard::{AdminToken, check_host, check_token},
     health,
     route::{Route, SessionRoute},
-    server::{self, BODY_TIMEOUT},
+    server::{self, BODY_TIMEOUT, HEADER_TIMEOUT, Patience},
 };
 
 pub use self::watch::MAX_WATCHES;
@@ -77,7 +77,11 @@ impl AdminService {
 
     /// Serves on `listener` until `stop` resolves, then answers what was asked.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        server::serve(listener, self, stop).await;
+        let patience = Patience {
+            headers: HEADER_TIMEOUT,
+            replaces_oldest: false,
+        };
+        server::serve(listener, self, patience, stop).await;
     }
 
     /// Answers one request.

@@ -1,5 +1,7 @@
 //! The API over a real cluster of one, in this process.
 
+// A request is one future from the parser of its path down to the log.
+#![recursion_limit = "256"]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
