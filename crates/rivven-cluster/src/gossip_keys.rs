@@ -15,7 +15,7 @@ use rivven_raft::{Consistency, RaftNode, Role};
 use rivven_transport::{
     CallCtx, CallError, Class, Method, PeerStatus, Rejection, TaskGroup,
     datagram::{GossipKey, GossipKeyError},
-    gossip_keys::{KeyDemand, KeyKeeper, KeyRotation, KeyStep, RotationInput, RotationPolicy},
+    gossip_keys::{KeyDemand, KeyKeeper, KeyRotation, KeyStep, RotationInput, RotationPolicy, Standing},
     identity::GOSSIP_KEY_FILE,
 };
 use rivven_types::NodeId;
@@ -88,7 +88,10 @@ pub(crate) fn serve(inner: &Arc<Inner>) {
     inner.keeper.serve(&inner.router, move |caller| {
         published.read(|state| {
             let node = state.map().node(caller);
-            node.is_none_or(|node| node.status != NodeStatus::Removed)
+            Standing {
+                belongs: node.is_none_or(|node| node.status != NodeStatus::Removed),
+                removals: state.map().removals(),
+            }
         })
     });
     // Weak, because the router belongs to what it would hold.

@@ -19,7 +19,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use keeper::{AdoptError, KeyKeeper};
+pub use keeper::{AdoptError, KeyKeeper, Standing};
 pub use plan::{Answer, KeyDemand, KeyMember, KeyStep, RotationPolicy, plan};
 pub use rotation::{KeyRotation, RotationInput};
 pub use store::KeyFileError;

@@ -57,6 +57,15 @@ pub struct KeyKeeper {
     ahead: Mutex<Option<NodeId>>,
 }
 
+/// What a node knows of another one when that asks for keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It has not been removed, as far as this node knows.
+    pub belongs: bool,
+    /// How often a node had been removed, ever, in the state that says so; see [`KeyDemand`](super::KeyDemand).
+    pub removals: u64,
+}
+
 /// Why a peer's ring was not taken over. The ring in use stays.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -169,14 +178,22 @@ impl KeyKeeper {
         Ok(true)
     }
 
-    /// Answers the peers that `admits` says belong to the cluster.
-    pub fn serve(self: &Arc<Self>, router: &Router, admits: impl Fn(NodeId) -> bool + Send + Sync + 'static) {
-        let admits = Arc::new(admits);
+    /// Answers the peers of which `standing` says that they belong to the cluster.
+    ///
+    /// What it says may be old: the state that removes a node reaches this one some time after the key made
+    /// without it. So a ring made after more removals than this node knows of is handed to nobody.
+    pub fn serve(
+        self: &Arc<Self>,
+        router: &Router,
+        standing: impl Fn(NodeId) -> Standing + Send + Sync + 'static,
+    ) {
+        let standing = Arc::new(standing);
         let refused = || Rejection::new("node-removed", "the caller has been removed from the cluster");
-        let (this, admitted) = (Arc::clone(self), Arc::clone(&admits));
+        let (this, known) = (Arc::clone(self), Arc::clone(&standing));
         router.register::<FetchKeys, _, _>(move |caller, theirs| {
-            let answer = if admitted(caller.peer.node) {
-                Ok(this.answer(caller.peer.node, theirs))
+            let known = known(caller.peer.node);
+            let answer = if known.belongs {
+                this.answer(caller.peer.node, theirs, known.removals)
             } else {
                 Err(refused())
             };
@@ -184,9 +201,9 @@ impl KeyKeeper {
         });
         let this = Arc::clone(self);
         router.register::<OfferKeys, _, _>(move |caller, text| {
-            let (this, admitted) = (Arc::clone(&this), admits(caller.peer.node));
+            let (this, known) = (Arc::clone(&this), standing(caller.peer.node));
             async move {
-                if !admitted {
+                if !known.belongs {
                     return Err(refused());
                 }
                 let reject =
@@ -200,18 +217,29 @@ impl KeyKeeper {
         });
     }
 
-    /// What `peer`, which has `theirs`, is sent.
+    /// What `peer`, which has `theirs`, is sent by a node that knows of so many `removals`.
     ///
     /// A peer that has more asks because it cannot read somebody, and that is whoever is behind: perhaps this
     /// node, which may read all that the others send, and would not look for keys by itself.
-    fn answer(&self, peer: NodeId, theirs: Option<RingVersion>) -> Option<RingText> {
+    fn answer(
+        &self,
+        peer: NodeId,
+        theirs: Option<RingVersion>,
+        removals: u64,
+    ) -> Result<Option<RingText>, Rejection> {
         let held = self.held();
         let ours = held.as_ref().map(|ring| ring.version());
         if theirs > ours {
             *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
             self.keys.report_missing();
         }
-        held.filter(|_| ours > theirs).map(|ring| RingText::of(&ring))
+        match held.filter(|_| ours > theirs) {
+            Some(ring) if ring.removals() > removals => Err(Rejection::new(
+                "removals-not-applied",
+                "this node has not heard yet who was removed before the keys were made; ask another one",
+            )),
+            ring => Ok(ring.map(|ring| RingText::of(&ring))),
+        }
     }
 
     /// Takes over the ring of `peer` if it is greater. `true` if this node then has one, `false` if neither

@@ -130,7 +130,10 @@ fn keeper(ring: Option<&KeyRing>) -> Arc<KeyKeeper> {
 /// A node that answers for `keeper`.
 fn join(network: &MemoryNetwork, node: NodeId, keeper: &Arc<KeyKeeper>) -> Transport {
     let router = Router::new();
-    keeper.serve(&router, |caller| caller != 66);
+    keeper.serve(&router, |caller| Standing {
+        belongs: caller != 66,
+        removals: 3,
+    });
     network.join(local(node, 1), router).unwrap()
 }
 
@@ -166,6 +169,22 @@ async fn a_node_fetches_what_is_greater_and_offers_what_it_has() {
         removed.offer(&stranger, 1, &old).await.unwrap_err().code(),
         "node-removed"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_made_after_a_removal_come_from_nobody_who_has_not_heard_of_it() {
+    let network = MemoryNetwork::new();
+    // The nodes of these tests know of three removals, and so cannot tell who the fourth one was.
+    let ring = KeyRing::bootstrap(made(1)).stage(made(2), 1, 0, 4, true);
+    let known = KeyRing::bootstrap(made(1)).stage(made(2), 1, 0, 3, true);
+    let (behind, up_to_date, asking) = (keeper(Some(&ring)), keeper(Some(&known)), keeper(None));
+    let _nodes = [join(&network, 1, &behind), join(&network, 2, &up_to_date)];
+    let transport = join(&network, 3, &asking);
+    let refused = asking.fetch(&transport, 1).await.unwrap_err();
+    assert_eq!(refused.code(), "removals-not-applied");
+    assert!(asking.held().is_none());
+    assert!(asking.fetch(&transport, 2).await.unwrap());
+    assert_eq!(asking.held().unwrap().version(), known.version());
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     LinkProfile, MemoryNetwork, Router, TaskGroup, Transport,
     datagram::{DatagramOpener, DatagramSealer, KeyRing, OpenError},
-    gossip_keys::{KeyDemand, KeyKeeper, KeyRotation, RotationInput, RotationPolicy},
+    gossip_keys::{KeyDemand, KeyKeeper, KeyRotation, RotationInput, RotationPolicy, Standing},
     seeded::Seeded,
 };
 
@@ -104,7 +104,10 @@ impl Cluster {
         let tasks = TaskGroup::current();
         let keeper = KeyKeeper::holding(self.disks.get(&node).cloned(), None, tasks.clone());
         let router = Router::new();
-        keeper.serve(&router, |_| true);
+        keeper.serve(&router, |_| Standing {
+            belongs: true,
+            removals: u64::MAX,
+        });
         let identity = local(node, self.boots);
         let transport = self.network.join(identity.clone(), router).unwrap();
         let peers = || EVERYBODY.collect();
