@@ -22,8 +22,9 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// Counted for each proposal of a message beside its body: namespace and lengths.
 pub(crate) const PROPOSAL_OVERHEAD_BYTES: usize = 16;
 
-/// Bytes of replies that one answer carries; the others are kept for their proposers to fetch.
-pub(crate) const ANSWER_BYTES: usize = 4 << 20;
+/// Bytes of replies that one answer carries; the others are kept for their proposers to fetch. With one more reply
+/// of any size it fits a frame of its class.
+pub(crate) const ANSWER_BYTES: usize = (4 << 20) - (128 << 10);
 
 /// Most bytes of a query, and of the answer to one.
 const MAX_QUERY_BYTES: usize = MAX_COMMAND_MESSAGE_BYTES;
