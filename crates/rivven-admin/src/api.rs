@@ -256,6 +256,13 @@ pub struct ChangedBody {
     pub lease: Option<u64>,
 }
 
+/// Answer of `POST /v1/gossip-keys`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GossipKeysBody {
+    /// The epoch of the key that every member is being given. `ClusterStatus::gossip_key_epoch` is the one in use.
+    pub epoch: u64,
+}
+
 /// Answer of `POST /v1/leader/transfer`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferBody {

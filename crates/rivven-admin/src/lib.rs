@@ -17,9 +17,9 @@ mod service;
 
 pub use api::{
     APPLIED_INDEX_HEADER, AssignmentsBody, ChangeTopicBody, ChangedBody, ChangesBody, CreateTopicBody,
-    CreatedTopicBody, JoinTokenBody, KeyBody, KeyChangeBody, ListingBody, MakeJoinTokenBody, MemberBody,
-    MembersBody, PartitionBody, PlanBody, ProblemBody, REVISION_HEADER, RebalanceBody, RebalanceStateBody,
-    SessionBody, StatusBody, TopicBody, TopicsBody, TransferBody,
+    CreatedTopicBody, GossipKeysBody, JoinTokenBody, KeyBody, KeyChangeBody, ListingBody, MakeJoinTokenBody,
+    MemberBody, MembersBody, PartitionBody, PlanBody, ProblemBody, REVISION_HEADER, RebalanceBody,
+    RebalanceStateBody, SessionBody, StatusBody, TopicBody, TopicsBody, TransferBody,
 };
 pub use error::ErrorBody;
 pub use guard::{AdminToken, TOKEN_BYTES};

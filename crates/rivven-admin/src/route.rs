@@ -58,6 +58,7 @@ pub(crate) enum Route {
     Session(SessionRoute),
     TransferLeader { to: NodeId },
     MakeJoinToken,
+    RotateGossipKeys,
     Health(HealthRoute),
 }
 
@@ -144,7 +145,8 @@ impl Route {
             | Self::KvDelete(_)
             | Self::Session(_)
             | Self::TransferLeader { .. }
-            | Self::MakeJoinToken => true,
+            | Self::MakeJoinToken
+            | Self::RotateGossipKeys => true,
         }
     }
 
@@ -196,6 +198,8 @@ impl Route {
             "/v1/leader/transfer" => transfer(method, query),
             "/v1/join-tokens" if *method == Method::POST => Ok(Self::MakeJoinToken),
             "/v1/join-tokens" => Err(ApiError::method_not_allowed("POST")),
+            "/v1/gossip-keys" if *method == Method::POST => Ok(Self::RotateGossipKeys),
+            "/v1/gossip-keys" => Err(ApiError::method_not_allowed("POST")),
             _ => HealthRoute::parse(method, path).map(Self::Health),
         }
     }
@@ -367,6 +371,7 @@ mod tests {
             Route::TransferLeader { to: 2 },
         );
         check(Method::POST, "/v1/join-tokens", Route::MakeJoinToken);
+        check(Method::POST, "/v1/gossip-keys", Route::RotateGossipKeys);
         check(Method::GET, "/livez", Route::Health(HealthRoute::Livez(None)));
         check(
             Method::GET,

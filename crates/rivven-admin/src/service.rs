@@ -18,8 +18,8 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use crate::{
     MetricsRecorder,
     api::{
-        ChangedBody, CreateTopicBody, CreatedTopicBody, JoinTokenBody, MakeJoinTokenBody, SessionBody,
-        TransferBody,
+        ChangedBody, CreateTopicBody, CreatedTopicBody, GossipKeysBody, JoinTokenBody, MakeJoinTokenBody,
+        SessionBody, TransferBody,
     },
     error::{ApiError, Body, json},
     guard::{AdminToken, check_host, check_token},
@@ -167,6 +167,7 @@ impl Inner {
             Route::Session(session) => self.session(session).await,
             Route::TransferLeader { to } => self.transfer_leader(to).await,
             Route::MakeJoinToken => self.join_token(from_json(&read_body(request).await?)?).await,
+            Route::RotateGossipKeys => self.rotate_gossip_keys().await,
             Route::Health(route) => Ok(health::answer(cluster, self.options.metrics.as_ref(), &route)),
         }
     }
@@ -196,6 +197,12 @@ impl Inner {
         let transferred = self.cluster.transfer_leader(to).await;
         transferred.map_err(|error| refuse::transfer(&error))?;
         Ok(json(StatusCode::OK, &TransferBody { to }))
+    }
+
+    async fn rotate_gossip_keys(&self) -> Result<Response<Body>, ApiError> {
+        let rotated = self.cluster.rotate_gossip_keys().await;
+        let epoch = rotated.map_err(|error| refuse::rotate(&error))?;
+        Ok(json(StatusCode::OK, &GossipKeysBody { epoch }))
     }
 
     async fn join_token(&self, asked: MakeJoinTokenBody) -> Result<Response<Body>, ApiError> {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, header};
 use rivven_admin::{
-    APPLIED_INDEX_HEADER, AdminOptions, AdminService, AdminToken, ErrorBody, HealthService, ListingBody,
-    MAX_BODY_BYTES, MAX_WATCHES, MetricsRecorder, SessionBody, TOKEN_BYTES,
+    APPLIED_INDEX_HEADER, AdminOptions, AdminService, AdminToken, ErrorBody, GossipKeysBody, HealthService,
+    ListingBody, MAX_BODY_BYTES, MAX_WATCHES, MetricsRecorder, SessionBody, TOKEN_BYTES,
 };
 use rivven_cluster::{Cluster, ClusterConfig, identity};
 use tempfile::TempDir;
@@ -111,6 +111,7 @@ async fn keys_topics_and_views_work_and_mistakes_are_named() {
     topics(&api).await;
     views(&api).await;
     join_tokens(&api).await;
+    gossip_keys(&api).await;
     guards(&api).await;
     api.cluster.shutdown().await;
     api.check_error(Method::PUT, "/v1/kv/late", "v", 503, "not-ready")
@@ -447,6 +448,22 @@ async fn views(api: &Api) {
         (404, 404),
         "nothing but health"
     );
+}
+
+/// The one member acknowledges the new keys at once.
+async fn gossip_keys(api: &Api) {
+    for _ in 0..2 {
+        let before = api.cluster.status().gossip_key_epoch.unwrap();
+        let answer = api.ask(Method::POST, "/v1/gossip-keys", "").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let body: GossipKeysBody = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(body.epoch, before + 1);
+        while api.cluster.status().gossip_key_epoch != Some(body.epoch) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    api.check_error(Method::GET, "/v1/gossip-keys", "", 405, "method-not-allowed")
+        .await;
 }
 
 /// The node that is asked holds no authority's key.

@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 use rivven_cluster::{
-    JoinTokenError, KvReadError, Outcome, PartitionError, ReadError, TransferError, WriteError,
+    JoinTokenError, KvReadError, Outcome, PartitionError, ReadError, RotateError, TransferError, WriteError,
 };
 
 use crate::error::ApiError;
@@ -92,6 +92,12 @@ pub(super) fn transfer(error: &TransferError) -> ApiError {
         &error.to_string(),
         "look at /v1/status and repeat",
     )
+}
+
+pub(super) fn rotate(error: &RotateError) -> ApiError {
+    // To repeat it makes one more key, and does no harm.
+    let (status, remedy) = (StatusCode::SERVICE_UNAVAILABLE, "look at /v1/status and repeat");
+    answer(status, error.code(), &error.to_string(), remedy)
 }
 
 pub(super) fn join_token(error: &JoinTokenError) -> ApiError {
