@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rivven_types::NodeId;
 use tokio::time::Instant;
 
-use crate::{TraceContext, clock::after};
+use crate::{TraceContext, clock::after, limits::MAX_REJECTION_TEXT};
 
 /// What accompanies a call.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +81,19 @@ impl Rejection {
         }
     }
 
+    /// The refusal as it travels, its texts cut to what fits. `None` if it cannot be encoded, which no text
+    /// causes.
+    pub(crate) fn encode(mut self) -> Option<Bytes> {
+        for text in [&mut self.code, &mut self.message] {
+            let mut end = MAX_REJECTION_TEXT.min(text.len());
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+        }
+        Some(postcard::to_allocvec(&self).ok()?.into())
+    }
+
     /// Whether the handler ran, and only its response could not be sent.
     fn is_of_response(&self) -> bool {
         [MALFORMED_RESPONSE, RESPONSE_TOO_LARGE].contains(&self.code.as_str())
@@ -142,6 +156,13 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The deadline has passed before anything of the request was written.
+    pub(crate) fn unsent_in_time() -> Self {
+        Self::NotSent {
+            cause: "its deadline passed before it could leave this node".into(),
+        }
+    }
+
     /// Whether the peer may have acted on the call.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
@@ -176,6 +197,22 @@ impl CallError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_two_characters() {
+        let long = Rejection::new("c".repeat(5_000), "ä".repeat(5_000));
+        let cut: Rejection = postcard::from_bytes(&long.encode().unwrap()).unwrap();
+        assert_eq!(
+            (cut.code.len(), cut.message.len()),
+            (MAX_REJECTION_TEXT, MAX_REJECTION_TEXT)
+        );
+        let odd = Rejection::new("code", format!("a{}", "ä".repeat(5_000)));
+        let cut: Rejection = postcard::from_bytes(&odd.encode().unwrap()).unwrap();
+        assert_eq!(
+            (cut.code.as_str(), cut.message.len()),
+            ("code", MAX_REJECTION_TEXT - 1)
+        );
+    }
 
     #[test]
     fn a_lost_response_leaves_open_what_happened() {

@@ -32,7 +32,7 @@ pub use call::{CallCtx, CallError, Outcome, Rejection};
 pub use fault::{FaultLayer, FaultProfile, FaultStats};
 pub use limits::MAX_CALL_TIME;
 pub use memory::{LinkProfile, MemoryNetwork, MemoryNetworkError, MemoryStats};
-pub use method::{Class, Method, MethodSpec};
+pub use method::{Class, Method, MethodSpec, max_body};
 pub use network::{LocalIdentity, Network, PeerIdentity, PeerStatus, Transport};
 pub use quic::{BindError, QuicKeys, QuicKeysError, QuicTransport, QuicTransportBuilder};
 pub use router::{Caller, Router};

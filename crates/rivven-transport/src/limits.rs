@@ -14,13 +14,20 @@ pub(crate) const fn max_frame(class: Class) -> usize {
     }
 }
 
+/// Room for the head of a frame, trace context included.
+pub(crate) const HEAD_ROOM: usize = 64;
+
+/// Longest code and longest explanation of a rejection; longer ones are cut.
+pub(crate) const MAX_REJECTION_TEXT: usize = 4 << 10;
+
 /// Calls in flight to one peer in one class; further ones wait in a queue.
 pub(crate) const MAX_IN_FLIGHT: usize = 256;
 
 /// Bytes of requests in flight to one peer in one class; further ones wait.
 pub(crate) const MAX_IN_FLIGHT_BYTES: usize = 32 << 20;
 
-/// Calls that may wait for their turn in one class; further ones are refused as overloaded.
+/// Calls that may wait for their turn in one class, or for a connection to one peer; further ones are refused as
+/// overloaded.
 pub(crate) const MAX_WAITING: usize = 1_024;
 
 /// Silence after which a connection is dead.

@@ -2,7 +2,10 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::identity::Roles;
+use crate::{
+    identity::Roles,
+    limits::{HEAD_ROOM, max_frame},
+};
 
 /// Traffic class of a method; a lower class never delays a higher one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,9 +53,10 @@ pub trait Method: Send + Sync + 'static {
     const NAME: &'static str;
     /// Traffic class.
     const CLASS: Class;
-    /// Most bytes of an encoded request; larger ones are refused before they are sent or allocated.
+    /// Most bytes of an encoded request, up to [`max_body`] of the class; larger ones are refused before they are
+    /// sent or allocated.
     const MAX_REQUEST: usize;
-    /// Most bytes of an encoded response.
+    /// Most bytes of an encoded response, up to [`max_body`] of the class.
     const MAX_RESPONSE: usize;
     /// Who may call it, by the role in the caller's certificate; nodes alone unless said otherwise.
     const ROLES: Roles = Roles::NODE;
@@ -65,6 +69,13 @@ pub trait Method: Send + Sync + 'static {
     type Request: Serialize + DeserializeOwned + Send + Sync + 'static;
     /// What is answered.
     type Response: Serialize + DeserializeOwned + Send + Sync + 'static;
+}
+
+/// Most bytes of a request or response of `class`: a frame has a head too. 1 MiB less 64 bytes for Control, 8 MiB
+/// less 64 for Raft and Client, 1 MiB and 64 KiB less 64 for Bulk.
+#[must_use]
+pub const fn max_body(class: Class) -> usize {
+    max_frame(class) - HEAD_ROOM
 }
 
 /// The constants of a [`Method`] as a value.
@@ -90,8 +101,20 @@ pub struct MethodSpec {
 
 impl MethodSpec {
     /// The constants of `M`.
+    ///
+    /// A method whose limits do not fit the frames of its class does not compile.
     #[must_use]
     pub const fn of<M: Method>() -> Self {
+        const {
+            assert!(
+                M::MAX_REQUEST <= max_body(M::CLASS),
+                "MAX_REQUEST is larger than the frames of the class"
+            );
+            assert!(
+                M::MAX_RESPONSE <= max_body(M::CLASS),
+                "MAX_RESPONSE is larger than the frames of the class"
+            );
+        }
         Self {
             id: M::ID,
             name: M::NAME,

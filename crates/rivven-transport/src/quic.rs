@@ -6,7 +6,9 @@
 //! are and said by hello which instance and start of it. Frames and hello: `docs/formats/wire.md`.
 
 mod accept;
+mod alarm;
 mod config;
+mod congestion;
 mod control;
 mod dial;
 mod door;
@@ -34,6 +36,8 @@ mod runtime;
 mod serve;
 mod shared;
 mod silence;
+mod socket;
+mod standby;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -65,6 +69,7 @@ use drive::Drivers;
 use network::QuicNetwork;
 use runtime::IoRuntime;
 use shared::Shared;
+use standby::Standby;
 
 pub use keys::{QuicKeys, QuicKeysError};
 pub(crate) use knock::{KnockError, knock};
@@ -206,7 +211,7 @@ impl QuicTransportBuilder {
         self
     }
 
-    /// Moves packets on the runtime of `handle`, which must have its I/O and time enabled, and starts no threads.
+    /// Does everything on the runtime of `handle`, which must have its I/O and time enabled, and starts no threads.
     ///
     /// For programs that want all threads to be their own. Whatever blocks that runtime then delays packets and
     /// pings too: peers close a connection whose pings stay unanswered for 600 ms. Once the transport is shut
@@ -226,13 +231,16 @@ impl QuicTransportBuilder {
 
     /// Binds the socket and starts.
     ///
-    /// Unless [`Self::runtime`] says otherwise, packets are moved by threads of the transport's own, named
-    /// `rivven-quic`: one on a machine of up to four cores, else two. Host names are looked up on up to four more,
+    /// Packets are moved, and calls read, handled and written, on the runtime of the calling task, which must have
+    /// its I/O and time enabled. A handler runs where its request was read until it has to wait for something, and
+    /// then in a task of its own. Unless [`Self::runtime`] says otherwise, one thread of the transport's own, named
+    /// `rivven-quic`, makes connections and pings, and moves the packets while that runtime stands still or after
+    /// it has ended. So a handler that blocks its thread delays packets by some 20 ms, no ping and no other peer,
+    /// but the requests that came behind it in its class. Host names are looked up on up to four more threads,
     /// which exist only while they have work.
     ///
-    /// Calls are read, handled and written on the runtime of the calling task. A handler runs where its request
-    /// was read until it has to wait for something, and then in a task of its own. So one that blocks its
-    /// thread delays no packet, no ping and no other peer, but the requests that came behind it in its class.
+    /// # Panics
+    /// If the I/O or the time of the calling task's runtime is not enabled.
     ///
     /// # Errors
     /// [`BindError`]: the port is taken, the address is not of this machine, or the certificate is of
@@ -266,12 +274,8 @@ impl QuicTransportBuilder {
             addr: self.bind,
             source,
         };
-        let (runtime, io) = match self.runtime {
-            Some(handle) => IoRuntime::borrowed(handle),
-            None => IoRuntime::start().map_err(BindError::Threads)?,
-        };
-        let drivers = Arc::new(Drivers::new(io.clone()));
-        let endpoint = Endpoint::new(endpoint, Some(server), socket, drivers);
+        let (runtime, io, drivers) = place(self.runtime, &callers)?;
+        let endpoint = Endpoint::new(endpoint, Some(server), socket, Arc::new(drivers));
         let endpoint = endpoint.map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;
         info!(node_id = self.local.node, %local_addr, "transport listening");
@@ -310,6 +314,19 @@ impl QuicTransportBuilder {
         shared.upkeep.spawn(report_refusals(Arc::clone(&shared)));
         Ok(QuicNetwork { shared, runtime })
     }
+}
+
+/// Where things run: on the runtime that was `given`, or on a thread of the transport's own, and packets on that of
+/// the `callers`.
+fn place(given: Option<Handle>, callers: &Handle) -> Result<(IoRuntime, Handle, Drivers), BindError> {
+    if let Some(handle) = given {
+        let (runtime, io) = IoRuntime::borrowed(handle);
+        return Ok((runtime, io.clone(), Drivers::new(io, None)));
+    }
+    let (runtime, io) = IoRuntime::start().map_err(BindError::Threads)?;
+    let standby = Standby::new(io.clone());
+    TaskGroup::new(io.clone()).spawn(standby::watch(Arc::clone(&standby)));
+    Ok((runtime, io, Drivers::new(callers.clone(), Some(standby))))
 }
 
 /// Takes over what the files of the identity hold, whenever they change.

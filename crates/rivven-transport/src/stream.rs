@@ -140,8 +140,14 @@ pub struct TransferSpec {
 
 impl TransferSpec {
     /// The constants of `T`.
+    ///
+    /// A transfer whose limits do not fit the frames does not compile.
     #[must_use]
     pub const fn of<T: Transfer>() -> Self {
+        const {
+            assert!(T::MAX_HEADER <= MAX_BODY_BYTES, "MAX_HEADER is above 64 KiB");
+            assert!(T::MAX_RECEIPT <= MAX_BODY_BYTES, "MAX_RECEIPT is above 64 KiB");
+        }
         Self {
             id: T::ID,
             name: T::NAME,

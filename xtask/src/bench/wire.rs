@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// Bytes of every response, whatever the request.
 pub(super) const RESPONSE: usize = 32;
 
+/// Largest encoded request: a chunk of 1 MiB and its length.
+const MAX_BLOB: usize = (1 << 20) + 64;
+
 /// Node id of the end that answers.
 pub(super) const PEER: u64 = 2;
 
@@ -47,7 +50,10 @@ impl<'de> Deserialize<'de> for Blob {
 }
 
 macro_rules! method {
-    ($(#[$doc:meta])* $name:ident, $id:literal, $text:literal, $class:ident, $request:ty => $response:ty) => {
+    (
+        $(#[$doc:meta])* $name:ident, $id:literal, $text:literal, $class:ident, $max_request:expr,
+        $request:ty => $response:ty
+    ) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub(super) struct $name;
@@ -56,7 +62,7 @@ macro_rules! method {
             const ID: u16 = $id;
             const NAME: &'static str = $text;
             const CLASS: Class = Class::$class;
-            const MAX_REQUEST: usize = (1 << 20) + 64;
+            const MAX_REQUEST: usize = $max_request;
             const MAX_RESPONSE: usize = 4096;
             type Request = $request;
             type Response = $response;
@@ -66,19 +72,19 @@ macro_rules! method {
 
 method!(
     /// Any request, a response of [`RESPONSE`] bytes.
-    Call, 0x8000, "bench-call", Client, Blob => Blob
+    Call, 0x8000, "bench-call", Client, MAX_BLOB, Blob => Blob
 );
 method!(
     /// The same for heartbeats.
-    Ping, 0x8001, "bench-ping", Control, Blob => Blob
+    Ping, 0x8001, "bench-ping", Control, 1 << 10, Blob => Blob
 );
 method!(
     /// The same on the bulk connection.
-    Chunk, 0x8002, "bench-chunk", Bulk, Blob => Blob
+    Chunk, 0x8002, "bench-chunk", Bulk, MAX_BLOB, Blob => Blob
 );
 method!(
     /// What the answering process has used so far.
-    Usage, 0x8003, "bench-usage", Control, () => Used
+    Usage, 0x8003, "bench-usage", Control, 16, () => Used
 );
 
 /// The methods of the end that answers.

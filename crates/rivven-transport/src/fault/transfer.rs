@@ -112,7 +112,12 @@ impl Faulty {
         until: Instant,
     ) -> Result<TransferPipe, CallError> {
         let here = self.inner.local().node;
-        let TransferPipe { writer, reader, gone } = self.inner.open_transfer(to, spec, until).await?;
+        let TransferPipe {
+            writer,
+            reader,
+            gone,
+            moved,
+        } = self.inner.open_transfer(to, spec, until).await?;
         let way = || Way {
             layer: self.layer.clone(),
             here,
@@ -128,6 +133,7 @@ impl Faulty {
                 way: way(),
             }),
             gone,
+            moved,
         })
     }
 }

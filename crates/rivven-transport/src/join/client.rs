@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use rivven_crypto::{EntropyError, SigningKey, sha256};
 use rivven_types::PeerAddr;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::{Instant, sleep};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{Join, JoinRequest, JoinResponse, JoinToken, UNAVAILABLE};
 use crate::{
-    MethodSpec, Rejection,
+    Method, MethodSpec, Rejection,
     clock::after,
     identity::{
         CA_FILE, CERT_FILE, CertificateName, GOSSIP_KEY_FILE, IdentityError, KEY_FILE, NodeIdentity,
@@ -108,8 +109,11 @@ pub async fn join(token: &JoinToken, dir: &Path, timeout: Duration) -> Result<()
         secret: token.secret().clone(),
         request: make_request(&key)?,
     };
-    // The request is ours and small, so encoding cannot fail.
-    let body = Zeroizing::new(postcard::to_allocvec(&asked).unwrap_or_default());
+    // As long as it may be from the beginning: a buffer that grows leaves the secret behind where it was.
+    let mut body = Zeroizing::new(vec![0; <Join as Method>::MAX_REQUEST]);
+    // The request is ours and fits, so encoding cannot fail.
+    let len = postcard::to_slice(&asked, &mut body).map_or(0, |encoded| encoded.len());
+    body.truncate(len);
     loop {
         let (mut last, mut stranger) = (None, None);
         for addr in token.addresses() {
@@ -156,8 +160,11 @@ async fn ask(
     };
     let spec = MethodSpec::of::<Join>();
     match knock((addr, lookups), token.authority(), spec, body, deadline).await {
-        Ok(answer) => postcard::from_bytes(&answer)
-            .map_err(|error| interrupted(format!("its answer is not understood: {error}"))),
+        Ok(answer) => {
+            let response = postcard::from_bytes(&answer);
+            wipe(answer);
+            response.map_err(|error| interrupted(format!("its answer is not understood: {error}")))
+        }
         Err(KnockError::Stranger(cause)) => Err(JoinError::OtherAuthority {
             addr: addr.clone(),
             cause,
@@ -168,6 +175,13 @@ async fn ask(
         }),
         Err(KnockError::Rejected(rejection)) => Err(JoinError::Refused(rejection)),
         Err(KnockError::Interrupted(cause)) => Err(interrupted(cause)),
+    }
+}
+
+/// Wipes a message that held secrets, unless it is part of a packet's memory, which QUIC holds.
+fn wipe(message: Bytes) {
+    if let Ok(mut message) = message.try_into_mut() {
+        message.as_mut().zeroize();
     }
 }
 

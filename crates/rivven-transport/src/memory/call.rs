@@ -70,11 +70,16 @@ impl MemoryEnd {
         let deadline = ctx.deadline;
         self.way(to, deadline).await?;
         let lane = self.lane(to, method.class);
+        let in_time = Instant::now() < deadline;
         let _turn = lane.turn(body.len(), deadline).await?;
         // The connection may have died while the call waited for its turn.
         let peer = self.way(to, deadline).await?;
         if deadline <= Instant::now() {
-            return Err(CallError::Overloaded { node: to });
+            return Err(if in_time {
+                CallError::Overloaded { node: to }
+            } else {
+                CallError::unsent_in_time()
+            });
         }
         let mut call = Call::start(self, &peer, method, body, ctx);
         let result = call.wait(self, &peer, deadline).await;

@@ -198,6 +198,8 @@ fn stream(forth: Direction) -> [TransferPipe; 2] {
         writer: Box::new(writer),
         reader: Box::new(reader),
         gone,
+        // A connection in memory is never replaced by another.
+        moved: Box::new(|| false),
     };
     [
         end(here_writer, here_reader, here_gone),

@@ -7,15 +7,18 @@ use tokio::{io::AsyncReadExt, sync::Semaphore, time::timeout};
 use tracing::{debug, warn};
 
 use super::{
+    control,
     dial::{class_byte, open_lanes, supervise},
     door,
     end::{self, Met},
     explain::explain,
-    guests::Kind,
+    guests::{Kind, Place},
     hello::{Hello, Purpose, Refusal, close},
     lane::Lanes,
     limits::{HELLO_TIMEOUT, MAX_HANDSHAKES, RETRY_ABOVE},
     line::Line,
+    peer::Peer,
+    rank::Claim,
     serve::ServedLane,
     shared::{Shared, classes, read_hello, write_hello},
     transfer::{Receiving, TRANSFER_BYTE},
@@ -23,7 +26,7 @@ use super::{
 };
 use crate::{
     PeerIdentity, TaskGroup,
-    identity::{CertificateName, Role},
+    identity::{CertificateName, Role, Subject},
     metrics::{Dialler, handshake_failed},
     stream::MAX_TRANSFERS,
 };
@@ -94,15 +97,17 @@ enum Greeted {
 
 async fn accept(shared: &Arc<Shared>, incoming: Incoming) -> Option<Greeted> {
     let remote = incoming.remote_address();
-    let mut connected = None;
-    match timeout(HELLO_TIMEOUT, greet(shared, incoming, &mut connected)).await {
+    // Kept until the connection is closed, if it is: streams that are dropped before say that they have ended,
+    // and the peer would take that for an answer.
+    let mut begun = Begun::default();
+    match timeout(HELLO_TIMEOUT, greet(shared, incoming, &mut begun)).await {
         Ok(Ok(greeted)) => return Some(greeted),
         Ok(Err(denied)) => deny(shared, remote, denied),
         Err(_) => {
             handshake_failed(Dialler::Peer, "timeout");
             debug!(%remote, "no hello in time");
             // Whoever watches over its certificate would keep it open otherwise.
-            if let Some(connection) = connected {
+            if let Some(connection) = &begun.connection {
                 connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello in time");
             }
         }
@@ -132,64 +137,46 @@ fn deny(shared: &Shared, remote: SocketAddr, denied: Denied) {
     }
 }
 
+/// What a greeting has come to so far.
+#[derive(Default)]
+struct Begun {
+    connection: Option<Connection>,
+    /// The control stream.
+    streams: Option<control::Streams>,
+}
+
 /// Learns and checks who connects, answers who this node is, and takes the connection into use.
 ///
-/// `connected` is set as soon as there is a connection, for a caller that does not wait for more.
-async fn greet(
-    shared: &Arc<Shared>,
-    incoming: Incoming,
-    connected: &mut Option<Connection>,
-) -> Result<Greeted, Denied> {
+/// `begun` is for a caller that does not wait for more, or closes.
+async fn greet(shared: &Arc<Shared>, incoming: Incoming, begun: &mut Begun) -> Result<Greeted, Denied> {
     let own = shared.trust.watch().current();
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
-    *connected = Some(connection.clone());
+    begun.connection = Some(connection.clone());
     if door::is_stranger(&connection) {
         return Ok(Greeted::Stranger(connection));
     }
     let refuse = |refusal| Denied::Refused(connection.clone(), refusal);
     let certified = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
     let (name, expired) = (certified.name, certified.expired);
-    let (mut send, mut recv) = connection.accept_bi().await.map_err(Denied::Lost)?;
-    let hello = hear(shared, &connection, &mut recv, &name).await?;
+    let streams = connection.accept_bi().await.map_err(Denied::Lost)?;
+    let (send, recv) = begun.streams.insert(streams);
+    let hello = hear(shared, &connection, recv, &name).await?;
     let claim = hello.claim(shared.local.node);
-    let (mut room, mut peer) = (None, None);
-    // Who may only renew must not speak for a member in any other way, such as ending its connections.
-    let is_guest = expired || !name.subject.is_member();
-    if is_guest {
-        let kind = if expired { Kind::Expired } else { Kind::Guest };
-        room = Some(shared.guest(kind, &name.subject).map_err(refuse)?);
-    } else if hello.identity.node != shared.local.node {
-        let known = shared.peer_or_insert(hello.identity.node).map_err(refuse)?;
-        known.admit(&hello.identity).map_err(refuse)?;
-        // Peers dial from the socket they listen on, so the source address is one to dial.
-        known.set_addr_if_unknown(canonical(connection.remote_address()).into());
-        if hello.purpose == Purpose::Discover {
-            room = Some(shared.brief(&connection, &name.subject).map_err(refuse)?);
-        } else {
-            // Neither end has used it, so it can be closed at once.
-            if known.would_lose(hello.purpose, &claim) {
-                return Err(refuse(Refusal::Superseded));
-            }
-            peer = Some(Arc::clone(&known));
-        }
-        known.poke();
-    } else if hello.purpose == Purpose::Discover {
-        room = Some(shared.brief(&connection, &name.subject).map_err(refuse)?);
-    } else {
-        return Err(refuse(Refusal::DuplicateNode(shared.local.node)));
-    }
+    let (room, peer) =
+        admit(shared, &connection, (&hello, &claim), (&name.subject, expired)).map_err(refuse)?;
     if shared.is_closing() {
         return Err(refuse(Refusal::ShuttingDown));
     }
     // Where peers reach this node is for peers to say: it is told to all others.
-    if !is_guest {
+    if !expired && name.subject.is_member() {
         shared.observe(hello.observed.ip());
     }
     let mut answer = shared.hello(hello.purpose, connection.remote_address());
     (answer.number, answer.seen) = (hello.number, hello.seen);
-    let answered = write_hello(&mut send, &answer).await;
+    let answered = write_hello(send, &answer).await;
     answered.map_err(|_| broken(&connection))?;
+    let control = begun.streams.take().ok_or_else(|| broken(&connection))?;
     let lanes = match &peer {
         Some(peer) => open_lanes(shared, peer.node, &connection, hello.purpose)
             .await
@@ -208,10 +195,49 @@ async fn greet(
         subject: name.subject,
         expired,
         dialled: false,
-        control: (send, recv),
+        control,
         _room: room,
     };
     Ok(Greeted::Certified(met, line))
+}
+
+/// Where a greeting belongs: the place of a guest, or the peer.
+type Admitted = (Option<Place>, Option<Arc<Peer>>);
+
+/// Checks what `hello` claims against what is known of its node.
+fn admit(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    (hello, claim): (&Hello, &Claim),
+    (subject, expired): (&Subject, bool),
+) -> Result<Admitted, Refusal> {
+    // Who may only renew must not speak for a member in any other way, such as ending its connections.
+    if expired || !subject.is_member() {
+        let kind = if expired { Kind::Expired } else { Kind::Guest };
+        return Ok((Some(shared.guest(kind, subject)?), None));
+    }
+    let discovers = hello.purpose == Purpose::Discover;
+    if hello.identity.node == shared.local.node {
+        return if discovers {
+            Ok((Some(shared.brief(connection, subject)?), None))
+        } else {
+            Err(Refusal::DuplicateNode(shared.local.node))
+        };
+    }
+    let known = shared.peer_or_insert(hello.identity.node)?;
+    known.admit(&hello.identity)?;
+    // Peers dial from the socket they listen on, so the source address is one to dial.
+    known.set_addr_if_unknown(canonical(connection.remote_address()).into());
+    let admitted = if discovers {
+        (Some(shared.brief(connection, subject)?), None)
+    } else if known.would_lose(hello.purpose, claim) {
+        // Neither end has used it, so it can be closed at once.
+        return Err(Refusal::Superseded);
+    } else {
+        (None, Some(Arc::clone(&known)))
+    };
+    known.poke();
+    Ok(admitted)
 }
 
 /// Reads the hello of who is certified as `name`.

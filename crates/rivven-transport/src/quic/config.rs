@@ -11,6 +11,7 @@ use rustls::{
 };
 
 use super::{
+    congestion::Congestion,
     keys::QuicKeys,
     limits::{
         CONNECTION_WINDOW, IDLE_TIMEOUT, INITIAL_RTT, KEEP_ALIVE, MAX_HANDSHAKES, MAX_STREAMS, SEND_WINDOW,
@@ -81,7 +82,8 @@ fn transport() -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(SEND_WINDOW);
+        .send_window(SEND_WINDOW)
+        .congestion_controller_factory(Arc::new(Congestion));
     config
 }
 

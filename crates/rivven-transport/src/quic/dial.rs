@@ -202,10 +202,12 @@ async fn dial_at(
     (taps, until): (bool, Instant),
 ) -> Result<Dialled, DialError> {
     let mut reached = None;
+    // Kept until the connection is closed, if it is: see `accept`.
+    let mut streams = None;
     let attempt = async {
         let connection = reach(shared, remote, taps).await?;
         reached = Some(connection.clone());
-        greet(shared, &connection, whom, purpose)
+        greet(shared, &connection, whom, purpose, &mut streams)
             .await
             .map_err(|error| close_after(shared, &connection, remote, error))
     };
@@ -279,6 +281,7 @@ async fn greet(
     connection: &Connection,
     whom: Whom<'_>,
     purpose: Purpose,
+    streams: &mut Option<control::Streams>,
 ) -> Result<Dialled, GreetError> {
     let name = shared
         .certify(connection, Side::Answered)
@@ -295,10 +298,11 @@ async fn greet(
         (hello.number, hello.seen) = (claim.turn.number, claim.seen);
     }
     let claim = hello.claim(name.subject.node());
-    let (mut send, mut recv) = connection.open_bi().await.map_err(GreetError::Lost)?;
+    let opened = connection.open_bi().await.map_err(GreetError::Lost)?;
+    let (send, recv) = streams.insert(opened);
     let answer = async {
-        write_hello(&mut send, &hello).await?;
-        read_hello(&mut recv).await
+        write_hello(send, &hello).await?;
+        read_hello(recv).await
     };
     let hello = match answer.await {
         Ok(bytes) => Hello::decode(&bytes, shared.versions).map_err(GreetError::Refused)?,
@@ -318,12 +322,14 @@ async fn greet(
         peer.admit(&hello.identity).map_err(GreetError::Refused)?;
     }
     shared.observe(hello.observed.ip());
+    let missing = || GreetError::Unreadable("the stream is gone".into());
+    let control = streams.take().ok_or_else(missing)?;
     Ok(Dialled {
         connection: connection.clone(),
         identity: hello.identity,
         subject: name.subject,
         claim,
-        control: (send, recv),
+        control,
     })
 }
 

@@ -28,7 +28,6 @@ use super::{
     limits::{ATTEMPT_COST, ATTEMPTS_IN_HAND, MAX_SOURCES, MAX_STRANGERS, STRANGER_TIME},
     lock,
     read::{Frames, StreamError},
-    serve::encode_rejection,
     shared::Shared,
 };
 use crate::{
@@ -172,7 +171,7 @@ async fn write_answer(
 ) -> Result<(), StreamError> {
     let (kind, body) = match answer {
         Some(Ok(body)) => (Kind::Response, body),
-        Some(Err(rejection)) => (Kind::Rejection, encode_rejection(rejection).unwrap_or_default()),
+        Some(Err(rejection)) => (Kind::Rejection, rejection.encode().unwrap_or_default()),
         None => (Kind::Lost, Bytes::new()),
     };
     let len = body.len();

@@ -1,4 +1,4 @@
-//! QUIC's own tasks, which run on the transport's threads, and whom a lone frame need not wait for.
+//! QUIC's own tasks, which run where calls are made and handled, and whom a lone frame need not wait for.
 
 use std::{
     cell::RefCell,
@@ -8,7 +8,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, TryLockError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     time::Instant,
@@ -18,22 +18,33 @@ use futures_util::task::AtomicWaker;
 use quinn::{AsyncTimer, AsyncUdpSocket, TokioRuntime};
 use tokio::runtime::Handle;
 
-use super::lock;
+use super::{lock, standby::Standby};
 
-/// Lets quinn run on one runtime, whichever thread asks.
+/// Lets quinn run on the runtime of the callers, whichever thread asks.
+///
+/// There a packet meets the task that waits for it without waking another thread. What happens when that runtime
+/// stands still: see [`Standby`].
 #[derive(Debug)]
-pub(super) struct Drivers(Handle);
+pub(super) struct Drivers {
+    home: Handle,
+    standby: Option<Arc<Standby>>,
+}
 
 impl Drivers {
-    pub(super) const fn new(io: Handle) -> Self {
-        Self(io)
+    /// Drivers at home on `home`, watched over by `standby` if the transport has a thread of its own.
+    pub(super) const fn new(home: Handle, standby: Option<Arc<Standby>>) -> Self {
+        Self { home, standby }
     }
 }
 
 impl quinn::Runtime for Drivers {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        let _entered = self.0.enter();
-        TokioRuntime.new_timer(at)
+        let _entered = self.home.enter();
+        Box::pin(Timer {
+            at,
+            home: TokioRuntime.new_timer(at),
+            standby: self.standby.clone(),
+        })
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
@@ -41,8 +52,15 @@ impl quinn::Runtime for Drivers {
             task: Mutex::new(Some(task)),
             home: AtomicWaker::new(),
             woken: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
+            polls: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            standby: self.standby.clone(),
         });
-        let _entered = self.0.enter();
+        if let Some(standby) = &self.standby {
+            standby.watch_over(&driver);
+        }
+        let _entered = self.home.enter();
         TokioRuntime.spawn(Box::pin(async move {
             let home = Home(driver);
             let waker = Waker::from(Arc::clone(&home.0));
@@ -51,8 +69,11 @@ impl quinn::Runtime for Drivers {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        let _entered = self.0.enter();
-        TokioRuntime.wrap_udp_socket(socket)
+        let _entered = self.home.enter();
+        match &self.standby {
+            Some(standby) => standby.wrap(socket),
+            None => TokioRuntime.wrap_udp_socket(socket),
+        }
     }
 
     fn now(&self) -> Instant {
@@ -60,25 +81,72 @@ impl quinn::Runtime for Drivers {
     }
 }
 
+/// A timer at home, so that setting it wakes no other thread. Whoever polls a driver elsewhere finds it due when
+/// it is, although nobody is woken for it there.
+#[derive(Debug)]
+struct Timer {
+    at: Instant,
+    home: Pin<Box<dyn AsyncTimer>>,
+    standby: Option<Arc<Standby>>,
+}
+
+impl Timer {
+    /// A runtime that has ended has no timers, and does not like to be asked.
+    fn is_homeless(&self) -> bool {
+        self.standby.as_ref().is_some_and(|standby| standby.is_homeless())
+    }
+}
+
+impl AsyncTimer for Timer {
+    fn reset(mut self: Pin<&mut Self>, at: Instant) {
+        self.at = at;
+        if !self.is_homeless() {
+            self.home.as_mut().reset(at);
+        }
+    }
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at <= quinn::Runtime::now(&TokioRuntime) {
+            Poll::Ready(())
+        } else if self.is_homeless() {
+            Poll::Pending
+        } else {
+            self.home.as_mut().poll(cx)
+        }
+    }
+}
+
 /// One task of quinn's: that of the endpoint, or that of a connection.
 ///
-/// It has a home among the transport's threads. Whoever has given it work to do can also do that work there and
-/// then ([`at_once`]), which saves waking another thread.
-struct Driver {
+/// It has a home on the runtime of the callers. Whoever has given it work to do can also do that work there and
+/// then ([`at_once`]), and when its home stands still the standby does it.
+pub(super) struct Driver {
     task: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     /// The task at home.
     home: AtomicWaker,
     /// It has to be polled.
     woken: AtomicBool,
+    ended: AtomicBool,
+    /// How often it was polled.
+    polls: AtomicU64,
+    /// What the standby saw when it last looked, see [`Driver::is_stuck`].
+    seen: AtomicU64,
+    standby: Option<Arc<Standby>>,
 }
 
-/// Ends a driver with its task at home: the connection it drives holds the waker, and so the driver itself.
+/// Where a driver lives. Its end is that of the driver, unless the standby takes it in: the connection it drives
+/// holds the waker, and so the driver itself.
 struct Home(Arc<Driver>);
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let task = lock(&self.0.task).take();
-        drop(task);
+        if self.0.has_ended() {
+            return;
+        }
+        let adopted = self.0.standby.as_ref().is_some_and(|standby| standby.adopt());
+        if !adopted {
+            self.0.end();
+        }
     }
 }
 
@@ -89,30 +157,78 @@ impl fmt::Debug for Driver {
 }
 
 impl Driver {
-    fn poll_at_home(&self, cx: &Context<'_>, waker: &Waker) -> Poll<()> {
+    fn poll_at_home(self: &Arc<Self>, cx: &Context<'_>, waker: &Waker) -> Poll<()> {
         self.home.register(cx.waker());
+        if let Some(standby) = &self.standby {
+            standby.is_home(self);
+        }
         if !self.woken.swap(false, Ordering::AcqRel) {
             return match *lock(&self.task) {
                 Some(_) => Poll::Pending,
                 None => Poll::Ready(()),
             };
         }
-        poll(&mut lock(&self.task), waker)
+        self.poll(&mut lock(&self.task), waker)
     }
 
     /// Does what there is to do, unless somebody is doing it; then home is told to look again.
-    fn poll_here(self: Arc<Self>) {
-        let waker = Waker::from(Arc::clone(&self));
+    pub(super) fn poll_here(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
         let ended = match self.task.try_lock() {
             Ok(mut task) => {
-                self.woken.store(false, Ordering::Release);
-                poll(&mut task, &waker).is_ready()
+                // What was done before a wake-up that this makes needless must be seen by the poll.
+                self.woken.swap(false, Ordering::AcqRel);
+                self.poll(&mut task, &waker).is_ready()
             }
             Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => true,
         };
         if ended {
             waker.wake();
         }
+    }
+
+    fn poll(&self, task: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>, waker: &Waker) -> Poll<()> {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        let polled = poll(task, waker);
+        if polled.is_ready() {
+            self.ended.store(true, Ordering::Release);
+        }
+        polled
+    }
+
+    /// Drops the task, and with it what it drives.
+    pub(super) fn end(&self) {
+        let task = lock(&self.task).take();
+        drop(task);
+        self.ended.store(true, Ordering::Release);
+        self.home.wake();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Has it polled at home.
+    pub(super) fn rouse(&self) {
+        self.woken.swap(true, Ordering::AcqRel);
+        self.home.wake();
+    }
+
+    /// How often it was polled.
+    pub(super) fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    /// It has to be polled.
+    pub(super) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Acquire)
+    }
+
+    /// Whether it has to be polled, had to when this was last asked, and was not in between.
+    pub(super) fn is_stuck(&self) -> bool {
+        let woken = self.is_woken();
+        let seen = (self.polls() << 1) | u64::from(woken);
+        self.seen.swap(seen, Ordering::Relaxed) == seen && woken
     }
 }
 
@@ -133,7 +249,7 @@ fn poll(task: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>, waker: &Wak
 
 impl Wake for Driver {
     fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
+        self.woken.swap(true, Ordering::AcqRel);
         let kept = KEPT.with_borrow_mut(|kept| match kept {
             Some(slot @ None) => {
                 *slot = Some(Arc::clone(&self));
@@ -144,6 +260,9 @@ impl Wake for Driver {
         });
         if !kept {
             self.home.wake();
+            if let Some(standby) = &self.standby {
+                standby.call();
+            }
         }
     }
 }
@@ -224,7 +343,7 @@ mod tests {
             .build()
             .unwrap();
         let (polled, seen): (Sender<_>, _) = channel();
-        Drivers::new(io.handle().clone()).spawn(Box::pin(poll_fn(move |cx| {
+        Drivers::new(io.handle().clone(), None).spawn(Box::pin(poll_fn(move |cx| {
             // A test that has seen enough receives no more.
             let _ = polled.send((thread::current().id(), cx.waker().clone()));
             Poll::Pending
@@ -256,6 +375,27 @@ mod tests {
         io.shutdown_timeout(PATIENCE);
         at_once(|| waker.wake());
         assert!(seen.recv_timeout(PATIENCE).is_err(), "polled after its end");
+    }
+
+    #[test]
+    fn a_home_has_ended_when_its_runtime_has_and_not_when_a_driver_has() {
+        let [home, io] = [(); 2].map(|()| {
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            runtime.unwrap()
+        });
+        let standby = Standby::new(io.handle().clone());
+        let drivers = Drivers::new(home.handle().clone(), Some(Arc::clone(&standby)));
+        drivers.spawn(Box::pin(async {}));
+        let (polled, second) = channel();
+        drivers.spawn(Box::pin(async move {
+            polled.send(()).unwrap();
+            std::future::pending().await
+        }));
+        // The one thread at home has dropped the first by then.
+        second.recv_timeout(PATIENCE).unwrap();
+        assert!(!standby.is_homeless());
+        home.shutdown_timeout(PATIENCE);
+        assert!(standby.is_homeless());
     }
 
     #[test]

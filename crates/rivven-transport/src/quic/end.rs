@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::{
     accept::serve,
+    congestion::give_way,
     control::{self, control_loop},
     explain::explain,
     guests::Place,
@@ -62,6 +63,9 @@ pub(super) async fn run(met: Met, line: Arc<Line>) {
         _room,
     } = met;
     info!(peer = %subject, ?purpose, dialled, "connected");
+    if purpose == Purpose::Bulk {
+        give_way(&line.connection);
+    }
     let _end = shared.ends.token();
     let dialler = if dialled { Dialler::Us } else { Dialler::Peer };
     let _counted = Connected::new(dialler, purpose.label());

@@ -18,6 +18,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    alarm::{Alarm, Look},
     drive::once_free,
     frame::{Decoder, FrameError, Head, Kind, Part},
     hello::close,
@@ -42,7 +43,7 @@ pub(super) struct Lane {
     outbox: Outbox,
     pending: Mutex<Pending>,
     /// The earliest deadline of `pending` has changed, or it is closed.
-    alarm: Notify,
+    alarm: Alarm,
     begun: AtomicU64,
     calls: Semaphore,
     bytes: Semaphore,
@@ -105,7 +106,7 @@ impl Lane {
             node,
             outbox: Outbox::new(send),
             pending: Mutex::default(),
-            alarm: Notify::new(),
+            alarm: Alarm::default(),
             begun: AtomicU64::new(0),
             calls: Semaphore::new(MAX_IN_FLIGHT),
             bytes: Semaphore::new(MAX_IN_FLIGHT_BYTES),
@@ -125,7 +126,9 @@ impl Lane {
     ) -> Result<Bytes, LaneError> {
         let overloaded = || LaneError::Final(CallError::Overloaded { node: self.node });
         let len = u32::try_from(body.len()).map_err(|_| overloaded())?;
-        let _turn = match self.try_turn(len) {
+        let at_once = self.try_turn(len);
+        let waited = at_once.is_none();
+        let _turn = match at_once {
             Some(turn) => turn,
             None => match self.turn(len, ctx.deadline).await {
                 Ok(Some(turn)) => turn,
@@ -135,7 +138,13 @@ impl Lane {
         };
         let remaining = ctx.remaining();
         if remaining.is_zero() {
-            return Err(overloaded());
+            // A turn that comes with the deadline came too late.
+            let error = if waited {
+                overloaded()
+            } else {
+                LaneError::Final(CallError::unsent_in_time())
+            };
+            return Err(error);
         }
         let kind = Kind::Request {
             deadline_ms: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1),
@@ -145,7 +154,7 @@ impl Lane {
             return Err(LaneError::Gone(body));
         };
         if entered.alarm {
-            self.alarm.notify_one();
+            self.alarm.ring();
         }
         let call = entered.call;
         let mut entry = Entry {
@@ -207,7 +216,7 @@ impl Lane {
                 node,
                 cause: "the handler ended without an answer; see the peer's log".into(),
             },
-            Answer::Expired if self.outbox.take_back(entry.call).is_some() => CallError::Overloaded { node },
+            Answer::Expired if self.outbox.take_back(entry.call).is_some() => CallError::unsent_in_time(),
             Answer::Expired => {
                 entry.cancel();
                 CallError::Deadline
@@ -250,7 +259,7 @@ impl Lane {
         lock(&self.pending).close(cause, &mut wakers);
         self.calls.close();
         self.bytes.close();
-        self.alarm.notify_one();
+        self.alarm.ring();
         self.outbox.close();
         for waker in wakers {
             waker.wake();
@@ -273,24 +282,19 @@ impl Lane {
     /// set, so calls that are answered in time do not touch it.
     async fn keep_deadlines(&self) {
         let mut wakers = Vec::new();
-        loop {
-            let next = {
-                let mut pending = lock(&self.pending);
-                if pending.closed().is_some() {
-                    return;
-                }
-                pending.expire(Instant::now(), &mut wakers)
-            };
+        let look = |now| {
+            let mut pending = lock(&self.pending);
+            if pending.closed().is_some() {
+                return Look::Never;
+            }
+            let next = pending.expire(now, &mut wakers);
+            drop(pending);
             for waker in wakers.drain(..) {
                 waker.wake();
             }
-            let changed = self.alarm.notified();
-            match next {
-                // That it was cut short and that it came to its end mean the same.
-                Some(next) => drop(timeout_at(next, changed).await),
-                None => changed.await,
-            }
-        }
+            Look::from(next)
+        };
+        self.alarm.keep(look).await;
     }
 
     /// Hands answers to their calls until the stream ends.

@@ -7,17 +7,8 @@ pub(super) use crate::limits::{
     IDLE_TIMEOUT, MAX_CALL_TIME, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_WAITING, max_frame,
 };
 
-/// Threads that move packets, at most. They run no handler, so none can keep them from answering.
-pub(super) const MAX_IO_THREADS: usize = 2;
-
-/// Cores from which on there are so many; below, there is one.
-pub(super) const MANY_CORES: usize = 5;
-
 /// Host names looked up at a time, each on a thread that is kept only while there is work.
 pub(super) const MAX_LOOKUPS: usize = 4;
-
-/// Longest explanation that travels with a rejection; longer ones are cut.
-pub(super) const MAX_REJECTION_TEXT: usize = 4 << 10;
 
 /// Largest encoded rejection.
 pub(super) const MAX_REJECTION: usize = 16 << 10;
@@ -53,6 +44,11 @@ pub(super) const TAPPED_ATTEMPTS: u32 = 2;
 
 /// Peers tapped at by one node at a time; at one packet of 1,200 bytes each per interval.
 pub(super) const MAX_TAPS: usize = 16;
+
+/// Longest time for which a transfer waits for an earlier one of its sender to end here too: the sender knows of
+/// an end before this node has put everything away. Shorter than [`HELLO_TIMEOUT`], which a transfer has to
+/// announce itself.
+pub(super) const ROOM_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Longest time for which a connection that was left is kept for the calls in flight.
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(30);

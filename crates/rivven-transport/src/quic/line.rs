@@ -67,6 +67,12 @@ impl Line {
         }
     }
 
+    /// Tells, also after the end of the line, whether another connection was to carry its calls.
+    pub(super) fn replaced(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let left = self.left.subscribe();
+        move || *left.borrow() == Some(Leave::Replaced)
+    }
+
     /// Begins a transfer of this end, which lasts as long as what is returned. None begins on a line that was
     /// left.
     pub(super) fn begin_transfer(&self) -> Option<TaskTrackerToken> {

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     hello::{Purpose, Refusal, close},
-    limits::MAX_DRAINING,
+    limits::{MAX_DRAINING, MAX_WAITING},
     line::{Leave, Line},
     lock,
     rank::{Claim, Ledger},
@@ -125,6 +125,8 @@ pub(super) enum DialError {
     Leaving,
     /// Another connection of the two makes this one needless.
     Needless,
+    /// Too many calls wait for a connection already.
+    Crowded,
 }
 
 impl DialError {
@@ -140,6 +142,7 @@ impl DialError {
                 node,
                 cause: "the connection that the peer prefers is not up yet".into(),
             },
+            Self::Crowded => CallError::Overloaded { node },
         }
     }
 }
@@ -179,7 +182,9 @@ impl<L: Tie> Way<L> {
                 Link::Up(_) | Link::Leaving(_) | Link::Dialing | Link::Idle => {}
                 Link::Failed(error) => last = error,
             }
-            waiting.get_or_insert_with(|| Waiting::enter(self));
+            if waiting.is_none() {
+                waiting = Some(Waiting::enter(self).ok_or(DialError::Crowded)?);
+            }
             match timeout_at(deadline, link.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Err(last),
@@ -245,10 +250,14 @@ impl<L: Tie> Way<L> {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter<L>(way: &'a Way<L>) -> Self {
-        way.waiting.fetch_add(1, Ordering::SeqCst);
+    /// `None` if [`MAX_WAITING`] wait already.
+    fn enter<L>(way: &'a Way<L>) -> Option<Self> {
+        let place = Self(&way.waiting);
+        if way.waiting.fetch_add(1, Ordering::SeqCst) >= MAX_WAITING {
+            return None;
+        }
         way.wanted.notify_one();
-        Self(&way.waiting)
+        Some(place)
     }
 }
 
@@ -423,6 +432,16 @@ impl<L: Tie> Peer<L> {
     #[cfg(test)]
     pub(super) fn dialled(&self) -> u64 {
         lock(&self.known).ledgers.iter().map(Ledger::dialled).sum()
+    }
+
+    /// Closes the connections that are being left.
+    #[cfg(test)]
+    pub(super) fn close_left(&self) {
+        for line in &lock(&self.known).lines {
+            if line.has_left() {
+                line.supersede();
+            }
+        }
     }
 
     /// Leaves the connection in use.

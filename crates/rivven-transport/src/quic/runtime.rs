@@ -1,4 +1,4 @@
-//! The threads that move packets, apart from those that run handlers.
+//! The thread that speaks for this node when the callers' runtime cannot: dials, accepts, pings, and stands by.
 
 use std::{cell::RefCell, io, sync::Mutex, thread, time::Duration};
 
@@ -14,7 +14,7 @@ use tracing::{
 };
 
 use super::{
-    limits::{CLOSE_TIME, MANY_CORES, MAX_IO_THREADS, MAX_LOOKUPS},
+    limits::{CLOSE_TIME, MAX_LOOKUPS},
     lock,
 };
 use crate::TaskGroup;
@@ -26,7 +26,7 @@ thread_local! {
     static LOGGING: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
 }
 
-/// A runtime of one or two threads, on which nothing of the user runs; or none, where the user's own is borrowed.
+/// A runtime of one thread, on which nothing of the user runs; or none, where the user's own is borrowed.
 ///
 /// Its end drops every task that holds the socket, so the port is free once [`IoRuntime::stop`] returns.
 pub(super) struct IoRuntime(Mutex<Option<Runtime>>);
@@ -35,7 +35,7 @@ impl IoRuntime {
     pub(super) fn start() -> io::Result<(Self, Handle)> {
         let log = inherited_log();
         let runtime = Builder::new_multi_thread()
-            .worker_threads(io_threads())
+            .worker_threads(1)
             .max_blocking_threads(MAX_LOOKUPS)
             .thread_name("rivven-quic")
             .on_thread_start(move || {
@@ -82,14 +82,6 @@ impl IoRuntime {
         if let Err(error) = stopping {
             warn!(%error, "no thread to end the transport on; its port is free when the process ends");
         }
-    }
-}
-
-/// Threads that move packets. On few cores a second one only takes turns with the first, and each turn wakes it.
-fn io_threads() -> usize {
-    match thread::available_parallelism() {
-        Ok(cores) if cores.get() >= MANY_CORES => MAX_IO_THREADS,
-        Ok(_) | Err(_) => 1,
     }
 }
 

@@ -12,19 +12,16 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::{
-    sync::Notify,
-    task::AbortHandle,
-    time::{Instant, timeout_at},
-};
+use tokio::{task::AbortHandle, time::Instant};
 use tracing::{debug, error, warn};
 
 use super::{
+    alarm::{Alarm, Look},
     dial::priority,
     drive::once_free,
     frame::{Decoder, FrameError, Head, Kind, Part},
     hello::close,
-    limits::{MAX_CALL_TIME, MAX_REJECTION_TEXT, READ_CHUNKS, max_frame},
+    limits::{MAX_CALL_TIME, READ_CHUNKS, max_frame},
     lock,
     read::StreamError,
     room::{Held, Room},
@@ -53,7 +50,7 @@ pub(super) struct ServedLane {
 struct Running {
     table: Mutex<Table>,
     /// The earliest deadline has changed, or the lane has ended.
-    alarm: Notify,
+    alarm: Alarm,
 }
 
 #[derive(Default)]
@@ -99,10 +96,16 @@ impl ServedLane {
         // The stream is new, so it cannot be closed.
         let _ = send.set_priority(priority(self.class));
         let outbox = Arc::new(Outbox::new(send));
-        let writer = Arc::clone(&outbox);
+        let (writer, writing, peer) = (Arc::clone(&outbox), connection.clone(), self.peer.node);
         self.shared.lanes.spawn(async move {
-            if let Err(error) = writer.run().await {
-                debug!(%error, "stopped writing answers");
+            let Err(error) = writer.run().await else {
+                return;
+            };
+            debug!(%error, "stopped writing answers");
+            // Without answers the peer's calls would go on to be made, and each would wait for its deadline.
+            if writing.close_reason().is_none() {
+                warn!(peer, %error, "closing connection: its peer takes no more answers");
+                writing.close(VarInt::from_u32(close::PROTOCOL), b"an answer stream ended");
             }
         });
         let running = Arc::clone(&self.running);
@@ -210,6 +213,11 @@ impl ServedLane {
                 "this node is shutting down; call another one",
             ));
         }
+        // The connection of a removed peer is closed by another thread, which a request may be ahead of.
+        if self.shared.is_denied(self.peer.node) {
+            let text = "the caller has been removed from the cluster; add it again, or stop it";
+            return Some(Rejection::new("node-removed", text));
+        }
         let Some(spec) = self.shared.router.spec(method) else {
             let text = format!("method {method:#06x} is not served here");
             return Some(Rejection::new("unknown-method", text));
@@ -285,7 +293,7 @@ impl Running {
         table.handlers.insert(call, (deadline, handler));
         if table.armed.is_none_or(|armed| deadline < armed) {
             table.armed = Some(deadline);
-            self.alarm.notify_one();
+            self.alarm.ring();
         }
     }
 
@@ -302,26 +310,20 @@ impl Running {
 
     fn end(&self) {
         lock(&self.table).ended = true;
-        self.alarm.notify_one();
+        self.alarm.ring();
     }
 
     /// Ends handlers at their deadline, when nobody waits for them any more, until the lane has ended.
     async fn keep_deadlines(&self) {
-        loop {
-            let next = {
-                let mut table = lock(&self.table);
-                if table.ended {
-                    return;
-                }
-                table.expire(Instant::now())
-            };
-            let changed = self.alarm.notified();
-            match next {
-                // That it was cut short and that it came to its end mean the same.
-                Some(next) => drop(timeout_at(next, changed).await),
-                None => changed.await,
+        let look = |now| {
+            let mut table = lock(&self.table);
+            if table.ended {
+                Look::Never
+            } else {
+                table.expire(now).into()
             }
-        }
+        };
+        self.alarm.keep(look).await;
     }
 }
 
@@ -357,7 +359,7 @@ type Handled = thread::Result<Result<Bytes, Rejection>>;
 fn answer(outbox: &Outbox, head: Head, handled: Handled, mut held: Held) {
     let (kind, body) = match handled {
         Ok(Ok(response)) => (Kind::Response, response),
-        Ok(Err(rejection)) => match encode_rejection(rejection) {
+        Ok(Err(rejection)) => match rejection.encode() {
             Some(body) => (Kind::Rejection, body),
             None => (Kind::Lost, Bytes::new()),
         },
@@ -370,14 +372,4 @@ fn answer(outbox: &Outbox, head: Head, handled: Handled, mut held: Held) {
     let frame = Outgoing::new(kind, head.method, head.call, body).holding(held);
     // A closed stream means that the connection has ended, and with it the call.
     drop(outbox.push(frame));
-}
-
-/// The body of a rejection, its texts cut to what fits.
-pub(super) fn encode_rejection(mut rejection: Rejection) -> Option<Bytes> {
-    for text in [&mut rejection.code, &mut rejection.message] {
-        if text.len() > MAX_REJECTION_TEXT {
-            *text = text.chars().take(MAX_REJECTION_TEXT / 4).collect();
-        }
-    }
-    Some(postcard::to_allocvec(&rejection).ok()?.into())
 }

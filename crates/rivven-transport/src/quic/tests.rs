@@ -8,9 +8,11 @@ mod load;
 mod names;
 mod pair;
 mod providers;
+mod raw;
 mod restart;
 mod roles;
 mod rotation;
+mod transfers;
 
 use std::{
     net::SocketAddr,

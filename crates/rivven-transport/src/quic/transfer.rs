@@ -8,14 +8,14 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::{
     io::AsyncReadExt,
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
     dial::supervise,
     hello::Purpose,
-    limits::HELLO_TIMEOUT,
+    limits::{HELLO_TIMEOUT, ROOM_PATIENCE},
     network::{QuicNetwork, shut_down},
     shared::Shared,
 };
@@ -35,8 +35,9 @@ const GIVEN_UP: VarInt = VarInt::from_u32(0);
 struct Writer {
     stream: SendStream,
     finished: bool,
-    /// Keeps a connection that is left until the transfer has ended; none at the receiving end.
-    _transfer: Option<TaskTrackerToken>,
+    /// Keep a connection that is left, and a node that shuts down, until the transfer has ended; none at the
+    /// receiving end, whose handler does that.
+    _tokens: Option<[TaskTrackerToken; 2]>,
 }
 
 impl FrameWriter for Writer {
@@ -88,7 +89,11 @@ impl FrameReader for Reader {
     }
 }
 
-fn pipe(send: SendStream, recv: RecvStream, transfer: Option<TaskTrackerToken>) -> TransferPipe {
+fn pipe(
+    (send, recv): (SendStream, RecvStream),
+    tokens: Option<[TaskTrackerToken; 2]>,
+    moved: impl Fn() -> bool + Send + Sync + 'static,
+) -> TransferPipe {
     let stopped = send.stopped();
     TransferPipe {
         // Whatever ends it, a reset or the loss of the connection, the other end has given up.
@@ -96,9 +101,10 @@ fn pipe(send: SendStream, recv: RecvStream, transfer: Option<TaskTrackerToken>) 
         writer: Box::new(Writer {
             stream: send,
             finished: false,
-            _transfer: transfer,
+            _tokens: tokens,
         }),
         reader: Box::new(Reader(recv)),
+        moved: Box::new(moved),
     }
 }
 
@@ -125,10 +131,10 @@ impl QuicNetwork {
             };
             let line = line.map_err(|error| error.into_call_error(to))?;
             let opening = async {
-                let transfer = line.begin_transfer()?;
+                let tokens = [line.begin_transfer()?, shared.in_flight.token()];
                 let (mut send, recv) = line.connection.open_bi().await.ok()?;
                 send.write_all(&[TRANSFER_BYTE]).await.ok()?;
-                Some(pipe(send, recv, Some(transfer)))
+                Some(pipe((send, recv), Some(tokens), line.replaced()))
             };
             match timeout_at(until, opening).await {
                 Ok(Some(pipe)) => return Ok(pipe),
@@ -151,12 +157,12 @@ pub(super) struct Receiving {
 impl Receiving {
     /// Takes the transfer that begins on a new stream. Its handler ends with `handlers`.
     pub(super) fn start(&self, send: SendStream, recv: RecvStream, handlers: &TaskGroup) {
-        let room = Arc::clone(&self.room).try_acquire_owned();
-        let gate = Gate {
+        let room = Arc::clone(&self.room).acquire_owned();
+        let mut gate = Gate {
             role: self.role,
             expired: self.expired,
             closing: self.shared.is_closing(),
-            crowded: room.is_err(),
+            crowded: false,
         };
         let caller = Caller {
             peer: self.peer.clone(),
@@ -166,8 +172,10 @@ impl Receiving {
         };
         let in_flight = self.shared.in_flight.token();
         let router = self.shared.router.clone();
-        let pipe = pipe(send, recv, None);
+        let pipe = pipe((send, recv), None, || false);
         handlers.spawn(async move {
+            let room = timeout(ROOM_PATIENCE, room).await;
+            gate.crowded = room.is_err();
             receive(router, caller, gate, pipe).await;
             drop((room, in_flight));
         });

@@ -39,6 +39,8 @@ pub struct TransferPipe {
     pub(crate) reader: Box<dyn FrameReader>,
     /// Resolves when the other end has given up.
     pub(crate) gone: BoxFuture<'static, ()>,
+    /// Whether another connection has taken the place of the one that carries this, which therefore ends.
+    pub(crate) moved: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for TransferPipe {

@@ -15,10 +15,11 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep_until, timeout_at},
 };
+use tracing::debug;
 
 use super::{
     Broken, Frame, FrameReader, FrameWriter, Interruption, MAX_CHUNK_BYTES, MAX_TRANSFERS, TransferCtx,
-    TransferError, TransferSpec, window::Window,
+    TransferError, TransferPipe, TransferSpec, window::Window,
 };
 use crate::{
     CallError, Rejection, Transport,
@@ -93,12 +94,14 @@ where
     result
 }
 
+/// Sends until the receipt. Cut off by a change of connections, the transfer goes on over the next one, from
+/// where its receiver wants it; as long as each connection brings it further.
 async fn run<S, F>(
     transport: &Transport,
     to: NodeId,
     spec: TransferSpec,
     header: Bytes,
-    source: S,
+    mut source: S,
     ctx: &TransferCtx,
     counter: Counter,
 ) -> Result<Bytes, TransferError>
@@ -107,48 +110,37 @@ where
     F: Future<Output = io::Result<Bytes>> + Send,
 {
     let begin_by = ctx.until(after(ctx.idle));
-    let slot = transport
-        .slots()
-        .take(to, begin_by)
-        .await
-        .map_err(TransferError::NotBegun)?;
-    let pipe = transport.network().open_transfer(to, spec, begin_by).await;
-    let mut pipe = pipe.map_err(TransferError::NotBegun)?;
-    let sender = Sender {
-        to,
-        ctx,
-        counter,
-        state: Mutex::new(State {
-            window: Window::new(0),
-            moved: Instant::now(),
-            complete: false,
-        }),
-        room: Notify::new(),
-    };
-    let opening = async {
-        pipe.writer.write(Frame::Open { id: spec.id, header }).await?;
-        pipe.reader.read().await
-    };
-    let Ok(answer) = timeout_at(begin_by, opening).await else {
-        return Err(sender.out_of_time(Instant::now()));
-    };
-    let start = match answer.map_err(|broken| sender.lost(&broken))? {
-        Frame::Start(offset) => offset,
-        last => return sender.last(last),
-    };
-    sender.with(|state| {
-        state.window = Window::new(start);
-        state.moved = Instant::now();
-    });
-    sender.tell_progress(start);
-    let result = tokio::select! {
-        biased;
-        receipt = sender.hear(&mut *pipe.reader, spec.max_receipt) => receipt,
-        error = sender.write(&mut *pipe.writer, source) => Err(error),
-        error = sender.watch_progress() => Err(error),
-    };
-    drop(slot);
-    result
+    let slot = transport.slots().take(to, begin_by).await;
+    let _slot = slot.map_err(TransferError::NotBegun)?;
+    let mut reached = 0;
+    loop {
+        let begin_by = ctx.until(after(ctx.idle));
+        let mut pipe = match transport.network().open_transfer(to, spec, begin_by).await {
+            Ok(pipe) => pipe,
+            Err(error) if reached == 0 => return Err(TransferError::NotBegun(error)),
+            Err(error) => {
+                let (node, held) = (to, reached);
+                let cause = Interruption::Lost(error.to_string());
+                return Err(TransferError::Interrupted { node, held, cause });
+            }
+        };
+        let sender = Sender::new(to, ctx, counter.clone());
+        let sent = sender.attempt(&mut pipe, (spec, header.clone()), &mut source, begin_by);
+        match sent.await {
+            Err(TransferError::Interrupted {
+                held,
+                cause: Interruption::Lost(cause),
+                ..
+            }) if (pipe.moved)() && held > reached => {
+                debug!(
+                    peer = to,
+                    held, cause, "a transfer goes on over another connection"
+                );
+                reached = held;
+            }
+            sent => return sent,
+        }
+    }
 }
 
 impl TransferCtx {
@@ -158,7 +150,57 @@ impl TransferCtx {
     }
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    fn new(to: NodeId, ctx: &'a TransferCtx, counter: Counter) -> Self {
+        Self {
+            to,
+            ctx,
+            counter,
+            state: Mutex::new(State {
+                window: Window::new(0),
+                moved: Instant::now(),
+                complete: false,
+            }),
+            room: Notify::new(),
+        }
+    }
+
+    /// One transfer over `pipe`, from its announcement to its receipt. The first answer must come by `begin_by`.
+    async fn attempt<S, F>(
+        &self,
+        pipe: &mut TransferPipe,
+        (spec, header): (TransferSpec, Bytes),
+        source: S,
+        begin_by: Instant,
+    ) -> Result<Bytes, TransferError>
+    where
+        S: FnMut(u64) -> F + Send,
+        F: Future<Output = io::Result<Bytes>> + Send,
+    {
+        let opening = async {
+            pipe.writer.write(Frame::Open { id: spec.id, header }).await?;
+            pipe.reader.read().await
+        };
+        let Ok(answer) = timeout_at(begin_by, opening).await else {
+            return Err(self.out_of_time(Instant::now()));
+        };
+        let start = match answer.map_err(|broken| self.lost(&broken))? {
+            Frame::Start(offset) => offset,
+            last => return self.last(last),
+        };
+        self.with(|state| {
+            state.window = Window::new(start);
+            state.moved = Instant::now();
+        });
+        self.tell_progress(start);
+        tokio::select! {
+            biased;
+            receipt = self.hear(&mut *pipe.reader, spec.max_receipt) => receipt,
+            error = self.write(&mut *pipe.writer, source) => Err(error),
+            error = self.watch_progress() => Err(error),
+        }
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         // Poisoning changes nothing: the state is consistent after every statement.
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))

@@ -17,9 +17,6 @@ use crate::{
     metrics::{Direction, TransferMetrics, refused},
 };
 
-/// Longest explanation that travels with a refusal; longer ones are cut.
-const MAX_TEXT_CHARS: usize = 1 << 10;
-
 type Handler = Arc<dyn Fn(Caller, Bytes, Ends) -> BoxFuture<'static, Result<Bytes, Rejection>> + Send + Sync>;
 
 /// The transfers that a node takes. Clones are one table.
@@ -251,6 +248,7 @@ pub(crate) async fn receive(router: Router, caller: Caller, gate: Gate, pipe: Tr
         writer,
         mut reader,
         gone,
+        moved: _,
     } = pipe;
     let from = caller.peer.node;
     let first = tokio::select! {
@@ -306,14 +304,6 @@ pub(crate) async fn receive(router: Router, caller: Caller, gate: Gate, pipe: Tr
     }
 }
 
-fn rejection_frame(mut rejection: Rejection) -> Frame {
-    for text in [&mut rejection.code, &mut rejection.message] {
-        if text.len() > MAX_TEXT_CHARS {
-            *text = text.chars().take(MAX_TEXT_CHARS).collect();
-        }
-    }
-    match postcard::to_allocvec(&rejection) {
-        Ok(body) => Frame::Rejected(body.into()),
-        Err(_) => Frame::Lost,
-    }
+fn rejection_frame(rejection: Rejection) -> Frame {
+    rejection.encode().map_or(Frame::Lost, Frame::Rejected)
 }

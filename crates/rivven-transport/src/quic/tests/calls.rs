@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::{Outcome, TraceContext};
+use crate::{MethodSpec, Outcome, TraceContext};
 
 #[tokio::test]
 async fn calls_of_every_class_are_answered_in_both_directions() {
@@ -94,7 +94,7 @@ macro_rules! other_echo {
     };
 }
 
-other_echo!(LongEcho, Class::Client, 16 << 20, 1 << 20);
+other_echo!(LongEcho, Class::Client, 4 << 20, 1 << 20);
 other_echo!(ShortEcho, Class::Client, 64, 1);
 other_echo!(RaftEcho, Class::Raft, 64, 64);
 
@@ -106,10 +106,13 @@ async fn oversize_bodies_are_refused_where_they_are_noticed() {
     assert_eq!(own_limit.code(), "not-sent");
     let peers_limit = one.call::<LongEcho>(2, &long, ctx(5000)).await.unwrap_err();
     assert_eq!(peers_limit.code(), "request-too-large");
-    let class_limit = one
-        .call::<LongEcho>(2, &long.repeat(8), ctx(5000))
-        .await
-        .unwrap_err();
+    // Below the types nothing keeps the limits of a method within those of its class.
+    let spec = MethodSpec {
+        max_request: usize::MAX,
+        ..MethodSpec::of::<LongEcho>()
+    };
+    let body = vec![0; 8 << 20].into();
+    let class_limit = one.network().call(2, spec, body, ctx(5000)).await.unwrap_err();
     assert_eq!(class_limit.code(), "not-sent");
     let wrong_class = one.call::<RaftEcho>(2, &"x".into(), ctx(5000)).await.unwrap_err();
     assert_eq!(wrong_class.code(), "wrong-class");
@@ -123,6 +126,28 @@ async fn oversize_bodies_are_refused_where_they_are_noticed() {
     );
     // The connection was closed for that; the next call makes a new one.
     echo(&one, 2, ctx(5000)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_whose_deadline_passed_before_it_left_was_not_sent() {
+    let (one, _two) = pair();
+    echo(&one, 2, ctx(5000)).await.unwrap();
+    let late = echo(&one, 2, ctx(0)).await.unwrap_err();
+    assert_eq!((late.code(), late.outcome()), ("not-sent", Outcome::NotDone));
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_connection_are_bounded() {
+    let one = start(identity(&authority(), 1));
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
+    one.set_address(2, nobody.local_addr().unwrap().into());
+    let calls = (0..=limits::MAX_WAITING).map(|_| echo(&one, 2, ctx(300)));
+    let codes = join_all(calls).await;
+    let overloaded = codes.iter().flat_map(|call| call.as_ref().err());
+    let overloaded = overloaded.filter(|error| error.code() == "overloaded").count();
+    assert_eq!(overloaded, 1, "the last one");
+    // Whoever has stopped waiting leaves room.
+    assert_eq!(echo(&one, 2, ctx(50)).await.unwrap_err().code(), "unreachable");
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ impl Method for Ask {
 struct Rotating {
     watch: IdentityWatch,
     shared: Arc<Shared>,
+    router: Router,
     transport: Transport,
 }
 
@@ -59,12 +60,13 @@ impl Rotating {
         });
         let (local, watch) = (local(&identity, 1), IdentityWatch::from(identity));
         let network = QuicTransport::builder(watch.clone(), local)
-            .router(router)
+            .router(router.clone())
             .start_network()
             .unwrap();
         Self {
             watch,
             shared: Arc::clone(&network.shared),
+            router,
             transport: Transport::new(network),
         }
     }
@@ -119,6 +121,69 @@ async fn a_transfer_goes_on_while_the_certificates_of_both_ends_are_replaced() {
         assert!(Instant::now() < end, "a connection that was left is not closed");
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Bytes that are kept, so that a transfer can go on; the receipt is how many there are.
+struct Keep;
+
+impl Transfer for Keep {
+    const ID: u16 = 0x8032;
+    const NAME: &'static str = "keep";
+    const MAX_HEADER: usize = 16;
+    const MAX_RECEIPT: usize = 16;
+    type Header = ();
+    type Receipt = u64;
+}
+
+#[tokio::test]
+async fn a_transfer_whose_connection_is_closed_behind_it_goes_on_over_the_next_one() {
+    const CHUNKS: u64 = 40;
+    let ca = authority();
+    let one = Rotating::start(identity(&ca, 1));
+    let two = Rotating::start(identity(&ca, 2));
+    introduce(&one.transport, &two.transport);
+    introduce(&two.transport, &one.transport);
+    let (kept, begun) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<AtomicU64>::default());
+    let (keeping, beginning) = (Arc::clone(&kept), Arc::clone(&begun));
+    two.router.register_transfer::<Keep, _, _>(move |_, (), offered| {
+        let kept = Arc::clone(&keeping);
+        beginning.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let held = lock(&kept).len() as u64;
+            let mut incoming = offered.accept_from(held).await;
+            while let Some(chunk) = incoming.chunk().await? {
+                lock(&kept).extend_from_slice(&chunk);
+            }
+            Ok(incoming.offset())
+        }
+    });
+    let rotated = AtomicBool::new(false);
+    let source = async |offset: u64| {
+        let at = offset / 1_000;
+        if at == CHUNKS / 2 && !rotated.swap(true, Ordering::SeqCst) {
+            // The receiver has to be heard of before, or there is nothing to go on from.
+            let end = Instant::now() + Duration::from_secs(10);
+            while lock(&kept).len() < usize::try_from(offset).unwrap() {
+                assert!(Instant::now() < end);
+                sleep(Duration::from_millis(1)).await;
+            }
+            one.rotate(identity(&ca, 1), 2, Purpose::Bulk).await;
+            // As when its time to be left is over.
+            one.shared.peer(2).unwrap().close_left();
+        }
+        let byte = u8::try_from(at).unwrap();
+        Ok(Bytes::from(vec![byte; usize::from(at < CHUNKS) * 1_000]))
+    };
+    let sent = one
+        .transport
+        .send_stream::<Keep, _, _>(2, &(), source, TransferCtx::new())
+        .await;
+    assert_eq!(sent.unwrap(), CHUNKS * 1_000);
+    assert!(begun.load(Ordering::SeqCst) > 1, "its connection was not closed");
+    let expected: Vec<u8> = (0..CHUNKS * 1_000)
+        .map(|at| u8::try_from(at / 1_000).unwrap())
+        .collect();
+    assert_eq!(*lock(&kept), expected);
 }
 
 fn client(ca: &CertificateAuthority) -> NodeIdentity {

@@ -43,7 +43,8 @@ async fn thousands_of_calls_that_expire_at_once_leave_nothing_behind() {
         assert!(late < Duration::from_secs(5), "round {round}: {late:?} too late");
         for result in ended {
             let code = result.unwrap_err().code().to_owned();
-            assert!(["deadline", "overloaded"].contains(&&*code), "{code}");
+            // The last ones may have had their turn and no time left.
+            assert!(["deadline", "overloaded", "not-sent"].contains(&&*code), "{code}");
         }
         one.call::<Sleep>(2, &0, CallCtx::timeout(Duration::from_secs(5)))
             .await

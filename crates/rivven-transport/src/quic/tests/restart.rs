@@ -287,7 +287,38 @@ async fn handlers_that_block_every_thread_delay_no_pings() {
     first.unwrap();
     second.unwrap();
     assert_eq!(one.status(2), PeerStatus::Up);
+    // The threads move packets themselves again, and once more they do not.
+    for blocked in [0, ms, 0] {
+        one.call::<Block>(2, &blocked, ctx(10_000)).await.unwrap();
+    }
     busy.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_transport_whose_callers_runtime_has_ended_still_speaks_for_its_node() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let callers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let two = {
+        let _entered = callers.enter();
+        start(identity(&ca, 2))
+    };
+    introduce(&one, &two);
+    echo(&one, 2, ctx(5_000)).await.unwrap();
+    callers.shutdown_background();
+    // Nobody is left to carry calls out, and the peer need not find that out by its pings.
+    let end = Instant::now() + limits::PING_INTERVAL * limits::MAX_MISSED_PINGS;
+    while one.status(2) == PeerStatus::Up {
+        assert!(Instant::now() < end, "nobody said that the calls have ended");
+        sleep(Duration::from_millis(5)).await;
+    }
+    // What is left of it still shakes hands.
+    let found = one.discover(two.local_addr().unwrap().into(), ctx(5_000)).await;
+    assert_eq!(found.unwrap().node, 2);
 }
 
 #[tokio::test]

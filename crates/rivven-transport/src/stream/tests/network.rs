@@ -28,7 +28,7 @@ impl Transfer for Smaller {
 
 async fn said(from: &Transport, to: NodeId, header: &str) -> String {
     let source = |_| async { Ok(Bytes::new()) };
-    let ctx = TransferCtx::new().idle_timeout(ms(500));
+    let ctx = TransferCtx::new().idle_timeout(ms(2_000));
     match from
         .send_stream::<Unknown, _, _>(to, &header.to_owned(), source, ctx)
         .await
