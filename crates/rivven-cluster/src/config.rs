@@ -13,12 +13,14 @@ mod write;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Read as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
+use rivven_partition::NORMAL_WEIGHT;
 use rivven_transport::Provider;
 use rivven_types::{NodeId, PeerAddr};
 
@@ -80,6 +82,17 @@ pub struct ClusterConfig {
     pub tls: TlsSection,
     /// Failure domain of this node; replicas of a partition are spread over zones. Default: none.
     pub zone: Option<String>,
+    /// How much this node takes of partitions and leaderships, in percent of a normal node. Default 100, from 0 to
+    /// 10,000.
+    ///
+    /// Takes effect with placing new topics and with the next rebalance; 0 empties the node by and by. A weight
+    /// that an operator has set for the running cluster wins over this one.
+    pub weight: u16,
+    /// Addresses of the application by name, as clients reach them. At most 16; default none.
+    ///
+    /// Registered with the node, so that whoever knows who leads a partition knows where to connect to. The cluster
+    /// itself never dials them.
+    pub endpoints: BTreeMap<String, PeerAddr>,
     /// Source of the timeouts that are not given. Default [`Profile::Lan`].
     pub profile: Profile,
     /// Consensus.
@@ -205,6 +218,8 @@ impl ClusterConfig {
             tls_provider: Provider::default().name().to_owned(),
             tls: TlsSection::default(),
             zone: None,
+            weight: NORMAL_WEIGHT,
+            endpoints: BTreeMap::new(),
             profile: Profile::default(),
             raft: RaftSection::default(),
             gossip: GossipSection::default(),

@@ -9,7 +9,7 @@ use rivven_partition::{
     Applied, Changes, Compacted, LeaderEpoch, PartitionCommand, PartitionMap, PartitionState, Topic, TopicId,
     TopicSpec, place,
 };
-use rivven_types::NodeId;
+use rivven_types::{NodeId, PeerAddr};
 use tokio::sync::watch;
 
 use crate::{
@@ -222,6 +222,15 @@ impl PartitionManager {
                 },
             })
         })
+    }
+
+    /// Where the application of `node` is reached under `name`, as that node has registered it: `endpoints` of its
+    /// configuration.
+    ///
+    /// `None` if it has registered none of that name, or is not known here yet.
+    #[must_use]
+    pub fn endpoint(&self, node: NodeId, name: &str) -> Option<PeerAddr> {
+        self.read(|map| map.node(node)?.registration.endpoints.get(name).cloned())
     }
 
     /// Every node, topic and partition at one generation. Cheap: it shares what does not change.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use rivven_partition::{NORMAL_WEIGHT, NodeAddrs, PartitionCommand, PartitionError, Registration};
+use rivven_partition::{NodeAddrs, PartitionCommand, PartitionError, Registration};
 use rivven_raft::RaftNode;
 use rivven_swim::{MemberEvent, MemberState};
 use rivven_transport::PeerStatus;
@@ -78,8 +78,8 @@ async fn register(inner: &Inner) {
             admin: None,
         },
         zone: inner.config.zone.clone(),
-        weight: NORMAL_WEIGHT,
-        endpoints: BTreeMap::new(),
+        weight: inner.config.weight,
+        endpoints: inner.config.endpoints.clone(),
     };
     let known = inner.published.read(|state| {
         let node = state.map().node(inner.local.node);

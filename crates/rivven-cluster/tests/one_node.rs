@@ -65,8 +65,15 @@ async fn a_cluster_of_one_works_and_keeps_its_data() {
     let report = node.shutdown().await;
     assert!(report.warnings.is_empty(), "{report:?}");
     drop(node);
+    config.weight = 50;
+    config.endpoints = [("client".into(), "n1.example.org:9092".parse().unwrap())].into();
     let node = Cluster::start(config).await.unwrap();
     node.wait_ready(PATIENCE).await.unwrap();
+    let client = node.partitions().endpoint(1, "client").unwrap();
+    assert_eq!(client.to_string(), "n1.example.org:9092");
+    assert_eq!(node.partitions().endpoint(1, "web"), None);
+    let map = node.partitions().assignments();
+    assert_eq!(map.node(1).unwrap().weight(), 50);
     let entry = node
         .kv()
         .get("k", Consistency::Linearizable)

@@ -25,7 +25,10 @@ impl Origins {
     /// Where the setting at `path` was set.
     pub(super) fn place(&self, path: &str) -> Place {
         let list = path.split_once('[').map_or(path, |(list, _)| list);
+        // Whatever a mapping lacks or has wrong belongs to the mapping.
+        let mapping = path.rsplit_once('.').map_or(path, |(mapping, _)| mapping);
         let place = self.0.get(path).or_else(|| self.0.get(list));
+        let place = place.or_else(|| self.0.get(mapping));
         place.cloned().unwrap_or(Place::Unknown)
     }
 }
@@ -105,14 +108,12 @@ impl Visit for Reader {
         if let Some(node) = self.take(key)? {
             let path = self.path(key);
             *value = T::read(&node).map_err(|mistake| mistaken::<T>(&path, &node, mistake))?;
-            let item_prefix = format!("{path}[");
+            let (item_prefix, entry_prefix) = (format!("{path}["), format!("{path}."));
             self.origins
                 .0
-                .retain(|origin, _| !origin.starts_with(&item_prefix));
-            if let Content::List(items) = &node.content {
-                for (at, item) in items.iter().enumerate() {
-                    self.origins.0.insert(format!("{path}[{at}]"), item.place.clone());
-                }
+                .retain(|origin, _| !origin.starts_with(&item_prefix) && !origin.starts_with(&entry_prefix));
+            for (part, node) in parts(&path, &node) {
+                self.origins.0.insert(part, node.place.clone());
             }
             self.origins.0.insert(path, node.place);
         }
@@ -190,14 +191,28 @@ fn duplicate(first: &Entry, second: &Entry) -> ConfigError {
     }
 }
 
-/// The mistake, at the item that has it if it is in a list.
+/// What a value consists of, if it is a list or a mapping, each with its path.
+fn parts<'a>(path: &str, node: &'a Node) -> Vec<(String, &'a Node)> {
+    match &node.content {
+        Content::List(items) => {
+            let items = items.iter().enumerate();
+            items.map(|(at, item)| (format!("{path}[{at}]"), item)).collect()
+        }
+        Content::Map(entries) => {
+            let entries = entries.iter();
+            entries
+                .map(|entry| (format!("{path}.{}", entry.key), &entry.node))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The mistake, at the part that has it if it is in a list or a mapping.
 fn mistaken<T: Value>(path: &str, node: &Node, mistake: Mistake) -> ConfigError {
-    let item = match (&node.content, mistake.item) {
-        (Content::List(items), Some(at)) => items.get(at).map(|item| (at, item)),
-        _ => None,
-    };
-    let error = match item {
-        Some((at, item)) => wrong_type(&format!("{path}[{at}]"), item, PEER_ADDRESS),
+    let part = mistake.item.and_then(|at| parts(path, node).into_iter().nth(at));
+    let error = match part {
+        Some((path, part)) => wrong_type(&path, part, PEER_ADDRESS),
         None => wrong_type(path, node, &T::expected()),
     };
     match mistake.help {

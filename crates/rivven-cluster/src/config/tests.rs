@@ -37,6 +37,9 @@ fn the_promised_file_is_accepted_unchanged() {
 fn what_is_written_reads_back_equal() {
     let mut odd = ClusterConfig::dev("/a \"b\"\\\n\u{7}é");
     odd.zone = Some("#1: true".into());
+    odd.weight = 250;
+    let endpoint = |name: &str, addr: &str| (name.into(), addr.parse().unwrap());
+    odd.endpoints = [endpoint("0", "[::1]:1"), endpoint("a.b-C_d", "x.org:9092")].into();
     odd.tls.renewal = Renewal::Manual;
     odd.tls.name_template = "spiffe://a/{cluster}/{role}/{id}".into();
     odd.tls.issuer.ca_key = Some("keys: #/ca.key".into());
@@ -94,6 +97,58 @@ fn an_issuer_is_told_its_key_and_what_it_issues() {
         let error = check(text).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected:?} is not in:\n{error}");
     }
+}
+
+#[test]
+fn a_node_has_a_weight_and_endpoints() {
+    let plain = verdict(PROMISED).unwrap();
+    assert_eq!((plain.weight, plain.endpoints.len()), (100, 0));
+    let text = "cluster:\n  node_id: 1\n  weight: 0\n  endpoints:\n    client: \"n1:9092\"\n    web: n1:80\n";
+    let mut config = verdict(text).unwrap();
+    let checked = config.check().unwrap();
+    let endpoints: Vec<_> = checked
+        .endpoints
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    assert_eq!(
+        (checked.weight, endpoints.join(",").as_str()),
+        (0, "client=n1:9092,web=n1:80")
+    );
+    config
+        .apply_env([("RIVVEN_CLUSTER__ENDPOINTS", "rpc=[::1]:1, b=h:2")])
+        .unwrap();
+    assert!(config.endpoints.keys().eq(["b", "rpc"]));
+    let error = config.apply_env([("RIVVEN_CLUSTER__ENDPOINTS", "rpc")]);
+    assert!(error.unwrap_err().to_string().contains("name=host:port"));
+    for (text, place, expected) in [
+        ("weight: 10001", "1:31", "write a number from 0 to 10000"),
+        ("endpoints: [a]", "1:34", "expected a mapping of names"),
+        (
+            "endpoints: {a: 7}",
+            "1:38",
+            "`cluster.endpoints.a`: expected an address",
+        ),
+        ("endpoints: {a: 'x:0'}", "1:38", "port 0"),
+        ("endpoints: {a: '0.0.0.0:1'}", "1:38", "nobody can dial it"),
+        ("endpoints: {a/b: 'x:1'}", "1:40", "no name of an endpoint"),
+        ("endpoints: {a: 'x:1', a: 'y:1'}", "1:48", "given twice"),
+    ] {
+        let error = verdict(&format!("cluster: {{node_id: 1, {text}}}"));
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.contains(place),
+            "{text}: {error}"
+        );
+    }
+    let many: Vec<_> = (0..17).map(|i| format!("e{i}: 'h:{}'", i + 1)).collect();
+    let many = format!("cluster: {{node_id: 1, endpoints: {{{}}}}}", many.join(", "));
+    assert!(
+        verdict(&many)
+            .unwrap_err()
+            .to_string()
+            .contains("name at most 16")
+    );
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Ranges, relations between values, and what follows from what is given.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     ops::{Range, RangeInclusive},
     path::PathBuf,
     time::Duration,
 };
 
-use rivven_partition::MAX_REPLICATION_FACTOR;
+use rivven_partition::{MAX_ENDPOINT_NAME_LEN, MAX_ENDPOINTS, MAX_REPLICATION_FACTOR, MAX_WEIGHT};
 use rivven_transport::{
     Provider, ProviderError,
     identity::{SanTemplate, SanTemplateError},
@@ -35,6 +36,7 @@ const PERIOD_MS: RangeInclusive<u64> = 20..=60_000;
 const SUSPECT_MS: RangeInclusive<u64> = 40..=3_600_000;
 const KEY_HOURS: RangeInclusive<u64> = 1..=8_760;
 const VIRTUAL_NODES: RangeInclusive<u64> = 1..=4_096;
+const WEIGHT: RangeInclusive<u64> = 0..=MAX_WEIGHT as u64;
 const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=MAX_REPLICATION_FACTOR as u64;
 
 /// Days that an issued certificate lives. The longest is what `cert init` gives.
@@ -59,6 +61,8 @@ pub(crate) struct CheckedConfig {
     pub(crate) renewal: Renewal,
     pub(crate) issuer: Option<IssuerConfig>,
     pub(crate) zone: Option<String>,
+    pub(crate) weight: u16,
+    pub(crate) endpoints: BTreeMap<String, PeerAddr>,
     pub(crate) peers: Vec<PeerAddr>,
     pub(crate) election_timeout_ms: Range<u64>,
     pub(crate) heartbeat_interval_ms: u64,
@@ -168,6 +172,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
     let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
     let (period, suspect) = check.gossip(&full)?;
     check.placement()?;
+    check.endpoints()?;
     let issuer = check.issuer(&full)?;
     let data_dir = full.data_dir.unwrap_or_default();
     Ok(CheckedConfig {
@@ -181,6 +186,8 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         renewal: full.tls.renewal,
         issuer,
         zone: full.zone,
+        weight: full.weight,
+        endpoints: full.endpoints,
         peers: full.raft.peers,
         election_timeout_ms,
         heartbeat_interval_ms,
@@ -379,7 +386,28 @@ impl Check<'_> {
             "cluster.partitioning.replication_factor",
             replicas,
             REPLICATION_FACTOR,
-        )
+        )?;
+        self.range("cluster.weight", self.0.weight.into(), WEIGHT)
+    }
+
+    fn endpoints(&self) -> Result<(), ConfigError> {
+        let endpoints = &self.0.endpoints;
+        if endpoints.len() > MAX_ENDPOINTS {
+            let problem = format!("{} endpoints", endpoints.len());
+            let help = format!("name at most {MAX_ENDPOINTS}");
+            return Err(self.invalid("cluster.endpoints", problem, help));
+        }
+        for (name, addr) in endpoints {
+            let path = format!("cluster.endpoints.{name}");
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            let fits = (1..=MAX_ENDPOINT_NAME_LEN).contains(&name.len()) && name.bytes().all(plain);
+            if !fits {
+                let help = format!("name endpoints with 1 to {MAX_ENDPOINT_NAME_LEN} of a-z A-Z 0-9 . _ -");
+                return Err(self.invalid(&path, "this is no name of an endpoint", help));
+            }
+            self.dialable(&path, addr)?;
+        }
+        Ok(())
     }
 
     fn issuer(&self, full: &ClusterConfig) -> Result<Option<IssuerConfig>, ConfigError> {

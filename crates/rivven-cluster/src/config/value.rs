@@ -1,6 +1,7 @@
 //! Kinds of values, each read from and written to text in one place.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     str::FromStr,
@@ -8,14 +9,14 @@ use std::{
 
 use rivven_types::PeerAddr;
 
-use super::document::{Content, Node};
+use super::document::{Content, Entry, Node};
 
 /// Why a node is not a value: what more there is to say than "expected …, found …".
 #[derive(Default)]
 pub(super) struct Mistake {
     /// What to do about it.
     pub(super) help: Option<String>,
-    /// The item of a list that is wrong, from 0.
+    /// The item of a list or the entry of a mapping that is wrong, from 0.
     pub(super) item: Option<usize>,
 }
 
@@ -44,6 +45,8 @@ pub(super) enum Written {
     Scalar(String),
     /// Scalars.
     List(Vec<String>),
+    /// Keys, quoted if need be, with their scalars.
+    Map(Vec<(String, String)>),
 }
 
 /// A kind of value.
@@ -269,6 +272,53 @@ impl Value for Vec<PeerAddr> {
 
     fn write(&self) -> Written {
         Written::List(self.iter().map(|addr| quoted(&addr.to_string())).collect())
+    }
+}
+
+impl Value for BTreeMap<String, PeerAddr> {
+    fn expected() -> String {
+        "a mapping of names to addresses such as {client: \"node1.example.org:9092\"}".into()
+    }
+
+    fn read(node: &Node) -> Result<Self, Mistake> {
+        match &node.content {
+            Content::Null => Ok(Self::new()),
+            Content::Map(entries) => {
+                let mut map = Self::new();
+                for (at, entry) in entries.iter().enumerate() {
+                    let added = named(&mut map, entry);
+                    added.map_err(|mistake| Mistake {
+                        item: Some(at),
+                        ..mistake
+                    })?;
+                }
+                Ok(map)
+            }
+            Content::Untyped(text) => {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                let pair = |part: &str| match part.split_once('=') {
+                    Some((name, addr)) => Ok((name.trim().to_owned(), parse(addr.trim())?)),
+                    None => Err(Mistake::help("write name=host:port, with a comma between two")),
+                };
+                parts.map(pair).collect()
+            }
+            _ => Err(Mistake::plain()),
+        }
+    }
+
+    fn write(&self) -> Written {
+        let entries = self
+            .iter()
+            .map(|(name, addr)| (quoted(name), quoted(&addr.to_string())));
+        Written::Map(entries.collect())
+    }
+}
+
+/// Adds an address under its name.
+fn named(map: &mut BTreeMap<String, PeerAddr>, entry: &Entry) -> Result<(), Mistake> {
+    match map.insert(entry.key.clone(), parsed(&entry.node)?) {
+        None => Ok(()),
+        Some(_) => Err(Mistake::help("this name is given twice; remove one of the two")),
     }
 }
 

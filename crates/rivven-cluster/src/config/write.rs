@@ -33,6 +33,13 @@ impl Visit for Writer {
             Written::Absent => {}
             Written::Scalar(text) => self.line(0, &format!("{key}: {text}")),
             Written::List(items) if items.is_empty() => self.line(0, &format!("{key}: []")),
+            Written::Map(entries) if entries.is_empty() => self.line(0, &format!("{key}: {{}}")),
+            Written::Map(entries) => {
+                self.line(0, &format!("{key}:"));
+                for (name, text) in entries {
+                    self.line(1, &format!("{name}: {text}"));
+                }
+            }
             Written::List(items) => {
                 self.line(0, &format!("{key}:"));
                 for item in items {
