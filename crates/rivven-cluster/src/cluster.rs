@@ -18,10 +18,10 @@ use rivven_types::NodeId;
 use tokio::sync::{SetOnce, watch};
 
 use crate::{
-    Check, ClusterConfig, ClusterStatus, ClusterWatch, Kv, Members, PartitionManager, RotateError,
-    ShutdownReport, StartError, TransferError,
+    Check, ClusterConfig, ClusterStatus, ClusterWatch, DataPlane, Kv, Members, MetadataOnly,
+    PartitionManager, RotateError, ShutdownReport, StartError, TransferError,
     config::CheckedConfig,
-    controller,
+    controller, data_plane,
     founding::{Founders, Founding, Introduce, Propose, View, bootstrap, bootstrap::Resolver},
     gossip_keys::{self, KeyRequests},
     health,
@@ -85,6 +85,31 @@ impl Cluster {
     /// # Errors
     /// [`StartError`] names cause and remedy. Nothing keeps running and nothing on disk was harmed.
     pub async fn start(config: ClusterConfig) -> Result<Self, StartError> {
+        Self::start_with(config, MetadataOnly).await
+    }
+
+    /// As [`Self::start`], with the program that holds the data of partitions on this node.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with<D: DataPlane>(config: ClusterConfig, plane: D) -> Result<Self, StartError> {
+        let cluster = Self::open(config, D::HOLDS_DATA).await?;
+        let inner = cluster.inner();
+        if D::HOLDS_DATA {
+            let plane = Arc::new(plane);
+            let driven = data_plane::drive(Arc::clone(inner), inner.desk(), plane);
+            inner.tasks.spawn(driven);
+        } else {
+            let node_id = inner.local.node;
+            tracing::info!(
+                node_id,
+                "replicas hold only metadata: one that is assigned and alive counts as in sync"
+            );
+        }
+        Ok(cluster)
+    }
+
+    async fn open(config: ClusterConfig, holds_data: bool) -> Result<Self, StartError> {
         let config = config.check()?;
         let (identity, issuer) = joining::load(&config)?;
         let dir = NodeDir::open(
@@ -145,6 +170,8 @@ impl Cluster {
             stage: watch::Sender::new(Stage::Up),
             problems: Mutex::default(),
             report: tokio::sync::Mutex::default(),
+            holds_data,
+            desk: OnceLock::new(),
         });
         let cluster = Self(Arc::new(Owner(Arc::clone(&inner))));
         joining::start(&inner, issuer, first_key);
@@ -188,13 +215,7 @@ impl Cluster {
     /// Topics and partitions.
     #[must_use]
     pub fn partitions(&self) -> PartitionManager {
-        let inner = self.inner();
-        PartitionManager::new(
-            Arc::downgrade(inner),
-            Arc::clone(&inner.published),
-            inner.config.replication_factor,
-            DEFAULT_TIMEOUT,
-        )
+        PartitionManager::new(self.inner(), DEFAULT_TIMEOUT)
     }
 
     /// The members, as gossip has it.

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use rivven_partition::{Liveness, NodeStatus, PartitionCommand, PartitionState, Reconciler};
+use rivven_partition::{Liveness, NodeStatus, PartitionCommand, PartitionState, Policy, Reconciler};
 use rivven_raft::{Consistency, RaftNode, RaftWatch, Role};
 use rivven_swim::{MemberState, MemberView};
 use rivven_types::NodeId;
@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How long one decision may take to be committed.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a leader that holds data may take to let go of a partition before another one is elected all the same.
+const RELEASE_MS: u64 = 10_000;
 
 /// Rounds in a row before other work gets its turn; each round moves tens of thousands of leaders.
 const MAX_ROUNDS: usize = 16;
@@ -99,6 +102,15 @@ async fn round(inner: &Inner, reconciler: &mut Reconciler, since: Instant) -> bo
             return false;
         }
     };
+    let policy = Policy {
+        in_sync: state.map().effective().in_sync(),
+        // Whoever is elected waits out the lease of its predecessor, by its own clock (`duty::machine`).
+        lease_ms: 0,
+        release_ms: RELEASE_MS,
+    };
+    if reconciler.policy() != policy {
+        *reconciler = Reconciler::new(policy);
+    }
     let liveness = liveness(inner, &state, since).await;
     let mut changed = false;
     for command in reconciler.reconcile(&state, &liveness, clock::unix_ms()) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use rivven_partition::{Applied, Liveness, PartitionCommand, PartitionState};
+use rivven_partition::{Applied, Liveness, PartitionCommand, PartitionState, Start};
 use rivven_raft::{Consistency, NodeDir, ProposeOptions, RaftConfig, RaftNode, Read, Role};
 use rivven_swim::{MemberState, SwimNode};
 use rivven_transport::{
@@ -20,6 +20,7 @@ use tokio::sync::{SetOnce, watch};
 use crate::{
     ReadError, StartError, WriteError,
     config::{CheckedConfig, with_port},
+    duty::Desk,
     founding::{Founders, Founding, bootstrap::Resolver},
     gossip_keys::KeyRequests,
     joining::{self, Ledger},
@@ -71,9 +72,27 @@ pub(crate) struct Inner {
     /// What an operator must mend, by code.
     pub(crate) problems: Mutex<BTreeMap<&'static str, String>>,
     pub(crate) report: tokio::sync::Mutex<Option<ShutdownReport>>,
+    /// Whether the replicas of this node hold more than metadata.
+    pub(crate) holds_data: bool,
+    /// For the duties of this node, once somebody asks for them.
+    pub(crate) desk: OnceLock<Arc<Desk>>,
 }
 
 impl Inner {
+    /// This process, as partitions name it.
+    pub(crate) const fn start(&self) -> Start {
+        Start {
+            node: self.local.node,
+            instance: self.local.instance,
+            boot_epoch: self.local.boot_epoch,
+        }
+    }
+
+    /// Where the duties of this node are handed out.
+    pub(crate) fn desk(self: &Arc<Self>) -> Arc<Desk> {
+        Arc::clone(self.desk.get_or_init(|| Desk::open(self)))
+    }
+
     /// Has one operation committed.
     pub(crate) async fn propose(&self, op: Op, timeout: Duration) -> Result<OpResponse, WriteError> {
         let options = ProposeOptions {

@@ -36,6 +36,8 @@ mod clock;
 mod cluster;
 mod config;
 mod controller;
+mod data_plane;
+mod duty;
 mod error;
 mod founding;
 mod gossip_keys;
@@ -61,6 +63,8 @@ pub use config::{
     AdminSection, ClusterConfig, ConfigError, ConfigErrorKind, GossipSection, IssuerSection,
     MAX_CONFIG_BYTES, PartitioningSection, Profile, RaftSection, Renewal, TlsSection,
 };
+pub use data_plane::{DataPlane, MetadataOnly};
+pub use duty::{Duties, Duty, Fence, Follow, LEADER_LEASE, Lapsed, Lead, Release, Replica, ReportError};
 pub use error::{ReadError, RotateError, StartError, TransferError, WriteError};
 pub use joining::JoinTokenError;
 pub use kv::{Kv, KvCommitted, KvListing, KvWatch, KvWritten, Swap};
@@ -74,8 +78,8 @@ pub use status_watch::ClusterWatch;
 pub use rivven_hashring::{HashRing, RingError};
 pub use rivven_partition::{
     Changes, Compacted, Goal, LeaderEpoch, Node, NodeStatus, Partition, PartitionEpoch, PartitionError,
-    PartitionMap, Plan, PlanSummary, Rebalance, RebalanceStatus, Settings, Spread, Topic, TopicId, TopicName,
-    TopicRef, TopicSpec, UncleanElection, ZoneRule,
+    PartitionMap, Plan, PlanSummary, Rebalance, RebalanceStatus, Settings, Spread, Start, Topic, TopicId,
+    TopicName, TopicRef, TopicSpec, UncleanElection, ZoneRule,
 };
 pub use rivven_raft::{
     CompareTarget, Comparison, Consistency, Fabric, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvOp,

@@ -6,14 +6,14 @@ use std::{
 };
 
 use rivven_partition::{
-    Applied, Changes, Compacted, LeaderEpoch, PartitionCommand, PartitionMap, PartitionState, Topic, TopicId,
-    TopicSpec, place,
+    Applied, Changes, Compacted, LeaderEpoch, PartitionCommand, PartitionMap, PartitionState, Start, Topic,
+    TopicId, TopicSpec, place,
 };
 use rivven_types::{NodeId, PeerAddr};
 use tokio::sync::watch;
 
 use crate::{
-    WriteError,
+    Duties, WriteError,
     inner::Inner,
     kv::{dropped_write, unexpected},
     published::Published,
@@ -30,6 +30,7 @@ pub struct PartitionManager {
     published: Arc<Published>,
     default_replication_factor: u16,
     pub(crate) timeout: Duration,
+    me: Start,
 }
 
 /// Who leads a partition.
@@ -135,17 +136,13 @@ impl AssignmentWatch {
 }
 
 impl PartitionManager {
-    pub(crate) const fn new(
-        inner: Weak<Inner>,
-        published: Arc<Published>,
-        default_replication_factor: u16,
-        timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(inner: &Arc<Inner>, timeout: Duration) -> Self {
         Self {
-            inner,
-            published,
-            default_replication_factor,
+            inner: Arc::downgrade(inner),
+            published: Arc::clone(&inner.published),
+            default_replication_factor: inner.config.replication_factor,
             timeout,
+            me: inner.start(),
         }
     }
 
@@ -237,6 +234,18 @@ impl PartitionManager {
     #[must_use]
     pub fn assignments(&self) -> PartitionMap {
         self.published.read(|state| state.map().clone())
+    }
+
+    /// What this node must do about the partitions that it holds: lead, follow, release, close.
+    ///
+    /// For a program that acts on partitions itself. One that holds data is better told through
+    /// [`Cluster::start_with`](crate::Cluster::start_with), since without it every live replica counts as in sync, and
+    /// no leader is asked before another one takes over. Proofs of leadership ([`Lead::check`](crate::Lead::check))
+    /// hold all the same: a successor that could not wait for its predecessor's word waits out its lease.
+    #[must_use]
+    pub fn local(&self) -> Duties {
+        let inner = self.inner.upgrade();
+        Duties::new(inner.as_ref().map(Inner::desk), self.me)
     }
 
     /// Follows the assignments from this moment on.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use rivven_partition::{NodeAddrs, PartitionCommand, PartitionError, Registration};
+use rivven_partition::{InSyncRule, NodeAddrs, PartitionCommand, PartitionError, Registration};
 use rivven_raft::RaftNode;
 use rivven_swim::{MemberEvent, MemberState};
 use rivven_transport::PeerStatus;
@@ -65,8 +65,39 @@ fn ticker(period: Duration) -> Interval {
     tick
 }
 
+/// Before a node that holds data is given replicas, nobody may take a live replica for one in sync.
+async fn in_sync_is_reported(inner: &Inner) -> bool {
+    let rule = inner.published.read(|state| state.map().effective().in_sync());
+    let missing = rule == InSyncRule::Reported && !inner.holds_data;
+    let problem = "the nodes of this cluster hold data and report what is in sync, and this one holds none: what it \
+                   leads is stuck; start it with a data plane, or give it the weight 0";
+    inner.note("no-data-plane", missing.then(|| problem.to_owned()));
+    if rule == InSyncRule::Reported || !inner.holds_data {
+        return true;
+    }
+    let command = PartitionCommand::Configure {
+        topic: None,
+        changes: [("in-sync".to_owned(), Some("reported".to_owned()))].into(),
+    };
+    match inner.propose_partitions(command, REGISTER_TIMEOUT).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(
+                node_id = inner.local.node,
+                code = error.code(),
+                %error,
+                "the cluster was not told that this node holds data; trying again"
+            );
+            false
+        }
+    }
+}
+
 /// Proposes this node's registration unless the state has it already.
 async fn register(inner: &Inner) {
+    if !in_sync_is_reported(inner).await {
+        return;
+    }
     let quic = inner.quic_addr().await;
     let registration = Registration {
         node: inner.local.node,

@@ -135,6 +135,8 @@ pub(crate) struct Cell {
     pub(crate) in_sync: u32,
     /// Place of the leader among the seats.
     leader: u8,
+    /// Whether whoever led before the leader has let go, or its process is known to be over.
+    pub(crate) cleared: bool,
     extra: Option<Box<Extra>>,
 }
 
@@ -155,6 +157,7 @@ impl Cell {
             seats: seats.into(),
             in_sync: all(seats.len()),
             leader: if seats.is_empty() { NO_LEADER } else { 0 },
+            cleared: true,
             extra: None,
         }
     }

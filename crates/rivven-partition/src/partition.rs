@@ -90,6 +90,19 @@ impl<'a> Partition<'a> {
         target.iter().map(|slot| nodes.id(*slot))
     }
 
+    /// Whether nobody can still believe to lead under an earlier epoch: whoever did has let go, or its process is
+    /// known to be over. Otherwise the leader waits out its predecessor's lease.
+    #[must_use]
+    pub const fn is_cleared(self) -> bool {
+        self.cell.cleared
+    }
+
+    /// Whether the leader has let go of the partition that it was asked to hand over.
+    #[must_use]
+    pub fn is_released(self) -> bool {
+        self.cell.hand_over().is_some_and(|asked| asked.released)
+    }
+
     /// Who is to lead next, while the leader is given time to let go.
     #[must_use]
     pub fn hand_over_to(self) -> Option<NodeId> {
@@ -103,6 +116,7 @@ impl fmt::Debug for Partition<'_> {
             .field("replicas", &self.replicas().collect::<Vec<_>>())
             .field("in_sync", &self.in_sync().collect::<Vec<_>>())
             .field("leader", &self.leader())
+            .field("cleared", &self.is_cleared())
             .field("leader_epoch", &self.leader_epoch().0)
             .field("partition_epoch", &self.partition_epoch().0)
             .field("move_phase", &self.move_phase())

@@ -105,6 +105,12 @@ impl Reconciler {
         }
     }
 
+    /// What it was told about the data. With another policy begin with another one.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
     /// The commands that bring the state in line with who is alive; none if it is already.
     ///
     /// `now_ms` is the caller's wall clock; only differences to times in the state matter, and a clock that
@@ -131,7 +137,8 @@ impl Reconciler {
         commands.extend(batch::commands(&view, repairs.elections));
         commands.extend(batch::commands(&view, repairs.others));
         let rebalance = rebalance(&view);
-        let calm = quiet && steps.is_empty() && rebalance.is_none();
+        // Leaderships on their way are counted where they come from, so balancing would ask for too many.
+        let calm = quiet && !repairs.waits && steps.is_empty() && rebalance.is_none();
         commands.extend(batch::commands(&view, steps));
         commands.extend(rebalance);
         if calm {
@@ -175,6 +182,8 @@ pub fn reconcile(
 struct Repairs {
     elections: Vec<Change>,
     others: Vec<Change>,
+    /// Whether some leadership is to end once time has passed, or its holder lets go.
+    waits: bool,
 }
 
 /// A partition and what shall become of it.
@@ -193,6 +202,7 @@ struct Found {
     /// Partitions to elect a leader for, with their in-sync replicas.
     elections: Vec<(Spot, u32)>,
     others: Vec<Change>,
+    waits: bool,
 }
 
 impl Found {
@@ -203,7 +213,10 @@ impl Found {
         };
         match view.verdict(cell) {
             Verdict::Settled => index.settle(spot, cell, view),
-            Verdict::Wait => index.wait(spot),
+            Verdict::Wait => {
+                index.wait(spot);
+                self.waits = true;
+            }
             Verdict::Elect { in_sync } => {
                 index.wait(spot);
                 if self.elections.len() < MAX_CHANGES_PER_RECONCILE {
@@ -249,7 +262,12 @@ impl Found {
         if !elections.is_empty() {
             others.clear();
         }
-        Repairs { elections, others }
+        let waits = self.waits;
+        Repairs {
+            elections,
+            others,
+            waits,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    LEADER_IMBALANCE_PERCENT, LEADER_RETURN_HOLD_MS, MAX_OWN_SETTINGS, MAX_REPLICATION_FACTOR,
+    InSyncRule, LEADER_IMBALANCE_PERCENT, LEADER_RETURN_HOLD_MS, MAX_OWN_SETTINGS, MAX_REPLICATION_FACTOR,
     MAX_SETTING_KEY_LEN, MAX_SETTING_VALUE_LEN, MOVES_IN_FLIGHT, MOVES_IN_FLIGHT_PER_NODE, REBUILD_HOLD_MS,
 };
 
@@ -43,7 +43,14 @@ pub struct Key {
 }
 
 /// The keys that this crate understands.
-pub const KEYS: [Key; 8] = [
+pub const KEYS: [Key; 9] = [
+    Key {
+        name: IN_SYNC,
+        scope: Scope::Cluster,
+        values: "live: replicas hold only metadata, and those that live are in sync; reported: leaders say which are",
+        default: "live",
+        check: |text| matches!(text, "live" | "reported"),
+    },
     Key {
         name: MIN_IN_SYNC,
         scope: Scope::Topic,
@@ -102,6 +109,7 @@ pub const KEYS: [Key; 8] = [
     },
 ];
 
+const IN_SYNC: &str = "in-sync";
 const MIN_IN_SYNC: &str = "min-in-sync-replicas";
 const ZONES: &str = "zones";
 const REBUILD: &str = "rebuild";
@@ -282,6 +290,15 @@ impl<'a> Effective<'a> {
         number.unwrap_or(1)
     }
 
+    /// Who says which replicas are in sync. Nodes whose program holds data set this when they start.
+    #[must_use]
+    pub fn in_sync(&self) -> InSyncRule {
+        match self.get(IN_SYNC) {
+            Some("reported") => InSyncRule::Reported,
+            _ => InSyncRule::LiveReplica,
+        }
+    }
+
     /// Whether replicas may share a zone.
     #[must_use]
     pub fn zones(&self) -> ZoneRule {
@@ -362,6 +379,7 @@ mod tests {
         for (key, number) in numbers {
             assert_eq!(defaults.get(key), Some(number.to_string().as_str()), "{key}");
         }
+        assert_eq!(defaults.in_sync(), InSyncRule::LiveReplica);
         assert!(defaults.rebuilds() && defaults.zones() == ZoneRule::Preferred);
     }
 

@@ -123,6 +123,7 @@ impl PartitionState {
         let called_off = change.step == Step::Stay && cell.hand_over().is_some() && next == *cell;
         if next.leader() != was || called_off {
             next.leader_epoch = next.leader_epoch.next();
+            next.cleared = self.clears(cell, next.leader());
             next.set_hand_over(None);
         }
         if let Step::HandOver { to, at_ms } = change.step {
@@ -163,6 +164,20 @@ impl PartitionState {
         }
         next.in_sync = bits;
         Ok(())
+    }
+
+    /// Whether nobody else can still believe to lead once `next` leads: who led has let go, or a later start of its
+    /// directory is registered, so that its process is over.
+    ///
+    /// A leader lets go only once its own predecessor is over. One that has ended may not have waited so long.
+    pub(super) fn clears(&self, cell: &Cell, next: Option<Seat>) -> bool {
+        let Some(seat) = cell.leader().filter(|seat| Some(*seat) != next) else {
+            // Nobody has led since, or the same process goes on.
+            return cell.cleared;
+        };
+        let now = self.map.nodes.seat(seat.slot);
+        let over = now.instance == seat.instance && now.boot > seat.boot;
+        over && cell.cleared || cell.hand_over().is_some_and(|asked| asked.released)
     }
 
     fn hand_over(&self, was: &Cell, next: &Cell, to: NodeId, since_ms: u64) -> Result<HandOver, Rule> {

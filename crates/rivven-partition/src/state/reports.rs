@@ -117,6 +117,7 @@ impl PartitionState {
         }
         next.in_sync = 1 << at;
         next.set_leader(Some(at));
+        next.cleared = self.clears(cell, next.leader());
         next.set_hand_over(None);
         // Whoever led before must be fenced even if it is the same process: what was in sync is no more.
         next.leader_epoch = next.leader_epoch.next();

@@ -212,6 +212,94 @@ fn a_draining_leader_is_asked_and_the_deadline_ends_its_silence() {
 }
 
 #[test]
+fn balancing_asks_for_no_more_leaderships_while_some_are_on_their_way() {
+    let (mut state, mut members) = with_orders(&[""; 3], 12, 3);
+    members.insert(1, Liveness::Left);
+    settle_reported(&mut state, &members, 0);
+    members.insert(1, Liveness::Alive);
+    settle_reported(&mut state, &members, 1);
+    let topic = state.map().topic("orders").unwrap().get().clone();
+    for leader in [2, 3] {
+        let led = state.map().topic("orders").unwrap();
+        let led = (0..).zip(led.partitions());
+        let led = led.filter(|(_, partition)| partition.leader() == Some(leader));
+        let reports = led.map(|(number, partition)| InSyncReport {
+            topic: topic.id,
+            partition: number,
+            leader_epoch: partition.leader_epoch(),
+            partition_epoch: partition.partition_epoch(),
+            in_sync: partition.replicas().collect(),
+        });
+        let reports = reports.collect();
+        let starts = (1..=3).map(|node| start(&state, node)).collect();
+        let leader = start(&state, leader);
+        let command = PartitionCommand::ReportInSync {
+            leader,
+            starts,
+            reports,
+        };
+        apply(&mut state, command);
+    }
+    let now_ms = 2 * crate::LEADER_RETURN_HOLD_MS;
+    settle_reported(&mut state, &members, now_ms);
+    let topic = state.map().topic("orders").unwrap();
+    let asked = topic
+        .partitions()
+        .filter(|partition| partition.hand_over_to().is_some());
+    assert_eq!(asked.count(), 4, "two of each of the others");
+    // They take their time, and nothing else is asked of them.
+    settle_reported(&mut state, &members, now_ms + POLICY.release_ms - 1);
+    let topic = state.map().topic("orders").unwrap();
+    assert_eq!(
+        topic
+            .partitions()
+            .filter(|partition| partition.hand_over_to().is_some())
+            .count(),
+        4
+    );
+}
+
+#[test]
+fn nobody_is_waited_for_who_has_let_go_or_is_over() {
+    let cleared = |state: &PartitionState| (partition(state).leader_epoch().0, partition(state).is_cleared());
+    let (mut state, mut members, leader) = one();
+    assert_eq!(cleared(&state), (1, true));
+    // It is only believed dead.
+    members.insert(leader, Liveness::Dead);
+    settle_reported(&mut state, &members, 0);
+    settle_reported(&mut state, &members, POLICY.lease_ms);
+    assert_eq!(cleared(&state), (2, false));
+    let bytes = postcard::to_allocvec(&state).unwrap();
+    assert_eq!(postcard::from_bytes::<PartitionState>(&bytes).unwrap(), state);
+    // Its successor starts anew: that is over, but may have begun to lead while the first went on.
+    let second = partition(&state).leader().unwrap();
+    apply(
+        &mut state,
+        PartitionCommand::RegisterNode(registration(second, 2, None)),
+    );
+    settle_reported(&mut state, &members, POLICY.lease_ms);
+    assert_eq!(cleared(&state), (3, false));
+    // A leader lets go only after everybody before it has.
+    let third = partition(&state).leader().unwrap();
+    set_status(&mut state, third, NodeStatus::Draining);
+    settle_reported(&mut state, &members, POLICY.lease_ms);
+    let topic = state.map().topic("orders").unwrap().id;
+    let released = vec![(topic, 0, partition(&state).leader_epoch())];
+    let leader = start(&state, third);
+    apply(&mut state, PartitionCommand::Release { leader, released });
+    settle_reported(&mut state, &members, POLICY.lease_ms);
+    assert_eq!(cleared(&state), (4, true));
+    // Its successor starts anew, with nobody before it that could go on.
+    let fourth = partition(&state).leader().unwrap();
+    apply(
+        &mut state,
+        PartitionCommand::RegisterNode(registration(fourth, 3, None)),
+    );
+    settle_reported(&mut state, &members, POLICY.lease_ms);
+    assert_eq!(cleared(&state), (5, true));
+}
+
+#[test]
 fn a_leader_that_nobody_can_succeed_goes_on_under_a_new_epoch() {
     let (mut state, mut members, leader) = one();
     set_status(&mut state, leader, NodeStatus::Draining);
