@@ -159,6 +159,117 @@ pub struct PlanBody {
     pub leaders_max_over_mean: (f64, f64),
 }
 
+/// Answer of `GET /v1/nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesBody {
+    /// Log index of the change that made the assignments that are counted here.
+    pub generation: u64,
+    /// Every registered node by number, removed ones included.
+    pub nodes: Vec<NodeBody>,
+}
+
+/// A node as the cluster has it registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeBody {
+    /// The node.
+    pub node_id: NodeId,
+    /// `joining`, `active`, `draining`, `down` or `removed`.
+    pub status: String,
+    /// Its failure domain, if it has named one.
+    pub zone: Option<String>,
+    /// Its weight in percent of a normal node: what an operator has set, else what it has registered.
+    pub weight: u16,
+    /// The weight of its configuration.
+    pub registered_weight: u16,
+    /// Addresses of its program by name.
+    pub endpoints: BTreeMap<String, String>,
+    /// Where peers reach it.
+    pub address: String,
+    /// Its data directory.
+    pub instance_id: String,
+    /// How often that was started.
+    pub boot_epoch: u64,
+    /// Replicas that it holds, those being added included.
+    pub replicas: u32,
+    /// Partitions that it leads.
+    pub leaders: u32,
+}
+
+/// Answer of `GET /v1/ring`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RingBody {
+    /// Version of the hash specification.
+    pub spec: u16,
+    /// Tokens of a node of normal weight.
+    pub virtual_nodes: u32,
+    /// Digest of everything that decides where keys go, in hexadecimal: equal where rings are.
+    pub fingerprint: String,
+    /// The active nodes by name, each with its share of the circle. The shares add up to 1.
+    pub nodes: Vec<RingShareBody>,
+}
+
+/// A node of the ring.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RingShareBody {
+    /// The node's number, as text.
+    pub name: String,
+    /// Its weight in percent of a normal node.
+    pub weight: u32,
+    /// Its share of the circle.
+    pub share: f64,
+}
+
+/// Answer of `GET /v1/settings`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsBody {
+    /// Settings of the cluster by key, those that nobody has set included.
+    pub settings: BTreeMap<String, SettingBody>,
+}
+
+/// A setting of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingBody {
+    /// Its value.
+    pub value: String,
+    /// Whether nobody has set it.
+    pub is_default: bool,
+    /// What it takes; left out for keys of your own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<String>,
+}
+
+/// Body of `PATCH /v1/settings`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigureBody {
+    /// Settings by key; `null` unsets one.
+    pub settings: BTreeMap<String, Option<String>>,
+}
+
+/// Answer of `GET /v1/unclean-elections`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UncleanElectionsBody {
+    /// The last ones, oldest first.
+    pub elections: Vec<UncleanElectionBody>,
+}
+
+/// A replica was made the leader that was not in sync.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UncleanElectionBody {
+    /// Number of the topic.
+    pub topic_id: u64,
+    /// Its name, unless it was deleted since.
+    pub topic: Option<String>,
+    /// The partition.
+    pub partition: u32,
+    /// The node that has led since.
+    pub node: NodeId,
+    /// When, in milliseconds since the beginning of 1970, UTC.
+    pub at_ms: u64,
+    /// Why.
+    pub reason: String,
+}
+
 /// Body of `POST /v1/join-tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,7 @@ use hyper::Method;
 use rivven_cluster::RebalanceAction;
 use rivven_types::NodeId;
 
-pub(crate) use self::partitions::PlanQuery;
+pub(crate) use self::partitions::{PlanQuery, UncleanQuery};
 
 use crate::{
     error::ApiError,
@@ -45,6 +45,13 @@ pub(crate) enum Route {
     ChangeTopic { name: String },
     DeleteTopic { name: String },
     SetWeight { node: NodeId, weight: Option<u16> },
+    Nodes,
+    Ring,
+    RingSvg,
+    Settings,
+    Configure,
+    UncleanElections,
+    ElectUnclean(UncleanQuery),
     Rebalance,
     RebalancePlan(PlanQuery),
     StartRebalance(PlanQuery),
@@ -128,6 +135,11 @@ impl Route {
             | Self::Members
             | Self::Topics
             | Self::Topic { .. }
+            | Self::Nodes
+            | Self::Ring
+            | Self::RingSvg
+            | Self::Settings
+            | Self::UncleanElections
             | Self::Rebalance
             | Self::RebalancePlan(_)
             | Self::Assignments
@@ -139,6 +151,8 @@ impl Route {
             | Self::ChangeTopic { .. }
             | Self::DeleteTopic { .. }
             | Self::SetWeight { .. }
+            | Self::Configure
+            | Self::ElectUnclean(_)
             | Self::StartRebalance(_)
             | Self::ControlRebalance { .. }
             | Self::KvPut(_)
@@ -182,6 +196,11 @@ impl Route {
         match path {
             "/v1/status" => get(method, Self::Status),
             "/v1/members" => get(method, Self::Members),
+            "/v1/nodes" => get(method, Self::Nodes),
+            "/v1/ring" => get(method, Self::Ring),
+            "/v1/ring.svg" => get(method, Self::RingSvg),
+            "/v1/settings" => partitions::settings(method),
+            "/v1/unclean-elections" => partitions::unclean(method, query),
             "/v1/assignments" => get(method, Self::Assignments),
             "/v1/topics" => match *method {
                 Method::GET => Ok(Self::Topics),

@@ -1,6 +1,7 @@
 //! The admin API as a service over `Cluster`.
 
 mod kv;
+mod nodes;
 mod rebalance;
 mod refuse;
 mod view;
@@ -18,8 +19,8 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use crate::{
     MetricsRecorder,
     api::{
-        ChangedBody, CreateTopicBody, CreatedTopicBody, GossipKeysBody, JoinTokenBody, MakeJoinTokenBody,
-        SessionBody, TransferBody,
+        ChangedBody, ConfigureBody, CreateTopicBody, CreatedTopicBody, GossipKeysBody, JoinTokenBody,
+        MakeJoinTokenBody, SessionBody, TransferBody,
     },
     error::{ApiError, Body, json},
     guard::{AdminToken, check_host, check_token},
@@ -147,6 +148,17 @@ impl Inner {
                 let set = cluster.partitions().set_weight(node, weight).await;
                 changed(set.map_err(|error| refuse::write(&error))?)
             }
+            Route::Nodes => Ok(json(StatusCode::OK, &nodes::list(cluster))),
+            Route::Ring => Ok(json(StatusCode::OK, &nodes::ring(cluster)?)),
+            Route::RingSvg => nodes::ring_svg(cluster),
+            Route::Settings => Ok(json(StatusCode::OK, &nodes::settings(cluster))),
+            Route::Configure => {
+                let body: ConfigureBody = from_json(&read_body(request).await?)?;
+                let configured = cluster.partitions().configure(body.settings).await;
+                changed(configured.map_err(|error| refuse::write(&error))?)
+            }
+            Route::UncleanElections => Ok(json(StatusCode::OK, &nodes::unclean_elections(cluster))),
+            Route::ElectUnclean(query) => changed(nodes::elect_unclean(cluster, query).await?),
             Route::Rebalance => Ok(rebalance::state(cluster)),
             Route::RebalancePlan(query) => rebalance::plan(cluster, query).await,
             Route::StartRebalance(query) => rebalance::start(cluster, query).await,

@@ -21,6 +21,9 @@ use rivven_admin::{
 use rivven_cluster::{Cluster, ClusterConfig, identity};
 use tempfile::TempDir;
 
+#[path = "api/partitions.rs"]
+mod partitions;
+
 struct Api {
     service: AdminService,
     cluster: Cluster,
@@ -108,7 +111,7 @@ async fn keys_topics_and_views_work_and_mistakes_are_named() {
     past_and_prefix(&api).await;
     lifetimes(&api).await;
     sessions(&api).await;
-    topics(&api).await;
+    partitions::topics(&api).await;
     views(&api).await;
     join_tokens(&api).await;
     gossip_keys(&api).await;
@@ -315,90 +318,6 @@ async fn a_watch_sends_the_state_then_changes_and_says_how_it_ends() {
         end.starts_with("event: end\ndata: {\"code\":\"stopped\""),
         "{end}"
     );
-}
-
-async fn change_and_rebalance(api: &Api) {
-    let path = "/v1/topics/orders";
-    let change = r#"{"partitions":5,"settings":{"min-in-sync-replicas":"2"}}"#;
-    revision(&api.ask(Method::PATCH, path, change).await);
-    let orders = api.ask(Method::GET, path, "").await;
-    let orders: rivven_admin::AssignmentsBody = serde_json::from_slice(&orders.body).unwrap();
-    assert_eq!(orders.partitions.len(), 5);
-    for (body, code) in [
-        (r#"{"partitions":4}"#, "partitions-only-grow"),
-        (r#"{"replication_factor":0}"#, "invalid-replication-factor"),
-        (r#"{"settings":{"min-in-sync":"2"}}"#, "unknown-setting"),
-        (r#"{"settings":{"zones":"near"}}"#, "invalid-setting"),
-    ] {
-        api.check_error(Method::PATCH, path, body, 400, code).await;
-    }
-    api.check_error(Method::PATCH, "/v1/topics/x", "{}", 404, "unknown-topic")
-        .await;
-
-    // A node alone has nothing to move.
-    let plan = api.ask(Method::GET, "/v1/rebalance/plan", "").await;
-    let plan: rivven_admin::PlanBody = serde_json::from_slice(&plan.body).unwrap();
-    assert_eq!((plan.partitions, plan.id), (0, None));
-    let begun = api.ask(Method::POST, "/v1/rebalance", "").await;
-    assert_eq!(begun.status, StatusCode::OK);
-    let state = api.ask(Method::GET, "/v1/rebalance", "").await;
-    assert_eq!(&state.body[..], b"{\"rebalance\":null}\n");
-    let excluded = "/v1/rebalance/plan?exclude=1";
-    api.check_error(Method::GET, excluded, "", 409, "not-enough-nodes")
-        .await;
-    api.check_error(
-        Method::POST,
-        "/v1/rebalance/9/pause",
-        "",
-        404,
-        "unknown-rebalance",
-    )
-    .await;
-    revision(&api.ask(Method::PUT, "/v1/nodes/1/weight?percent=50", "").await);
-    revision(&api.ask(Method::DELETE, "/v1/nodes/1/weight", "").await);
-    api.check_error(
-        Method::PUT,
-        "/v1/nodes/7/weight?percent=50",
-        "",
-        404,
-        "unknown-node",
-    )
-    .await;
-}
-
-async fn topics(api: &Api) {
-    let body = r#"{"name":"orders","partitions":3,"replication_factor":1}"#;
-    let created = api.ask(Method::POST, "/v1/topics", body).await;
-    assert_eq!(
-        (created.status, &created.body[..]),
-        (StatusCode::OK, &b"{\"id\":0}\n"[..])
-    );
-    api.check_error(Method::POST, "/v1/topics", body, 409, "topic-exists")
-        .await;
-    api.check_error(
-        Method::POST,
-        "/v1/topics",
-        r#"{"name":"x","partitons":1}"#,
-        400,
-        "bad-json",
-    )
-    .await;
-    let many = r#"{"name":"x","partitions":1,"replication_factor":3}"#;
-    api.check_error(Method::POST, "/v1/topics", many, 409, "not-enough-nodes")
-        .await;
-    let one = api.ask(Method::GET, "/v1/topics/orders", "").await;
-    let one: rivven_admin::AssignmentsBody = serde_json::from_slice(&one.body).unwrap();
-    assert_eq!(one.partitions.len(), 3);
-    assert!(
-        one.partitions.iter().all(|partition| partition.leader == Some(1)),
-        "{one:?}"
-    );
-    change_and_rebalance(api).await;
-    revision(&api.ask(Method::DELETE, "/v1/topics/orders", "").await);
-    api.check_error(Method::DELETE, "/v1/topics/orders", "", 404, "unknown-topic")
-        .await;
-    api.check_error(Method::GET, "/v1/topics/orders", "", 404, "unknown-topic")
-        .await;
 }
 
 async fn views(api: &Api) {

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use rivven_hashring::{HashRing, RingError};
-use rivven_partition::NodeStatus;
+use rivven_hashring::{HashRing, RingError, RingNode, Weight};
+use rivven_partition::{Node, NodeStatus};
 use rivven_raft::NodeDir;
 use rivven_swim::{SwimConfig, SwimNode};
 use rivven_transport::{
-    LocalIdentity, QuicKeys, QuicTransport, Router, TaskGroup, Transport, gossip_keys::KeyKeeper,
-    identity::IdentityWatch, random_bytes,
+    LocalIdentity, QuicKeys, QuicTransport, QuicTransportBuilder, Router, TaskGroup, Transport,
+    gossip_keys::KeyKeeper, identity::IdentityWatch, random_bytes,
 };
 use rivven_types::NodeId;
 use tokio::sync::{SetOnce, watch};
@@ -133,12 +133,8 @@ impl Cluster {
         let router = Router::new();
         serve(&router, &founders);
         let identity = IdentityWatch::from(identity);
-        let transport = QuicTransport::builder(identity.clone(), local.clone())
-            .bind(config.bind_address)
-            .router(router.clone())
-            .keys(keys)
-            .provider(config.provider.clone())
-            .start()?;
+        let builder = QuicTransport::builder(identity.clone(), local.clone()).keys(keys);
+        let transport = start_quic(builder, &config, &router)?;
         let bound = transport.local_addr().unwrap_or(config.bind_address);
         let peers_file = dir.path().join("gossip.peers");
         let streams = (transport.clone(), router.clone());
@@ -224,24 +220,24 @@ impl Cluster {
         Members::new(self.inner().swim.clone())
     }
 
-    /// The hash ring of the active nodes, under their ids, with the configured virtual nodes.
+    /// The hash ring of the active nodes, under their ids, with their weights and zones and the configured virtual
+    /// nodes. Nodes of weight 0 are left out.
     ///
     /// The ring routes where no assignment is kept; who leads a partition says [`Self::partitions`].
     ///
     /// # Errors
-    /// There are more nodes than a ring takes.
+    /// There are more nodes or tokens than a ring takes.
     pub fn ring(&self) -> Result<HashRing, RingError> {
         let inner = self.inner();
         let ring = HashRing::try_new(inner.config.virtual_nodes)?;
-        inner.published.read(|state| {
-            let active = state
+        let nodes: Vec<RingNode> = inner.published.read(|state| {
+            let nodes = state
                 .map()
                 .nodes()
                 .filter(|node| node.status == NodeStatus::Active);
-            active
-                .map(|node| node.registration.node)
-                .try_for_each(|node| ring.add_node(node.to_string()).map(drop))
-        })?;
+            nodes.filter_map(ring_node).collect()
+        });
+        ring.update(|ring| ring.add_all(nodes))?;
         Ok(ring)
     }
 
@@ -322,6 +318,16 @@ impl Cluster {
     }
 }
 
+/// A node as the ring has it; none if it is to take nothing.
+fn ring_node(node: &Node) -> Option<RingNode> {
+    let weight = Weight::percent(node.weight().into()).ok()?;
+    let named = RingNode::new(node.id().to_string()).weighing(weight);
+    Some(match node.zone() {
+        Some(zone) => named.in_zone(zone.to_owned()),
+        None => named,
+    })
+}
+
 /// Answers what founders ask of each other, from the first packet on.
 fn serve(router: &Router, founders: &Arc<Founders>) {
     let introduced = Arc::clone(founders);
@@ -334,6 +340,16 @@ fn serve(router: &Router, founders: &Arc<Founders>) {
         Arc::clone(&proposed).proposed(caller.peer.node, founding)
     });
     probe::serve(router, founders);
+}
+
+/// Opens the QUIC endpoint.
+fn start_quic(
+    builder: QuicTransportBuilder,
+    config: &CheckedConfig,
+    router: &Router,
+) -> Result<Transport, StartError> {
+    let builder = builder.bind(config.bind_address).router(router.clone());
+    Ok(builder.provider(config.provider.clone()).start()?)
 }
 
 async fn start_gossip(

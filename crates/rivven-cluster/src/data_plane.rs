@@ -22,6 +22,36 @@ const MAX_AT_ONCE: usize = 64;
 ///
 /// A cluster with such a program does not take a live replica for one in sync: leaders say which are
 /// ([`Lead::report`]). The first node that starts with one sets that for all (the setting `in-sync`).
+///
+/// ```no_run
+/// use rivven_cluster::{Cluster, ClusterConfig, DataPlane, Follow, Lead, Release, Replica};
+///
+/// struct Store;
+///
+/// impl DataPlane for Store {
+///     async fn lead(&self, lead: &Lead) {
+///         println!("{} is ours from epoch {} on", lead.replica(), lead.epoch().0);
+///     }
+///
+///     async fn follow(&self, follow: &Follow) {
+///         let from = follow.leader_endpoint("replication");
+///         println!("{} is copied from {from:?}", follow.replica);
+///     }
+///
+///     async fn release(&self, release: &Release) {
+///         println!("{} is flushed for node {:?}", release.replica(), release.to());
+///     }
+///
+///     async fn close(&self, replica: &Replica) {
+///         println!("{replica} is removed");
+///     }
+/// }
+///
+/// # async fn run(config: ClusterConfig) -> Result<(), rivven_cluster::StartError> {
+/// let cluster = Cluster::start_with(config, Store).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait DataPlane: Send + Sync + 'static {
     /// Whether replicas hold anything beside their metadata. Without data no method is called, and every live
     /// replica counts as in sync.

@@ -75,11 +75,12 @@ pub use shutdown::ShutdownReport;
 pub use status::{Check, ClusterStatus, Phase, Problem};
 pub use status_watch::ClusterWatch;
 
-pub use rivven_hashring::{HashRing, RingError};
+pub use rivven_hashring::{HashRing, RingError, RingReader};
 pub use rivven_partition::{
-    Changes, Compacted, Goal, LeaderEpoch, Node, NodeStatus, Partition, PartitionEpoch, PartitionError,
-    PartitionMap, Plan, PlanSummary, Rebalance, RebalanceStatus, Settings, Spread, Start, Topic, TopicId,
-    TopicName, TopicRef, TopicSpec, UncleanElection, ZoneRule,
+    Changes, Compacted, Effective, Goal, KEYS as SETTING_KEYS, Key as SettingKey, LeaderEpoch, Node,
+    NodeStatus, Partition, PartitionEpoch, PartitionError, PartitionMap, Plan, PlanSummary, Rebalance,
+    RebalanceStatus, Settings, Spread, Start, Topic, TopicId, TopicName, TopicRef, TopicSpec,
+    UncleanElection, ZoneRule,
 };
 pub use rivven_raft::{
     CompareTarget, Comparison, Consistency, Fabric, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvOp,

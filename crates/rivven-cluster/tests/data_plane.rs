@@ -355,47 +355,46 @@ async fn a_leader_that_crashes_stops_before_its_successor_begins(
         .collect();
     let epochs: Vec<LeaderEpoch> = leads.iter().map(Lead::epoch).collect();
     // The program of the dead node goes on, as it does when its node is cut off, and notes when it could last act.
-    let last = Arc::new(Mutex::new(vec![None; leads.len()]));
-    let noted = Arc::clone(&last);
-    let zombie = std::thread::spawn(move || {
+    let mut last = vec![None; leads.len()];
+    let zombie = async {
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
-            for (at, lead) in leads.iter().enumerate() {
+            for (lead, last) in leads.iter().zip(&mut last) {
                 if lead.check().is_ok() {
-                    noted.lock().unwrap()[at] = Some(Instant::now());
+                    *last = Some(Instant::now());
                 }
             }
-            std::thread::sleep(Duration::from_millis(1));
+            sleep(Duration::from_millis(1)).await;
             if leads.iter().all(|lead| lead.check().is_err()) {
                 return;
             }
         }
         panic!("the lease of a dead node does not end");
-    });
+    };
     let at = nodes.iter().position(|node| node.node_id() == victim).unwrap();
     let killed = nodes.remove(at);
     let crashed = Instant::now();
-    killed.kill().await;
-    // Until its lease ends it may acknowledge what its in-sync replicas have.
-    append_everywhere(nodes, disks, 4).await;
-    eventually(nodes, "others lead", || {
-        (0..PARTITIONS)
-            .all(|partition| leader_of(&nodes[0], partition).is_some_and(|leader| leader != victim))
-    })
-    .await;
-    append_everywhere(nodes, disks, 4).await;
-    tokio::task::spawn_blocking(move || zombie.join().unwrap())
-        .await
-        .unwrap();
-    let (last, events) = (last.lock().unwrap(), disks.events.lock().unwrap());
+    let others = async {
+        killed.kill().await;
+        // Until its lease ends it may acknowledge what its in-sync replicas have.
+        append_everywhere(nodes, disks, 4).await;
+        eventually(nodes, "others lead", || {
+            (0..PARTITIONS)
+                .all(|partition| leader_of(&nodes[0], partition).is_some_and(|leader| leader != victim))
+        })
+        .await;
+        append_everywhere(nodes, disks, 4).await;
+    };
+    tokio::join!(zombie, others);
+    let events = disks.events.lock().unwrap();
     let mut judged = 0;
     for ((partition, epoch), last) in led.iter().zip(epochs).zip(last.iter()) {
-        let after = events[partition].iter().skip_while(|event| match event {
+        let mut after = events[partition].iter().skip_while(|event| match event {
             Event::Led(_, of, _) => *of != epoch,
             Event::Released(..) => true,
         });
         // One that was about to be handed over in order says nothing about crashes.
-        let Some(Event::Led(_, _, begun)) = after.skip(1).next() else {
+        let Some(Event::Led(_, _, begun)) = after.nth(1) else {
             continue;
         };
         let last = last.unwrap();

@@ -21,7 +21,7 @@ pub use error::{NameFault, RingError};
 pub use node::{NodeName, RingNode, Weight};
 pub use ring::{Generation, Moved, Ring, RingDiff, Walk};
 #[cfg(feature = "std")]
-pub use shared::{HashRing, Owner};
+pub use shared::{HashRing, Owner, RingReader};
 pub use spec::{Position, SpecVersion, TopicKey, key_partition};
 pub use table::{MAX_SLOT_REPLICAS, SLOT_BITS, SlotSet, SlotTable};
 

@@ -1,5 +1,7 @@
 //! A small client of the admin API: one kept connection, typed answers, honest failures.
 
+mod partitions;
+
 use std::{fmt, net::SocketAddr, pin::Pin, time::Duration};
 
 use bytes::Bytes;
@@ -11,8 +13,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rivven_admin::{
-    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, CreatedTopicBody, ErrorBody,
-    JoinTokenBody, MakeJoinTokenBody, MembersBody, REVISION_HEADER, StatusBody, TopicsBody, TransferBody,
+    APPLIED_INDEX_HEADER, ChangedBody, ErrorBody, JoinTokenBody, MakeJoinTokenBody, MembersBody,
+    REVISION_HEADER, StatusBody, TransferBody,
 };
 use rivven_cluster::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
@@ -182,31 +184,6 @@ impl AdminClient {
     /// See [`ClientError`].
     pub async fn members(&mut self) -> Result<MembersBody, ClientError> {
         self.get_json("/v1/members").await
-    }
-
-    /// The topics the node knows.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn topics(&mut self) -> Result<TopicsBody, ClientError> {
-        self.get_json("/v1/topics").await
-    }
-
-    /// The assignment of every partition, as the node has applied it.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn assignments(&mut self) -> Result<AssignmentsBody, ClientError> {
-        self.get_json("/v1/assignments").await
-    }
-
-    /// Creates a topic.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn create_topic(&mut self, topic: &CreateTopicBody) -> Result<CreatedTopicBody, ClientError> {
-        let body = encode(topic);
-        self.json(Method::POST, "/v1/topics", body).await
     }
 
     /// Has a token made with which `node` can join, good for `life`; the server's default when left out.

@@ -15,7 +15,7 @@ use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    index::{Attention, Index},
+    index::{Attention, Index, ordered},
     verdict::Verdict,
     view::View,
 };
@@ -157,10 +157,18 @@ impl Reconciler {
                     found.look(spot, Some(cell), view, &mut self.index);
                 }
             }
-            Attention::Some(spots) => {
+            Attention::Some { first, rest } => {
                 let mut cursor = view.map.topics.cursor();
-                for spot in spots {
-                    found.look(spot, cursor.cell(spot), view, &mut self.index);
+                for spot in &first {
+                    found.look(*spot, cursor.cell(*spot), view, &mut self.index);
+                }
+                if found.elections.is_empty() {
+                    let rest = ordered(rest).into_iter();
+                    for spot in rest.filter(|spot| first.binary_search(spot).is_err()) {
+                        found.look(spot, cursor.cell(spot), view, &mut self.index);
+                    }
+                } else {
+                    self.index.defer(rest);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Paths about where partitions are.
 
 use hyper::Method;
-use rivven_cluster::RebalanceAction;
+use rivven_cluster::{RebalanceAction, ZoneRule};
 use rivven_types::NodeId;
 
 use super::{Route, unknown_path};
@@ -14,6 +14,19 @@ pub(crate) struct PlanQuery {
     pub(crate) exclude: Vec<NodeId>,
     /// Whether nodes that are down are to be emptied too.
     pub(crate) replace_down: bool,
+    /// Topics, or single partitions of them, that stay as they are.
+    pub(crate) pins: Vec<(String, Option<u32>)>,
+    /// Whether replicas may share a zone, in place of what the settings say.
+    pub(crate) zones: Option<ZoneRule>,
+}
+
+/// A replica that was not in sync is to lead, on whose word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UncleanQuery {
+    pub(crate) topic: String,
+    pub(crate) partition: u32,
+    pub(crate) node: NodeId,
+    pub(crate) reason: String,
 }
 
 /// Everything below `/v1/rebalance`.
@@ -44,19 +57,81 @@ pub(super) fn rebalance(method: &Method, rest: &str, query: &mut Query) -> Resul
 
 fn plan_query(query: &mut Query) -> Result<PlanQuery, ApiError> {
     let exclude = query.take("exclude").unwrap_or_default();
-    let nodes = exclude.split(',').filter(|node| !node.is_empty()).map(str::parse);
-    let exclude: Result<Vec<NodeId>, _> = nodes.collect();
-    let replace_down = query.take("replace_down");
-    match (exclude, replace_down.as_deref()) {
-        (Ok(exclude), None | Some("true" | "false")) => Ok(PlanQuery {
+    let exclude: Result<Vec<NodeId>, _> = words(&exclude).map(str::parse).collect();
+    let pins = query.take("pin").unwrap_or_default();
+    let pins: Option<Vec<_>> = words(&pins).map(pin).collect();
+    let replace_down = match query.take("replace_down").as_deref() {
+        None | Some("false") => Some(false),
+        Some("true") => Some(true),
+        Some(_) => None,
+    };
+    let zones = match query.take("zones").as_deref() {
+        None => Some(None),
+        Some("preferred") => Some(Some(ZoneRule::Preferred)),
+        Some("hard") => Some(Some(ZoneRule::Hard)),
+        Some(_) => None,
+    };
+    match (exclude, replace_down, pins, zones) {
+        (Ok(exclude), Some(replace_down), Some(pins), Some(zones)) => Ok(PlanQuery {
             exclude,
-            replace_down: replace_down.as_deref() == Some("true"),
+            replace_down,
+            pins,
+            zones,
         }),
         _ => Err(ApiError::bad_request(
             "bad-parameter",
-            "`exclude` takes numbers of nodes and `replace_down` true or false",
-            "write ?exclude=3,4&replace_down=true",
+            "`exclude` takes numbers of nodes, `replace_down` true or false, `pin` topics or partitions such as \
+             orders/3, `zones` preferred or hard",
+            "write ?exclude=3,4&replace_down=true&pin=orders,payments/3&zones=hard",
         )),
+    }
+}
+
+fn words(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').filter(|word| !word.is_empty())
+}
+
+/// A topic, or a partition of one.
+fn pin(word: &str) -> Option<(String, Option<u32>)> {
+    match word.split_once('/') {
+        None => Some((word.to_owned(), None)),
+        Some((topic, partition)) => Some((topic.to_owned(), Some(partition.parse().ok()?))),
+    }
+}
+
+/// `GET /v1/unclean-elections`, or `POST` to hold one.
+pub(super) fn unclean(method: &Method, query: &mut Query) -> Result<Route, ApiError> {
+    match *method {
+        Method::GET => Ok(Route::UncleanElections),
+        Method::POST => {
+            let (topic, reason) = (query.take("topic"), query.take("reason"));
+            let (partition, node) = (query.take_number("partition")?, query.take_number("node")?);
+            match (topic, partition, node, reason) {
+                (Some(topic), Some(partition), Some(node), Some(reason)) if !reason.is_empty() => {
+                    Ok(Route::ElectUnclean(UncleanQuery {
+                        topic,
+                        partition,
+                        node,
+                        reason,
+                    }))
+                }
+                _ => Err(ApiError::bad_request(
+                    "bad-parameter",
+                    "an unclean election names `topic`, `partition`, `node` and a `reason`, all of them",
+                    "write ?topic=orders&partition=3&node=2&reason=why; what node 2 lacks is lost",
+                )),
+            }
+        }
+        _ => Err(ApiError::method_not_allowed("GET, POST")),
+    }
+}
+
+/// `GET /v1/settings`, or `PATCH` to change some.
+pub(super) fn settings(method: &Method) -> Result<Route, ApiError> {
+    match *method {
+        Method::GET => Ok(Route::Settings),
+        Method::PATCH => Ok(Route::Configure),
+        _ => Err(ApiError::method_not_allowed("GET, PATCH")),
     }
 }
 
@@ -94,6 +169,7 @@ mod tests {
         let plan = |exclude: &[NodeId], replace_down| PlanQuery {
             exclude: exclude.to_vec(),
             replace_down,
+            ..PlanQuery::default()
         };
         let query = Some("exclude=3,4&replace_down=true");
         for (method, path, query, expected) in [
@@ -143,6 +219,47 @@ mod tests {
     }
 
     #[test]
+    fn pins_settings_and_unclean_elections_have_theirs() {
+        let pinned = PlanQuery {
+            pins: vec![("orders".into(), None), ("pay.ments".into(), Some(3))],
+            zones: Some(ZoneRule::Hard),
+            ..PlanQuery::default()
+        };
+        let lost = "topic=orders&partition=3&node=2&reason=a%20fire";
+        let election = UncleanQuery {
+            topic: "orders".into(),
+            partition: 3,
+            node: 2,
+            reason: "a fire".into(),
+        };
+        for (method, path, query, expected) in [
+            (
+                Method::GET,
+                "/v1/rebalance/plan",
+                Some("pin=orders,pay.ments/3&zones=hard"),
+                Route::RebalancePlan(pinned),
+            ),
+            (
+                Method::POST,
+                "/v1/unclean-elections",
+                Some(lost),
+                Route::ElectUnclean(election),
+            ),
+            (
+                Method::GET,
+                "/v1/unclean-elections",
+                None,
+                Route::UncleanElections,
+            ),
+            (Method::GET, "/v1/settings", None, Route::Settings),
+            (Method::PATCH, "/v1/settings", None, Route::Configure),
+            (Method::GET, "/v1/nodes", None, Route::Nodes),
+        ] {
+            assert_eq!(parse(method, path, query), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
     fn other_paths_and_methods_are_refused() {
         for (method, path, query, status) in [
             (Method::DELETE, "/v1/rebalance", None, 405),
@@ -153,6 +270,17 @@ mod tests {
             (Method::POST, "/v1/rebalancer", None, 404),
             (Method::GET, "/v1/rebalance/plan", Some("exclude=three"), 400),
             (Method::GET, "/v1/rebalance/plan", Some("replace_down=yes"), 400),
+            (Method::GET, "/v1/rebalance/plan", Some("pin=orders/x"), 400),
+            (Method::GET, "/v1/rebalance/plan", Some("zones=soft"), 400),
+            (
+                Method::POST,
+                "/v1/unclean-elections",
+                Some("topic=a&partition=0&node=1"),
+                400,
+            ),
+            (Method::DELETE, "/v1/unclean-elections", None, 405),
+            (Method::PUT, "/v1/settings", None, 405),
+            (Method::POST, "/v1/nodes", None, 405),
             (Method::PUT, "/v1/nodes/3/weight", None, 400),
             (Method::PUT, "/v1/nodes/3/weight", Some("percent=70000"), 400),
             (Method::GET, "/v1/nodes/3/weight", None, 405),

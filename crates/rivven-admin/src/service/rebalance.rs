@@ -54,11 +54,23 @@ pub(super) async fn start(cluster: &Cluster, query: PlanQuery) -> Result<Respons
 }
 
 async fn make(cluster: &Cluster, query: PlanQuery) -> Result<Plan, ApiError> {
-    let goal = Goal {
+    let mut goal = Goal {
         exclude: query.exclude.into_iter().collect(),
         replace_down: query.replace_down,
+        zones: query.zones,
         ..Goal::default()
     };
+    let map = cluster.partitions().assignments();
+    for (name, partition) in query.pins {
+        let topic = map.topic(&name).ok_or_else(|| refuse::unknown_topic(&name))?;
+        match partition {
+            None => drop(goal.pinned_topics.insert(topic.id)),
+            Some(partition) if partition < topic.partition_count() => {
+                goal.pins.insert((topic.id, partition));
+            }
+            Some(partition) => return Err(refuse::unknown_partition(&name, partition)),
+        }
+    }
     let made = cluster.partitions().plan(&goal).await;
     made.map_err(|error| refuse::write(&error))
 }

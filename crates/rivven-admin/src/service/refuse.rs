@@ -2,7 +2,8 @@
 
 use hyper::StatusCode;
 use rivven_cluster::{
-    JoinTokenError, KvReadError, Outcome, PartitionError, ReadError, RotateError, TransferError, WriteError,
+    JoinTokenError, KvReadError, Outcome, PartitionError, ReadError, RingError, RotateError, TransferError,
+    WriteError,
 };
 
 use crate::error::ApiError;
@@ -31,6 +32,7 @@ pub(super) fn write(error: &WriteError) -> ApiError {
         WriteError::Partition(
             PartitionError::UnknownTopic
             | PartitionError::UnknownNode { .. }
+            | PartitionError::UnknownPartition { .. }
             | PartitionError::UnknownRebalance { .. },
         ) => StatusCode::NOT_FOUND,
         WriteError::Partition(
@@ -114,6 +116,23 @@ pub(super) fn unknown_topic(name: &str) -> ApiError {
         "unknown-topic",
         format!("there is no topic `{}` here", name.escape_default()),
         "create it, or wait until this node has heard of it",
+    )
+}
+
+pub(super) fn ring(error: &RingError) -> ApiError {
+    answer(
+        StatusCode::CONFLICT,
+        error.code(),
+        &error.to_string(),
+        "use fewer virtual nodes",
+    )
+}
+
+pub(super) fn unknown_partition(name: &str, partition: u32) -> ApiError {
+    ApiError::not_found(
+        "unknown-partition",
+        format!("topic `{}` has no partition {partition}", name.escape_default()),
+        "count from 0, and see GET /v1/topics",
     )
 }
 

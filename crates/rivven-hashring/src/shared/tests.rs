@@ -41,6 +41,30 @@ fn the_handle_answers_as_its_snapshot_does() {
 }
 
 #[test]
+fn a_reader_sees_every_change_at_its_next_look() {
+    fn is_send<T: Send>(reader: T) -> T {
+        reader
+    }
+    let ring = HashRing::new(16);
+    let mut reader = is_send(ring.reader());
+    assert_eq!(reader.owner("orders", 0), Err(RingError::EmptyRing));
+    for i in 0..5 {
+        ring.add_node(format!("node{i}")).unwrap();
+        assert_eq!(reader.ring().generation(), ring.generation());
+        for partition in 0..20 {
+            let owner = ring.get_partition_owner("orders", partition).unwrap();
+            assert_eq!(reader.owner("orders", partition).unwrap(), owner.name());
+        }
+    }
+    let mut other = reader.clone();
+    thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(other.ring().len(), 5));
+    });
+    drop(ring);
+    assert_eq!(reader.ring().len(), 5, "it needs no handle to live on");
+}
+
+#[test]
 fn a_failed_update_changes_nothing() {
     let ring = HashRing::new(16);
     ring.add_node("node1").unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::view::{Seen, View};
+use super::view::{Seen, Standing, View};
 use crate::{
     MovePhase, PartitionMap,
     cell::{Cell, Slot},
@@ -19,6 +19,8 @@ pub(super) struct Index {
     seen: Vec<Seen>,
     /// Partitions of which a node is or was a replica, by slot. May name some twice and some that left.
     held: Vec<Vec<Spot>>,
+    /// Partitions that a node leads or has led, by slot, likewise.
+    led: Vec<Vec<Spot>>,
     /// Partitions to look at again: a change was decided, or waits for time to pass.
     waiting: Vec<Spot>,
     /// Partitions whose new replicas are catching up.
@@ -36,8 +38,14 @@ pub(super) struct Index {
 /// Which partitions to look at.
 pub(super) enum Attention {
     All,
-    /// In order, once each.
-    Some(Vec<Spot>),
+    /// Some of them.
+    Some {
+        /// Those that may need another leader, and what else is due: in order, once each.
+        first: Vec<Spot>,
+        /// Those that have lost a replica and perhaps more, in no order. They can wait while there are leaders to
+        /// elect.
+        rest: Vec<Spot>,
+    },
 }
 
 impl Index {
@@ -52,10 +60,19 @@ impl Index {
             return Attention::All;
         };
         self.held.resize_with(view.seen.len(), Vec::new);
-        let mut spots = std::mem::take(&mut self.waiting);
+        self.led.resize_with(view.seen.len(), Vec::new);
+        let (mut spots, mut rest) = (std::mem::take(&mut self.waiting), Vec::new());
         for (slot, seen) in view.seen.iter().enumerate() {
-            if self.seen.get(slot) != Some(seen) {
-                spots.extend(self.held.get(slot).into_iter().flatten());
+            if self.seen.get(slot) == Some(seen) {
+                continue;
+            }
+            let held = self.held.get(slot).into_iter().flatten();
+            if seen.standing == Standing::Gone {
+                // A node that is gone takes leaders away only where it led.
+                spots.extend(self.led.get(slot).into_iter().flatten());
+                rest.extend(held);
+            } else {
+                spots.extend(held);
             }
         }
         self.seen.clone_from(&view.seen);
@@ -79,9 +96,13 @@ impl Index {
             }
         }
         self.tidy(map);
-        spots.sort_unstable();
-        spots.dedup();
-        Attention::Some(spots)
+        let first = ordered(spots);
+        Attention::Some { first, rest }
+    }
+
+    /// Looks at these the next time.
+    pub(super) fn defer(&mut self, spots: Vec<Spot>) {
+        self.waiting.extend(spots);
     }
 
     fn rebuild(&mut self, view: &View<'_>) {
@@ -91,6 +112,7 @@ impl Index {
             ..Self::default()
         };
         self.held.resize_with(view.seen.len(), Vec::new);
+        self.led.resize_with(view.seen.len(), Vec::new);
         for (spot, cell) in view.map.topics.cells() {
             self.hold_cell(spot, cell);
         }
@@ -108,6 +130,12 @@ impl Index {
                 held.push(spot);
             }
         }
+        let led = cell
+            .leader()
+            .and_then(|seat| self.led.get_mut(usize::from(seat.slot)));
+        if let Some(led) = led {
+            led.push(spot);
+        }
     }
 
     /// Drops what lists name twice or in vain, once that is more than half.
@@ -121,6 +149,18 @@ impl Index {
                 held.retain(|spot| {
                     let cell = map.topics.cell(*spot);
                     cell.is_some_and(|cell| cell.place_of(slot).is_some())
+                });
+            }
+        }
+        for (slot, led) in (0..).zip(&mut self.led) {
+            let slot: Slot = slot;
+            let leads = usize::try_from(map.loads.of(slot).leaders).unwrap_or(usize::MAX);
+            if led.len() / 2 > leads.saturating_add(SLACK) {
+                led.sort_unstable();
+                led.dedup();
+                led.retain(|spot| {
+                    let leader = map.topics.cell(*spot).and_then(Cell::leader);
+                    leader.is_some_and(|seat| seat.slot == slot)
                 });
             }
         }
@@ -183,6 +223,13 @@ impl Index {
         }
         arrivals
     }
+}
+
+/// In order, once each.
+pub(super) fn ordered(mut spots: Vec<Spot>) -> Vec<Spot> {
+    spots.sort_unstable();
+    spots.dedup();
+    spots
 }
 
 /// How much longer than needed a list may be before it is tidied up, whatever its share.

@@ -52,11 +52,15 @@ impl View<'_> {
             return self.hand_over(cell, kept);
         }
         // Leaderless and nobody to elect: there may be many of these, for long.
-        let hopeless = leader.is_none() && same && self.candidate(cell, in_sync).is_none();
-        if hopeless {
-            Verdict::Settled
-        } else {
-            Verdict::Elect { in_sync }
+        let hopeless = leader.is_none() && self.candidate(cell, in_sync).is_none();
+        match (hopeless, same) {
+            (true, true) => Verdict::Settled,
+            (true, false) => Verdict::Change {
+                in_sync,
+                leader: None,
+                step: Step::Stay,
+            },
+            (false, _) => Verdict::Elect { in_sync },
         }
     }
 

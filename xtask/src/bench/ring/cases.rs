@@ -179,6 +179,26 @@ fn shared(ring: &Ring, passes: u32, keys: &Keys, report: &mut Report, case: &imp
         (two, "ns"),
         &[("1 thread", one)],
     );
+    let pass = || {
+        let mut reader = handle.reader();
+        for (_, topic, partition) in keys.iter() {
+            black_box(reader.owner(topic, partition).ok());
+        }
+    };
+    let one = per_key(passes, pass);
+    report.add(case("shared reader"), "1 thread", (one, "ns"), &[]);
+    let two = per_key(passes, || {
+        thread::scope(|scope| {
+            scope.spawn(pass);
+            pass();
+        });
+    });
+    report.add(
+        case("shared reader"),
+        "2 threads",
+        (two, "ns"),
+        &[("1 thread", one)],
+    );
 }
 
 fn changes(nodes: usize, passes: u32, report: &mut Report, case: &impl Fn(&str) -> String) -> Result<()> {

@@ -240,7 +240,7 @@ fn balancing_asks_for_no_more_leaderships_while_some_are_on_their_way() {
         };
         apply(&mut state, command);
     }
-    let now_ms = 2 * crate::LEADER_RETURN_HOLD_MS;
+    let now_ms = 2 * LEADER_RETURN_HOLD_MS;
     settle_reported(&mut state, &members, now_ms);
     let topic = state.map().topic("orders").unwrap();
     let asked = topic
