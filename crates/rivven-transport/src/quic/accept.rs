@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     PeerIdentity, TaskGroup,
-    identity::{CertificateName, Role, Subject},
+    identity::{CertificateName, NodeIdentity, Role, Subject},
     metrics::{Dialler, handshake_failed},
     stream::MAX_TRANSFERS,
 };
@@ -95,13 +95,38 @@ enum Greeted {
     Stranger(Connection),
 }
 
+/// Who has said who it is.
+enum Heard {
+    Certified(Box<Answered>),
+    /// Somebody without a certificate, who says nothing.
+    Stranger(Connection),
+}
+
+/// A connection whose hello was answered.
+struct Answered {
+    connection: Connection,
+    hello: Hello,
+    claim: Claim,
+    /// This node, as it has shown itself.
+    own: NodeIdentity,
+    subject: Subject,
+    expired: bool,
+    control: control::Streams,
+    admitted: Admitted,
+}
+
 async fn accept(shared: &Arc<Shared>, incoming: Incoming) -> Option<Greeted> {
     let remote = incoming.remote_address();
     // Kept until the connection is closed, if it is: streams that are dropped before say that they have ended,
     // and the peer would take that for an answer.
     let mut begun = Begun::default();
     match timeout(HELLO_TIMEOUT, greet(shared, incoming, &mut begun)).await {
-        Ok(Ok(greeted)) => return Some(greeted),
+        Ok(Ok(Heard::Stranger(connection))) => return Some(Greeted::Stranger(connection)),
+        // From its answer on the dialler may call, so what is left to do no longer counts against the hello's time.
+        Ok(Ok(Heard::Certified(answered))) => match take_up(shared, *answered).await {
+            Ok((met, line)) => return Some(Greeted::Certified(met, line)),
+            Err(denied) => deny(shared, remote, denied),
+        },
         Ok(Err(denied)) => deny(shared, remote, denied),
         Err(_) => {
             handshake_failed(Dialler::Peer, "timeout");
@@ -145,16 +170,16 @@ struct Begun {
     streams: Option<control::Streams>,
 }
 
-/// Learns and checks who connects, answers who this node is, and takes the connection into use.
+/// Learns and checks who connects, and answers who this node is.
 ///
 /// `begun` is for a caller that does not wait for more, or closes.
-async fn greet(shared: &Arc<Shared>, incoming: Incoming, begun: &mut Begun) -> Result<Greeted, Denied> {
+async fn greet(shared: &Arc<Shared>, incoming: Incoming, begun: &mut Begun) -> Result<Heard, Denied> {
     let own = shared.trust.watch().current();
     let connecting = incoming.accept().map_err(Denied::Lost)?;
     let connection = connecting.await.map_err(Denied::Lost)?;
     begun.connection = Some(connection.clone());
     if door::is_stranger(&connection) {
-        return Ok(Greeted::Stranger(connection));
+        return Ok(Heard::Stranger(connection));
     }
     let refuse = |refusal| Denied::Refused(connection.clone(), refusal);
     let certified = shared.certify(&connection, Side::Dialled).map_err(refuse)?;
@@ -163,8 +188,8 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming, begun: &mut Begun) -> R
     let (send, recv) = begun.streams.insert(streams);
     let hello = hear(shared, &connection, recv, &name).await?;
     let claim = hello.claim(shared.local.node);
-    let (room, peer) =
-        admit(shared, &connection, (&hello, &claim), (&name.subject, expired)).map_err(refuse)?;
+    let admitted = admit(shared, &connection, (&hello, &claim), (&name.subject, expired));
+    let admitted = admitted.map_err(refuse)?;
     if shared.is_closing() {
         return Err(refuse(Refusal::ShuttingDown));
     }
@@ -177,13 +202,31 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming, begun: &mut Begun) -> R
     let answered = write_hello(send, &answer).await;
     answered.map_err(|_| broken(&connection))?;
     let control = begun.streams.take().ok_or_else(|| broken(&connection))?;
+    Ok(Heard::Certified(Box::new(Answered {
+        connection,
+        hello,
+        claim,
+        own,
+        subject: name.subject,
+        expired,
+        control,
+        admitted,
+    })))
+}
+
+/// Takes a connection into use.
+async fn take_up(shared: &Arc<Shared>, answered: Answered) -> Result<(Met, Arc<Line>), Denied> {
+    let Answered {
+        connection, hello, ..
+    } = answered;
+    let (room, peer) = answered.admitted;
     let lanes = match &peer {
         Some(peer) => open_lanes(shared, peer.node, &connection, hello.purpose)
             .await
             .map_err(Denied::Lost)?,
         None => Lanes::new(),
     };
-    let line = Line::new(connection, lanes, claim, own);
+    let line = Line::new(connection, lanes, answered.claim, answered.own);
     if let Some(peer) = &peer {
         peer.offer(hello.purpose, &line, &hello.identity, false);
     }
@@ -192,13 +235,13 @@ async fn greet(shared: &Arc<Shared>, incoming: Incoming, begun: &mut Begun) -> R
         purpose: hello.purpose,
         peer,
         identity: hello.identity,
-        subject: name.subject,
-        expired,
+        subject: answered.subject,
+        expired: answered.expired,
         dialled: false,
-        control,
+        control: answered.control,
         _room: room,
     };
-    Ok(Greeted::Certified(met, line))
+    Ok((met, line))
 }
 
 /// Where a greeting belongs: the place of a guest, or the peer.

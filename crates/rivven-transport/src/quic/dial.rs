@@ -9,7 +9,7 @@ use std::{
 use quinn::{Connection, ConnectionError, VarInt};
 use rivven_crypto::random_bytes;
 use rivven_types::{NodeId, PeerAddr};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use super::{
@@ -19,7 +19,9 @@ use super::{
     explain::explain,
     hello::{Hello, Purpose, Refusal, close},
     lane::{Lane, Lanes},
-    limits::{DIAL_TIMEOUT, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER, TAPPED_ATTEMPTS},
+    limits::{
+        ANSWER_TIMEOUT, DIAL_TIMEOUT, HELLO_TIMEOUT, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER, TAPPED_ATTEMPTS,
+    },
     line::Line,
     peer::{DialError, Link, Peer},
     rank::Claim,
@@ -142,7 +144,7 @@ pub(super) struct Dialled {
     control: control::Streams,
 }
 
-/// One attempt to reach `whom` at `addr`.
+/// One attempt to reach `whom` at `addr`: [`DIAL_TIMEOUT`] for the connection, [`ANSWER_TIMEOUT`] for the answer.
 ///
 /// Of several addresses of a host name, `attempt` picks one, so that repeated attempts try them all.
 async fn dial(
@@ -201,25 +203,27 @@ async fn dial_at(
     purpose: Purpose,
     (taps, until): (bool, Instant),
 ) -> Result<Dialled, DialError> {
-    let mut reached = None;
+    let unanswered = || {
+        handshake_failed(Dialler::Us, "timeout");
+        DialError::Unreachable(format!("nobody answered at {remote}"))
+    };
+    let reached = timeout_at(until, reach(shared, remote, taps)).await;
+    let connection = reached.map_err(|_| unanswered())??;
+    let until = match whom {
+        Whom::Anybody => until,
+        Whom::Peer(..) => Instant::now() + ANSWER_TIMEOUT,
+    };
     // Kept until the connection is closed, if it is: see `accept`.
     let mut streams = None;
-    let attempt = async {
-        let connection = reach(shared, remote, taps).await?;
-        reached = Some(connection.clone());
-        greet(shared, &connection, whom, purpose, &mut streams)
-            .await
-            .map_err(|error| close_after(shared, &connection, remote, error))
-    };
-    let outcome = timeout_at(until, attempt).await;
-    outcome.unwrap_or_else(|_| {
-        handshake_failed(Dialler::Us, "timeout");
-        // Whoever watches over its certificate would keep it open otherwise.
-        if let Some(connection) = reached {
+    let greeting = greet(shared, &connection, whom, purpose, &mut streams);
+    match timeout_at(until, greeting).await {
+        Ok(greeted) => greeted.map_err(|error| close_after(shared, &connection, remote, error)),
+        Err(_) => {
+            // Whoever watches over its certificate would keep it open otherwise.
             connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello in time");
+            Err(unanswered())
         }
-        Err(DialError::Unreachable(format!("nobody answered at {remote}")))
-    })
+    }
 }
 
 /// Shakes hands with whoever listens at `remote`. With `taps` it is noticed when that begins only later, and a
@@ -379,27 +383,38 @@ fn failed(shared: &Shared, remote: SocketAddr, error: &ConnectionError) -> DialE
     }
 }
 
-/// Opens one stream for each class of `purpose`.
+/// Opens one stream for each class of `purpose`. A peer that leaves no room for them loses the connection.
 pub(super) async fn open_lanes(
     shared: &Shared,
     node: NodeId,
     connection: &Connection,
     purpose: Purpose,
 ) -> Result<Lanes, ConnectionError> {
-    let mut lanes = Vec::new();
-    for class in classes(purpose) {
-        let (mut send, recv) = connection.open_bi().await?;
-        // The stream is new, so neither call can find it closed; the write tells if the connection is.
-        let _ = send.set_priority(priority(*class));
-        if send.write_all(&[class_byte(*class)]).await.is_err() {
-            // Nobody stops a stream of a class, so the connection is gone.
-            let ended = connection.close_reason();
-            return Err(ended.unwrap_or(ConnectionError::LocallyClosed));
+    let opening = async {
+        let mut lanes = Vec::new();
+        for class in classes(purpose) {
+            let (mut send, recv) = connection.open_bi().await?;
+            // The stream is new, so neither call can find it closed; the write tells if the connection is.
+            let _ = send.set_priority(priority(*class));
+            if send.write_all(&[class_byte(*class)]).await.is_err() {
+                // Nobody stops a stream of a class, so the connection is gone.
+                let ended = connection.close_reason();
+                return Err(ended.unwrap_or(ConnectionError::LocallyClosed));
+            }
+            let lane = Lane::start(shared, (*class, node), connection, (send, recv));
+            lanes.push((*class, lane));
         }
-        let lane = Lane::start(shared, (*class, node), connection, (send, recv));
-        lanes.push((*class, lane));
-    }
-    Ok(lanes)
+        Ok(lanes)
+    };
+    // The handshake says how many streams there may be, so who keeps to the protocol is not waited for.
+    let opened = timeout(HELLO_TIMEOUT, opening).await;
+    opened.unwrap_or_else(|_| {
+        connection.close(
+            VarInt::from_u32(close::PROTOCOL),
+            b"no room for the streams of calls",
+        );
+        Err(ConnectionError::LocallyClosed)
+    })
 }
 
 /// First byte of a class's stream.

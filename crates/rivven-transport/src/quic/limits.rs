@@ -28,11 +28,16 @@ pub(super) const READ_CHUNKS: usize = 32;
 /// Bodies up to this size are copied next to their header; larger ones are written where they are.
 pub(super) const COPY_BELOW: usize = 4 << 10;
 
-/// Time for a hello after the connection is made.
+/// Time for the handshake and hello of who dials.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for one attempt to connect, look-up and hello included. Short, because each attempt begins with
-/// quick retransmissions, and a peer that has just come back should not have to wait for a slow one.
+/// Time for a peer's answer to this node's hello, once the connection is made. Longer than [`HELLO_TIMEOUT`]: the
+/// peer may call from its answer on, and what it has asked would be in doubt if this node gave up before it has
+/// heard the answer. So the peer must have given up first.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Time for one attempt to connect, look-up included. Short, because each attempt begins with quick
+/// retransmissions, and a peer that has just come back should not have to wait for a slow one.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Pause between two packets that ask whether a peer listens by now, while a call waits for it.
