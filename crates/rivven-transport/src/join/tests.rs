@@ -326,11 +326,20 @@ impl TokenLedger for Recovering {
 async fn an_issuer_that_cannot_tell_yet_is_asked_again() {
     let ledger = Arc::new(Recovering(MemoryLedger::new(), AtomicU32::new(0)));
     let cluster = Cluster::with_ledger(authority(1), Arc::clone(&ledger) as _);
-    let absent = "127.0.0.1:9".parse().unwrap();
-    let token = cluster.unknown(4, vec![absent, cluster.addr()]);
+    let token = cluster.unknown(4, vec![cluster.addr()]);
     ledger.0.issue(token.id(), 4, token.expires_s()).unwrap();
     join(&token, &cluster.dir("node-4"), PATIENCE).await.unwrap();
     assert_eq!(ledger.1.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn an_address_where_nobody_is_leads_to_the_next_one() {
+    let ledger = Arc::new(MemoryLedger::new());
+    let cluster = Cluster::with_ledger(authority(1), Arc::clone(&ledger) as _);
+    let absent = "127.0.0.1:9".parse().unwrap();
+    let token = cluster.unknown(4, vec![absent, cluster.addr()]);
+    ledger.issue(token.id(), 4, token.expires_s()).unwrap();
+    join(&token, &cluster.dir("node-4"), PATIENCE).await.unwrap();
 }
 
 #[tokio::test]
