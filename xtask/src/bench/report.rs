@@ -16,6 +16,17 @@ pub(super) struct Figure {
     ratio: BTreeMap<&'static str, f64>,
 }
 
+impl Figure {
+    /// How it compares, and with what.
+    fn beside(&self) -> String {
+        let each = self.ratio.iter().map(|(name, ratio)| {
+            let base = self.reference.get(name).copied().unwrap_or(f64::NAN);
+            format!("{ratio:.2} x {name} ({})", number(base))
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Figures as they come, printed at once and kept for the file.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -55,23 +66,27 @@ impl Report {
                 .map(|(name, base)| (*name, value / base))
                 .collect(),
         };
-        let beside: Vec<_> = figure
-            .ratio
-            .iter()
-            .map(|(name, ratio)| {
-                let base = figure.reference.get(name).copied().unwrap_or(f64::NAN);
-                format!("{ratio:.2} x {name} ({})", number(base))
-            })
-            .collect();
         println!(
-            "{:<32}{:<18}{:>10} {:<8} {}",
+            "{:<38}{:<12}{:>10} {:<8} {}",
             figure.case,
             figure.metric,
             number(figure.value),
             figure.unit,
-            beside.join(", ")
+            figure.beside()
         );
         self.figures.push(figure);
+    }
+
+    /// Every figure, as a table for a page.
+    pub(super) fn markdown(&self) -> String {
+        let mut table =
+            String::from("| Case | Metric | Value | Beside its references |\n|---|---|---|---|\n");
+        for figure in &self.figures {
+            let value = format!("{} {}", number(figure.value), figure.unit);
+            let row = [&figure.case, figure.metric, value.trim_end(), &figure.beside()].join(" | ");
+            table.extend(["| ", &row, " |\n"]);
+        }
+        table
     }
 
     /// Writes one JSON line per figure.
@@ -106,5 +121,18 @@ mod tests {
             r#""reference":{"raw tcp":100.0},"ratio":{"raw tcp":0.5}}"#
         );
         assert_eq!(serde_json::to_string(&report.figures[0]).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_table_for_a_page_has_a_row_per_figure() {
+        let mut report = Report::new("rpc");
+        report.add("128 B, 1 in flight", "rate", (50.0, "1/s"), &[("raw tcp", 100.0)]);
+        report.add("128 B, 1 in flight", "sleeps", (1.25, ""), &[]);
+        let expected = concat!(
+            "| Case | Metric | Value | Beside its references |\n|---|---|---|---|\n",
+            "| 128 B, 1 in flight | rate | 50.0 1/s | 0.50 x raw tcp (100) |\n",
+            "| 128 B, 1 in flight | sleeps | 1.25 |  |\n",
+        );
+        assert_eq!(report.markdown(), expected);
     }
 }

@@ -5,7 +5,7 @@ use std::{path::Path, pin::Pin, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use rivven_transport::{
-    CallCtx, Method, QuicTransport, Router, Transport,
+    CallCtx, Method, PeerStatus, QuicTransport, Router, Transport,
     datagram::{DatagramOpener, DatagramSealer, GossipKey},
     identity::{NodeIdentity, node_dir_name, write_cluster},
 };
@@ -108,6 +108,7 @@ pub(super) async fn main(args: &Args) -> Result<()> {
         bench.restarts(peer).await?;
     }
     bench.transport.shutdown(Duration::from_millis(100)).await;
+    println!("\nthe same for a page:\n\n{}", bench.report.markdown());
     if let Some(path) = &args.json {
         bench.report.write(path)?;
         println!("written: {}", path.display());
@@ -122,6 +123,18 @@ fn node(dir: &Path, node: u64) -> Result<Transport> {
     Ok(QuicTransport::builder(identity, local)
         .router(Router::new())
         .start()?)
+}
+
+/// Time since the peer was `killed` until its connection counts as lost.
+async fn noticed(transport: &Transport, killed: Instant) -> Result<Duration> {
+    while transport.status(PEER) == PeerStatus::Up {
+        ensure!(
+            killed.elapsed() < Duration::from_secs(10),
+            "a dead peer counts as connected"
+        );
+        sleep(Duration::from_millis(1)).await;
+    }
+    Ok(killed.elapsed())
 }
 
 /// One call that must succeed.
@@ -268,7 +281,7 @@ impl Bench {
         let rate = endless.rate_since(from);
         endless.stop().await?;
         let beside = beside?;
-        let case = "control beside a stream";
+        let case = &format!("control beside a transfer of {}", transfer::size(bytes));
         for (metric, percent) in [("p50", 50), ("p99", 99)] {
             let reference = [("idle", idle.percentile_us(percent))];
             let value = (beside.percentile_us(percent), "us");
@@ -373,9 +386,10 @@ impl Bench {
         Ok(())
     }
 
-    /// Kills the peer, starts it again on its port, and counts from the moment it says that it listens.
+    /// Kills the peer, and counts until that is noticed; starts it again on its port, and counts from the moment it
+    /// says that it listens.
     async fn restarts(&mut self, mut peer: Peer) -> Result<()> {
-        let mut times = Vec::new();
+        let (mut times, mut deaths) = (Vec::new(), Vec::new());
         let began = Instant::now();
         for round in 0..self.effort.restarts {
             let port = peer.quic.port();
@@ -400,6 +414,7 @@ impl Bench {
                     sleep(Duration::from_millis(10)).await;
                 }
             });
+            deaths.push(noticed(&self.transport, killed).await?);
             // Long enough dead for the reconnect pauses to have grown.
             sleep(Duration::from_millis(500)).await;
             peer = Peer::start(self.dir.path(), round + 2, port).await?;
@@ -415,11 +430,12 @@ impl Bench {
             tasks.abort();
             tasks.join(Duration::from_secs(5)).await;
         }
-        let shown = Shown::new(times, began.elapsed());
-        let case = "restarted peer answers";
-        self.report
-            .add(case, "p50", (shown.percentile_us(50) / 1e3, "ms"), &[]);
-        self.report.add(case, "max", (shown.max_us() / 1e3, "ms"), &[]);
+        for (case, times) in [("dead peer noticed", deaths), ("restarted peer answers", times)] {
+            let shown = Shown::new(times, began.elapsed());
+            let p50 = (shown.percentile_us(50) / 1e3, "ms");
+            self.report.add(case, "p50", p50, &[]);
+            self.report.add(case, "max", (shown.max_us() / 1e3, "ms"), &[]);
+        }
         Ok(())
     }
 }

@@ -48,6 +48,14 @@ async fn send(transport: &Transport, bytes: u64, progress: watch::Sender<u64>) -
     Ok(())
 }
 
+/// `bytes`, a whole number of MiB, as people write it.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        mib if mib >= 1 << 10 && mib % (1 << 10) == 0 => format!("{} GiB", mib >> 10),
+        mib => format!("{mib} MiB"),
+    }
+}
+
 fn megabytes_per_second(bytes: u64, took: Duration) -> f64 {
     let kibibytes = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
     f64::from(kibibytes) * 1_024.0 / 1e6 / took.as_secs_f64().max(1e-9)
