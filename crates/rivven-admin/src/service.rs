@@ -12,7 +12,7 @@ use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Durati
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{Request, Response, StatusCode, body::Body as HttpBody, header::ACCEPT, service::Service};
-use rivven_cluster::{Cluster, NodeId, SessionId, TopicSpec};
+use rivven_cluster::{Cluster, NodeId, SessionId, TopicSpec, TraceContext};
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpListener, sync::Semaphore};
 
@@ -33,6 +33,9 @@ pub use self::watch::MAX_WATCHES;
 
 /// Most bytes of a request body: the largest value of the key-value map.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Header with the trace that a request belongs to ("Trace Context", section 3.2).
+const TRACEPARENT: &str = "traceparent";
 
 /// Life of a join token when the request does not say.
 const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(3600);
@@ -85,7 +88,8 @@ impl AdminService {
         server::serve(listener, self, patience, stop).await;
     }
 
-    /// Answers one request.
+    /// Answers one request. What it asks of other nodes belongs to the trace of its header `traceparent`, if that
+    /// is sampled ([`TraceContext`]).
     ///
     /// Cancel safety: a change whose future is dropped may still happen.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
@@ -93,8 +97,18 @@ impl AdminService {
         B: HttpBody,
         B::Error: Into<BoxError>,
     {
+        let trace = request
+            .headers()
+            .get(TRACEPARENT)
+            .and_then(|value| value.to_str().ok());
+        let trace = trace.and_then(TraceContext::from_traceparent);
         // Boxed, because the futures of all routes nest deeper than a caller's should.
-        match Box::pin(self.0.answer(request)).await {
+        let answering = Box::pin(self.0.answer(request));
+        let answer = match trace {
+            Some(trace) => trace.scope(answering).await,
+            None => answering.await,
+        };
+        match answer {
             Ok(response) => response,
             Err(error) => error.into_response(),
         }

@@ -89,5 +89,5 @@ pub use rivven_raft::{
     SessionId, StateMachine, WatchFrom,
 };
 pub use rivven_swim::{SwimConfig, SwimNode};
-pub use rivven_transport::{identity, join};
+pub use rivven_transport::{TraceContext, identity, join};
 pub use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rivven_transport::{CallCtx, CallError, TaskGroup, Transport};
+use rivven_transport::{CallCtx, CallError, TaskGroup, TraceContext, Transport};
 use rivven_types::NodeId;
 use tokio::{
     sync::oneshot,
@@ -46,6 +46,8 @@ struct Parcel {
     proposal: WireProposal,
     deadline: Instant,
     answer: oneshot::Sender<Carried>,
+    /// That of the proposer.
+    trace: Option<TraceContext>,
 }
 
 impl Way {
@@ -118,6 +120,7 @@ impl Courier {
             proposal,
             deadline,
             answer,
+            trace: TraceContext::sampled(),
         });
         if way.carriers < MAX_CARRIERS {
             way.carriers += 1;
@@ -162,17 +165,19 @@ impl Courier {
     async fn deliver(&self, to: NodeId, parcels: Vec<Parcel>) {
         let mut answers = Vec::with_capacity(parcels.len());
         let mut proposals = Vec::with_capacity(parcels.len());
-        let mut deadline = Instant::now();
+        let (mut deadline, mut trace) = (Instant::now(), None);
         // Whoever has stopped waiting is not proposed for.
         for parcel in parcels.into_iter().filter(|parcel| !parcel.answer.is_closed()) {
             deadline = deadline.max(parcel.deadline);
+            // A call has one parent.
+            trace = trace.or(parcel.trace);
             answers.push(parcel.answer);
             proposals.push(parcel.proposal);
         }
         if proposals.is_empty() {
             return;
         }
-        let ctx = CallCtx::until(deadline);
+        let ctx = CallCtx { deadline, trace };
         let called = self.transport.call::<ProposeMany>(to, &proposals, ctx).await;
         let called = called.and_then(|outcomes| {
             let whole = outcomes.len() == answers.len();

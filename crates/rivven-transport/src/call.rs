@@ -15,7 +15,8 @@ pub struct CallCtx {
     ///
     /// One later than [`MAX_CALL_TIME`](crate::MAX_CALL_TIME) from the start of the call counts as that.
     pub deadline: Instant,
-    /// Where the call belongs in a trace; `None` costs nothing.
+    /// Where the call belongs in a trace. `None` means the trace that its caller is a part of, if that is sampled:
+    /// see [`TraceContext::scope`]. Without one it costs nothing.
     pub trace: Option<TraceContext>,
 }
 

@@ -13,7 +13,7 @@ use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId, PeerAddr};
 use tokio::time::Instant;
 
 use crate::{
-    CallCtx, CallError, MAX_CALL_TIME, Method, MethodSpec, TransferPipe, TransferSpec,
+    CallCtx, CallError, MAX_CALL_TIME, Method, MethodSpec, TraceContext, TransferPipe, TransferSpec,
     metrics::{CallMetrics, End},
     stream::Slots,
 };
@@ -189,7 +189,7 @@ impl Transport {
         }
         let ctx = CallCtx {
             deadline: ctx.deadline.min(Instant::now() + MAX_CALL_TIME),
-            ..ctx
+            trace: ctx.trace.or_else(TraceContext::sampled),
         };
         let begun = self.calls.begin(to, spec.class, body.len());
         let response = match self.network.call(to, spec, body.into(), ctx).await {

@@ -170,11 +170,19 @@ impl Router {
 
     /// [`Self::dispatch`] as a value. Nothing of the handler runs until it is polled.
     pub(crate) fn begin(&self, caller: Caller, id: u16, body: Bytes) -> Handling {
+        let len = body.len();
         match self.table.load().get(&id) {
-            Some((spec, handler)) => Handling {
-                begun: Some(self.served.begin(caller.peer.node, spec.class, body.len())),
-                handler: handler(caller, body),
-            },
+            Some((spec, handler)) => {
+                let (node, trace) = (caller.peer.node, caller.trace);
+                let handler = handler(caller, body);
+                Handling {
+                    begun: Some(self.served.begin(node, spec.class, len)),
+                    handler: match trace {
+                        Some(trace) => trace.follow((spec.name, node), handler),
+                        None => handler,
+                    },
+                }
+            }
             None => {
                 let text = format!("method {id:#06x} is not served here");
                 Handling {

@@ -1,5 +1,7 @@
 //! What goes together.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::*;
@@ -13,6 +15,7 @@ fn way(sizes: &[usize]) -> Way {
         },
         deadline: Instant::now(),
         answer: oneshot::channel().0,
+        trace: None,
     };
     Way {
         waiting: (0..).zip(sizes).map(parcel).collect(),
@@ -40,4 +43,48 @@ fn what_waits_goes_together_within_the_limits_of_a_message() {
     check(&[10; MAX_BATCH + 1], &[MAX_BATCH, 1]);
     check(&[BATCH_BYTES, 1, BATCH_BYTES / 2, BATCH_BYTES / 2, 1], &[1, 2, 2]);
     check(&[4 << 20, 4 << 20], &[1, 1]);
+}
+
+#[tokio::test]
+async fn a_message_carries_the_first_sampled_trace_among_its_proposals() {
+    use rivven_transport::{BootEpoch, ClusterId, InstanceId, LocalIdentity, MemoryNetwork, Router};
+
+    let network = MemoryNetwork::new();
+    let identity = |node| LocalIdentity {
+        cluster: ClusterId::from_bytes([1; 16]),
+        node,
+        instance: InstanceId::from_bytes([2; 16]),
+        boot_epoch: BootEpoch(1),
+    };
+    let (router, seen) = (Router::new(), Arc::<Mutex<Vec<Option<TraceContext>>>>::default());
+    let seeing = Arc::clone(&seen);
+    router.register::<ProposeMany, _, _>(move |caller, proposals: Vec<WireProposal>| {
+        seeing.lock().unwrap().push(caller.trace);
+        async move {
+            Ok(proposals
+                .iter()
+                .map(|_| WireProposeResponse::Overloaded)
+                .collect())
+        }
+    });
+    let _leader = network.join(identity(2), router).unwrap();
+    let transport = network.join(identity(1), Router::new()).unwrap();
+    let courier = Arc::new(Courier::new(transport, TaskGroup::current()));
+    let carry = || {
+        let proposal = WireProposal {
+            namespace: 1,
+            body: Bytes::new(),
+        };
+        courier.carry(2, proposal, Instant::now() + Duration::from_secs(5))
+    };
+    let trace = |id, flags| TraceContext::new([id; 16], [1; 8], flags).unwrap();
+    carry().await.unwrap();
+    trace(1, 0).scope(carry()).await.unwrap();
+    trace(2, 1).scope(carry()).await.unwrap();
+    // The carrier of the first has not left when the others come.
+    let (none, first, second) = (carry(), trace(3, 1).scope(carry()), trace(4, 1).scope(carry()));
+    let together = tokio::join!(none, first, second);
+    together.0.and(together.1).and(together.2).unwrap();
+    let expected = [None, None, Some(trace(2, 1)), Some(trace(3, 1))];
+    assert_eq!(*seen.lock().unwrap(), expected);
 }

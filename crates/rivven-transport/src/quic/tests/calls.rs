@@ -246,3 +246,55 @@ async fn a_trace_reaches_the_handler_of_the_call_that_has_one_and_no_other() {
     let own = two.call::<Traced>(2, &(), ctx(5000).with_trace(trace)).await;
     assert_eq!(own.unwrap(), Some(trace.to_string()));
 }
+
+/// Has another node answer [`Traced`].
+struct Relayed;
+
+impl Method for Relayed {
+    const ID: u16 = 0x8012;
+    const NAME: &'static str = "relayed";
+    const CLASS: Class = Class::Client;
+    const MAX_REQUEST: usize = 16;
+    const MAX_RESPONSE: usize = 128;
+    type Request = NodeId;
+    type Response = Option<String>;
+}
+
+#[tokio::test]
+async fn a_sampled_trace_follows_its_calls_from_node_to_node_and_one_that_is_not_goes_nowhere() {
+    let ca = authority();
+    let nodes: Vec<_> = [1, 2, 3]
+        .map(|node| {
+            let identity = identity(&ca, node);
+            let (router, local) = (router(&Slept::default()), local(&identity, 1));
+            router.register::<Traced, _, _>(|caller, ()| async move {
+                // It has to wait, and so moves to a task of its own.
+                sleep(Duration::from_millis(1)).await;
+                assert_eq!(caller.trace, TraceContext::current());
+                Ok(caller.trace.map(|trace| trace.to_string()))
+            });
+            let transport = QuicTransport::builder(identity, local).router(router.clone());
+            (transport.start().unwrap(), router)
+        })
+        .into();
+    for (one, _) in &nodes {
+        for (two, _) in &nodes {
+            introduce(one, two);
+        }
+    }
+    let middle = nodes[1].0.clone();
+    nodes[1].1.register::<Relayed, _, _>(move |_, to| {
+        let middle = middle.clone();
+        async move {
+            let relayed = middle.call::<Traced>(to, &(), ctx(5000)).await;
+            relayed.map_err(|error| Rejection::new(error.code(), error.to_string()))
+        }
+    });
+    for (flags, to) in [(1, 3), (1, 2), (0, 3)] {
+        let trace = TraceContext::new([7; 16], [8; 8], flags).unwrap();
+        let called = trace.scope(nodes[0].0.call::<Relayed>(2, &to, ctx(5000))).await;
+        let expected = trace.is_sampled().then(|| trace.to_string());
+        assert_eq!(called.unwrap(), expected, "{trace} to {to}");
+    }
+    nodes[1].1.clear();
+}
