@@ -42,6 +42,9 @@ pub struct StatusBody {
     pub voters: Vec<NodeId>,
     /// Nodes that receive the log without a vote.
     pub learners: Vec<NodeId>,
+    /// The epoch of the key that seals this node's gossip, once there is one; each change counts one up.
+    #[serde(default)]
+    pub gossip_key_epoch: Option<u64>,
     /// Version of the program.
     pub version: String,
 }
@@ -370,7 +373,7 @@ pub struct ChangedBody {
 /// Answer of `POST /v1/gossip-keys`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GossipKeysBody {
-    /// The epoch of the key that every member is being given. `ClusterStatus::gossip_key_epoch` is the one in use.
+    /// The epoch of the key that every member is being given. [`StatusBody::gossip_key_epoch`] is the one in use.
     pub epoch: u64,
 }
 

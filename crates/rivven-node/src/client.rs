@@ -13,8 +13,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rivven_admin::{
-    APPLIED_INDEX_HEADER, ChangedBody, ErrorBody, JoinTokenBody, MakeJoinTokenBody, MembersBody,
-    REVISION_HEADER, StatusBody, TransferBody,
+    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, CreatedTopicBody, ErrorBody,
+    GossipKeysBody, JoinTokenBody, MakeJoinTokenBody, MembersBody, REVISION_HEADER, StatusBody, TopicsBody,
+    TransferBody,
 };
 use rivven_cluster::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
@@ -198,6 +199,14 @@ impl AdminClient {
         let life_s = life.map(|life| life.as_secs());
         let body = encode(&MakeJoinTokenBody { node, life_s });
         self.json(Method::POST, "/v1/join-tokens", body).await
+    }
+
+    /// Has the keys that seal gossip replaced; the answer names the key that every member is being given.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn rotate_gossip_keys(&mut self) -> Result<GossipKeysBody, ClientError> {
+        self.json(Method::POST, "/v1/gossip-keys", Bytes::new()).await
     }
 
     /// Asks node `to` to lead the Raft group.

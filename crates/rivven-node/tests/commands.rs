@@ -16,6 +16,7 @@ use rivven_node::{
     client::{AdminClient, ReadLevel},
     harness::{
         Harness, HarnessOptions, History, Load, LoadOptions, NodeProcess, NodeSpec, Outcome, STOP_GRACE,
+        token_path, until,
     },
 };
 
@@ -121,64 +122,47 @@ async fn a_node_keeps_its_data_and_its_identity() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// Topics, nodes, rebalances and the ring, as an operator types them.
-fn partitions_are_managed_from_the_shell(harness: &Harness, picture: &std::path::Path) {
-    let spec = harness.node(1).unwrap().spec();
-    let (admin, token) = (spec.admin.to_string(), spec.data_dir.join("admin.token"));
-    let run = |words: &str, changes: bool| {
+/// Every member of three uses the key that one of them was asked for.
+#[tokio::test]
+async fn the_keys_of_gossip_are_changed_with_one_command() {
+    let harness = Harness::start(HarnessOptions::new(BINARY)).unwrap();
+    let all = harness.ids();
+    harness.wait_ready(&all, LIMIT).await.unwrap();
+    let spec = harness.node(2).unwrap().spec().clone();
+    let rotate = |more: &[&str]| {
+        let token = token_path(&spec.data_dir);
         let mut command = Command::new(BINARY);
-        command.args(words.split(' ')).args(["--admin", &admin]);
-        if changes {
-            command.arg("--admin-token").arg(&token);
-        }
-        let output = command.output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8(text).unwrap();
-        (output.status.code(), text)
+        command.args(["gossip-keys", "rotate", "--admin", &spec.admin.to_string()]);
+        command.arg("--admin-token").arg(token).args(more);
+        command.output().unwrap()
     };
-    let says = |words: &str, changes: bool, expected: &[&str]| {
-        let (code, text) = run(words, changes);
-        assert_eq!(code, Some(0), "{words}: {text}");
-        for part in expected {
-            assert!(text.contains(part), "{words}: no {part:?} in {text}");
-        }
-    };
-    says(
-        "topic create orders --partitions 3 --replication-factor 1",
-        true,
-        &["created orders"],
-    );
-    says(
-        "topic change orders --partitions 4 --set x-owner=me",
-        true,
-        &["changed orders"],
-    );
-    says("topic list", false, &["TOPIC", "orders", "4"]);
-    says("topic list orders", false, &["LEADER", "IN SYNC"]);
-    says("node weight 1 50", true, &["node 1 has the weight 50"]);
-    says("node list", false, &["active", "50", "LEADERS"]);
-    says("node weight 1", true, &["the weight of its configuration"]);
-    says("rebalance plan --pin orders", false, &["MAX/MEAN"]);
-    says(
-        "rebalance start --pin orders/1",
-        true,
-        &["nothing is to be moved"],
-    );
-    says("rebalance status", false, &["no rebalance is under way"]);
-    says(
-        &format!("ring --svg {}", picture.display()),
-        false,
-        &["fingerprint", "100.00 %", "drawn to"],
-    );
-    assert!(std::fs::read_to_string(picture).unwrap().starts_with("<svg "));
-    says("topic delete orders", true, &["deleted orders"]);
-    let (code, text) = run("rebalance pause 9", true);
+    let before = harness.status(2).await.unwrap().gossip_key_epoch.unwrap();
+    let output = rotate(&[]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        code == Some(1) && text.contains("error[unknown-rebalance]"),
+        text.starts_with(&format!("key {} seals gossip", before + 1)),
         "{text}"
     );
-    let (code, text) = run("rebalance plan --pin orders", false);
-    assert!(code == Some(1) && text.contains("error[unknown-topic]"), "{text}");
+    let output = rotate(&["--wait", "0s"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.starts_with(&format!("key {} is on its way", before + 2)),
+        "{text}"
+    );
+    for id in all {
+        let uses = || async {
+            let status = harness.status(id).await.map_err(|error| error.to_string())?;
+            let epoch = status.gossip_key_epoch;
+            (epoch == Some(before + 2))
+                .then_some(())
+                .ok_or_else(|| format!("{epoch:?}"))
+        };
+        until("every member uses the second key", LIMIT, uses)
+            .await
+            .unwrap();
+    }
 }
 
 /// `--dev` needs no file: certificates, data and all.
@@ -211,7 +195,7 @@ async fn dev_runs_without_any_file() {
         data_dir: dir.path().to_owned(),
         ..ports.node(1).unwrap().spec().clone()
     };
-    let ready = rivven_node::harness::until("dev is ready", LIMIT, || async {
+    let ready = until("dev is ready", LIMIT, || async {
         let ready = AdminClient::new(spec.admin).is_ready().await;
         ready
             .map_err(|error| error.to_string())?

@@ -25,6 +25,7 @@ pub(super) fn status(status: ClusterStatus) -> StatusBody {
         applied_index: status.applied_index,
         voters: status.voters,
         learners: status.learners,
+        gossip_key_epoch: status.gossip_key_epoch,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

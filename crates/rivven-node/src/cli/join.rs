@@ -17,11 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Has a token made, and prints it alone on standard output.
 pub(crate) fn token(args: &JoinTokenArgs, out: &mut Output) -> Result<(), Failure> {
-    let admin_token = AdminToken::load(&args.admin_token).map_err(|error| {
-        let path = args.admin_token.display();
-        let message = format!("cannot use {path}: {error}; name the asked node's admin.token, as its owner");
-        Failure::usage("admin-token-unusable", message)
-    })?;
+    let admin_token = admin_token(&args.admin_token)?;
     let made = block_on(async {
         let mut client = AdminClient::new(args.admin).with_token(admin_token.reveal());
         Ok(client.join_token(args.node, Some(args.ttl)).await?)
@@ -32,6 +28,15 @@ pub(crate) fn token(args: &JoinTokenArgs, out: &mut Output) -> Result<(), Failur
         made.id, made.node, args.ttl
     );
     Ok(())
+}
+
+/// What a node's admin API wants to be shown before it changes anything.
+pub(super) fn admin_token(path: &Path) -> Result<AdminToken, Failure> {
+    AdminToken::load(path).map_err(|error| {
+        let path = path.display();
+        let message = format!("cannot use {path}: {error}; name the asked node's admin.token, as its owner");
+        Failure::usage("admin-token-unusable", message)
+    })
 }
 
 /// Spends a token.

@@ -42,6 +42,9 @@ fn node_table(status: &StatusBody) -> Table {
             status.commit_index, status.applied_index
         ),
     );
+    if let Some(epoch) = status.gossip_key_epoch {
+        row("gossip key", &epoch);
+    }
     row("version", &status.version);
     for problem in &status.problems {
         row("problem", &format_args!("[{}] {}", problem.code, problem.message));
