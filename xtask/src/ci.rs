@@ -25,7 +25,7 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
@@ -64,6 +64,7 @@ const STEPS: [Step; 18] = [
     cargo("demo", &["run", "--release", "-p", "rivven-node", "--", "demo"]),
     cargo("cluster-test", &["xtask", "cluster-test"]),
     cargo("bench: rpc", &["xtask", "bench", "rpc", "--quick"]),
+    cargo("bench: raft", &["xtask", "bench", "raft", "--quick"]),
     cargo("bench: ring", &["xtask", "bench", "ring", "--quick"]),
     cargo("bench: plan", &["xtask", "bench", "plan", "--quick"]),
     cargo("bench: store", &["xtask", "bench", "store", "--quick"]),

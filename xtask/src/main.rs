@@ -44,6 +44,12 @@ enum Command {
     /// The answering process of a benchmark.
     #[command(hide = true)]
     BenchPeer(bench::PeerArgs),
+    /// A node of the Raft benchmark.
+    #[command(hide = true)]
+    BenchRaftNode(bench::NodeArgs),
+    /// A process of the Raft benchmark's floor.
+    #[command(hide = true)]
+    BenchRaftFloor(bench::FloorArgs),
     /// Measure one part against a reference, in the same run.
     #[command(subcommand)]
     Bench(Bench),
@@ -53,6 +59,8 @@ enum Command {
 enum Bench {
     /// Calls, bulk transfer and handshakes between two processes on loopback, against raw TCP and quinn.
     Rpc(bench::Args),
+    /// Three Raft nodes under load from outside, against three processes that only sync and send.
+    Raft(bench::RaftArgs),
     /// Lookups, builds and balance of the hash ring, against two ring crates.
     Ring(bench::RingArgs),
     /// Plans, failover and lookups on a million partitions.
@@ -78,6 +86,9 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::main(&args),
         Command::BenchPeer(args) => bench::peer(&args),
         Command::Bench(Bench::Rpc(args)) => bench::main(root, &args),
+        Command::BenchRaftNode(args) => bench::raft_node(&args),
+        Command::BenchRaftFloor(args) => bench::raft_floor(&args),
+        Command::Bench(Bench::Raft(args)) => bench::raft(root, &args),
         Command::Bench(Bench::Ring(args)) => bench::ring(root, &args),
         Command::Bench(Bench::Plan(args)) => bench::plan(root, &args),
         Command::Bench(Bench::Store(args)) => bench::store(root, &args),

@@ -30,6 +30,8 @@ const DEFAULT_SESSION_TTL_MS: u64 = 60_000;
 pub(crate) enum ReadLevel {
     /// Sees every write acknowledged before it, on whichever node it was acknowledged.
     Linearizable,
+    /// The same by the leader's lease, where the cluster has lease reads on.
+    Lease,
     /// What the asked node has applied.
     Stale,
 }
@@ -331,10 +333,11 @@ fn read(query: &mut Query) -> Result<KvRead, ApiError> {
 fn read_level(text: Option<&str>) -> Result<ReadLevel, ApiError> {
     match text {
         None | Some("linearizable") => Ok(ReadLevel::Linearizable),
+        Some("lease") => Ok(ReadLevel::Lease),
         Some("stale") => Ok(ReadLevel::Stale),
         Some(_) => Err(ApiError::bad_request(
             "bad-parameter",
-            "`consistency` is neither `linearizable` nor `stale`",
+            "`consistency` is none of `linearizable`, `lease` and `stale`",
             "leave it out to read linearizably",
         )),
     }

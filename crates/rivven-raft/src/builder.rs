@@ -12,9 +12,11 @@ use crate::{
     applied::Shared,
     config::Timing,
     fabric::fabric_addr,
+    hint::watch_leader,
     launch::{CoreConfig, Disk, Plant},
     log_disk::LogDisk,
     node::Inner,
+    promise::Promise,
     runtime::{NodeScope, entropy},
     service,
     snapshot::Snapshots,
@@ -41,6 +43,7 @@ pub struct RaftBuilder<S: StateMachine> {
     tasks: Option<TaskGroup>,
     seed: Option<u64>,
     features: BTreeMap<String, u32>,
+    lease_reads: bool,
 }
 
 impl<S: StateMachine> fmt::Debug for RaftBuilder<S> {
@@ -69,6 +72,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             tasks: None,
             seed: None,
             features: BTreeMap::new(),
+            lease_reads: false,
         }
     }
 
@@ -149,6 +153,23 @@ impl<S: StateMachine> RaftBuilder<S> {
         self
     }
 
+    /// Lets [`Consistency::Lease`](crate::Consistency::Lease) reads do without a round to a quorum. Off by default.
+    ///
+    /// A leader that a quorum has lately confirmed answers such reads by itself: no voter of that quorum helps to
+    /// elect another while its own lease runs. Must be the same on every node. It assumes that while a lease runs, the
+    /// monotonic clocks of any two nodes pass within a tenth of each other, and that they go on while a process or its
+    /// machine stands still. The second is not so on a machine that is put to sleep or moved while it is paused
+    /// (Linux does not count suspended time): where that happens, leave this off. A lease read under a broken
+    /// assumption may miss writes; nothing else is harmed.
+    ///
+    /// A node that has just started does not vote or stand for election for one lease, since it does not know what it
+    /// had confirmed before; and the death of the leader's process is noticed by the election timeout alone.
+    #[must_use]
+    pub const fn lease_reads(mut self) -> Self {
+        self.lease_reads = true;
+        self
+    }
+
     /// Says that this node supports a feature of the application up to `level`.
     ///
     /// Commands that [`require`](StateMachine::requires) a level are refused until it is finalised by
@@ -196,6 +217,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             timing,
             snapshot_every: self.snapshot_every,
             durable: self.dir.is_some(),
+            lease_reads: self.lease_reads,
         };
         let (disk, snapshots) = match self.dir {
             Some(dir) => open(dir, self.writer, self.disk, &scope).await?,
@@ -214,9 +236,15 @@ impl<S: StateMachine> RaftBuilder<S> {
             news: watch::Sender::default(),
             scope,
             disk,
+            stages: Arc::default(),
+            promise: self.lease_reads.then(|| Arc::new(Promise::new(timing.lease()))),
         };
         let inner = Inner::start(plant, fabric).await?;
         service::register(&router, &inner);
+        if inner.promise.is_none() {
+            let watch = watch_leader(Arc::downgrade(&inner), timing.knock_interval());
+            drop(inner.scope.group().spawn(watch));
+        }
         let node = RaftNode::of(inner);
         if node.inner().fabric.is_some() {
             found(&node, voters.into_iter()).await?;

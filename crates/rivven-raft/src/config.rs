@@ -1,6 +1,6 @@
 //! What a node needs to know before it starts, and how its timing becomes the core's.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use rivven_types::NodeId;
 
@@ -91,6 +91,16 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
+    /// For how long after a sign of the leader a voter helps to elect nobody else.
+    pub(crate) const fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms)
+    }
+
+    /// How often a follower asks whether the leader's process lives: twice for each heartbeat.
+    pub(crate) const fn knock_interval(&self) -> Duration {
+        Duration::from_micros(self.heartbeat_ms.saturating_mul(500))
+    }
+
     /// Splits the configured total, aiming at its lower half so that the vote itself still fits.
     pub(crate) fn of(config: &RaftConfig) -> Result<Self, StartError> {
         let (min, max) = (config.election_timeout_ms.start, config.election_timeout_ms.end);

@@ -1,12 +1,12 @@
 //! Starting a core: opening the log, bringing the state to it, and wiring both.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use openraft::{Config, Raft, SnapshotPolicy, storage::RaftLogStorage};
 use rivven_raft_store::{LogMonitor, MemLogStore, SnapshotGap, SnapshotStore};
 use rivven_transport::Transport;
 use rivven_types::NodeId;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
     StartError, StateMachine,
@@ -17,10 +17,12 @@ use crate::{
     core::{Core, END_GRACE, RaftHandle},
     log_disk::LogDisk,
     network::Peers,
+    promise::Promise,
     repair::Patient,
     runtime::NodeScope,
     snapshot::Snapshots,
     snapshot_keeper::{SnapshotNews, keep_snapshots},
+    stages::{Stages, TimedLog, tell_lag},
     status::StatusSource,
     tick::propose_ticks,
     types::TypeConfig,
@@ -42,6 +44,7 @@ pub(crate) struct CoreConfig {
     pub(crate) timing: Timing,
     pub(crate) snapshot_every: u64,
     pub(crate) durable: bool,
+    pub(crate) lease_reads: bool,
 }
 
 impl CoreConfig {
@@ -60,6 +63,8 @@ impl CoreConfig {
             // acknowledged writes.
             enable_leader_restore: Some(false),
             enable_pre_vote: Some(true),
+            // With lease reads only once a lease from before has run out, see `stand_later`.
+            enable_elect: !self.lease_reads,
             // A node without a disk comes back empty, and has to be sent everything again. A disk that has
             // lost its log must not be: its vote is lost too.
             allow_log_reversion: Some(!self.durable),
@@ -95,6 +100,9 @@ pub(crate) struct Plant<S: StateMachine> {
     pub(crate) news: watch::Sender<SnapshotNews>,
     pub(crate) scope: NodeScope,
     pub(crate) disk: Disk,
+    pub(crate) stages: Arc<Stages>,
+    /// `None` while lease reads are off.
+    pub(crate) promise: Option<Arc<Promise>>,
 }
 
 impl<S: StateMachine> Plant<S> {
@@ -189,6 +197,10 @@ impl<S: StateMachine> Plant<S> {
         let peers = Peers {
             transport: self.transport.clone(),
         };
+        if let Some(promise) = &self.promise {
+            promise.forgotten();
+        }
+        let log = TimedLog::new(log, Arc::clone(&self.stages));
         let starting = Raft::new(self.node_id, Arc::clone(&self.config), peers, log, machine);
         let started = scope.run(starting).await;
         let raft = started.map_err(|fatal| not_started(monitor.as_ref(), &fatal))?;
@@ -205,9 +217,19 @@ impl<S: StateMachine> Plant<S> {
         let raft: RaftHandle<S> = core.raft.clone();
         let keeper = keep_snapshots(raft.clone(), self.snapshots.clone(), self.news.subscribe());
         drop(core.group.spawn(keeper));
+        drop(core.group.spawn(tell_lag(raft.metrics())));
+        if let Some(promise) = &self.promise {
+            drop(core.group.spawn(stand_later(raft.clone(), promise.lease())));
+        }
         let ticks = propose_ticks(self.node_id, raft, Arc::clone(&self.shared), Arc::clone(source));
         drop(core.group.spawn(ticks));
     }
+}
+
+/// Lets a core stand for election once whatever this node confirmed to a leader before has run out.
+async fn stand_later<S: StateMachine>(raft: RaftHandle<S>, lease: Duration) {
+    sleep(lease).await;
+    raft.runtime_config().elect(true);
 }
 
 /// Restores the newest snapshot, or the next older one if that fails, unless the state is as far already.

@@ -46,9 +46,13 @@ impl<S: StateMachine> Inner<S> {
     pub(crate) async fn propose_here(&self, proposal: &Proposal, deadline: Instant) -> Outcome {
         let raft = self.raft().map_err(LocalFailure::Down)?;
         self.check_level(proposal).await?;
+        let proposed = Instant::now();
         let written = timeout_at(deadline, raft.client_write(command(proposal))).await;
         match written.map_err(|_| too_late())? {
-            Ok(done) => Ok(done.data.0),
+            Ok(done) => {
+                self.stages.answered(done.log_id.index, proposed);
+                Ok(done.data.0)
+            }
             Err(RaftError::APIError(error)) => Err(refused(error)),
             Err(RaftError::Fatal(fatal)) => {
                 Box::pin(self.until_down()).await;
@@ -74,6 +78,8 @@ impl<S: StateMachine> Inner<S> {
                 Err(refused) => outcomes.push(Some(Err(refused))),
             }
         }
+        let proposed = Instant::now();
+        let mut last = None;
         let written = raft.client_write_many(commands).await;
         let mut written = match written {
             Ok(written) => written,
@@ -87,10 +93,17 @@ impl<S: StateMachine> Inner<S> {
         // They come in the order of the proposals, and all at about the same time.
         for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
             *outcome = Some(match timeout_at(deadline, written.next()).await {
-                Ok(Some(result)) => of_result(result),
+                Ok(Some(result)) => of_result(result).map(|(index, reply)| {
+                    last = Some(index);
+                    reply
+                }),
                 Ok(None) => Err(ended(&Fatal::Stopped)),
                 Err(_) => Err(too_late()),
             });
+        }
+        // They are written together, so one tells for all.
+        if let Some(last) = last {
+            self.stages.answered(last, proposed);
         }
         outcomes.into_iter().flatten().collect()
     }
@@ -184,9 +197,12 @@ fn refused(error: ClientWriteError<TypeConfig>) -> LocalFailure {
     }
 }
 
-fn of_result(result: Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>) -> Outcome {
+/// Index and reply.
+fn of_result(
+    result: Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>,
+) -> Result<(u64, Bytes), LocalFailure> {
     match result {
-        Ok(Ok(done)) => Ok(done.response.0),
+        Ok(Ok(done)) => Ok((done.log_id.index, done.response.0)),
         Ok(Err(error)) => Err(refused(error)),
         Err(fatal) => Err(ended(&fatal)),
     }

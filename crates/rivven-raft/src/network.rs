@@ -1,30 +1,39 @@
 //! How the consensus core reaches its peers: every call by way of the transport.
 
+mod pipeline;
+
 use std::{future::Future, pin::pin, time::Duration};
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    Stream,
+    future::{BoxFuture, Either, select},
+};
 use openraft::{
     OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
+    base::BoxStream,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
     network::RPCOption,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
-        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use rivven_transport::{CallCtx, CallError, Method, PeerStatus, TransferCtx, Transport};
 use rivven_types::{NodeId, PeerAddr};
 
+use metrics::Histogram;
 use openraft_rt::AsyncRuntime;
+use tokio::time::Instant;
 
 use crate::{
     runtime::NodeRuntime,
     snapshot::SnapshotData,
+    stages::replicate_seconds,
     types::{LogEntry, LogId, Snapshot, TypeConfig, Vote},
     wire::{
         AppendEntries, ENTRY_OVERHEAD_BYTES, Heartbeat, InstallSnapshot, MAX_APPEND_BYTES, RequestPreVote,
-        RequestVote, SNAPSHOT_PIECE_BYTES, TransferLeader, WireSnapshotOffer, WireSnapshotReceipt,
-        WireTransfer, WireTransferResponse,
+        RequestVote, SNAPSHOT_PIECE_BYTES, TransferLeader, WireAppendResponse, WireSnapshotOffer,
+        WireSnapshotReceipt, WireTransfer, WireTransferResponse,
     },
 };
 
@@ -48,11 +57,11 @@ pub(crate) struct Peers {
 }
 
 /// One peer, on one of its lanes.
-#[derive(Debug)]
 pub(crate) struct Peer {
     transport: Transport,
     to: NodeId,
     lane: Lane,
+    replicated: Histogram,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +81,7 @@ impl Peers {
             transport: self.transport.clone(),
             to,
             lane,
+            replicated: replicate_seconds(to),
         }
     }
 }
@@ -157,25 +167,22 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 request.entries.last().map(|entry| entry.log_id)
             })
             .flatten();
-        let starts_the_log = request.prev_log_id.is_none();
-        let action = RPCTypes::AppendEntries;
-        let response = if matches!(self.lane, Lane::Heartbeat) && request.entries.is_empty() {
-            self.call::<Heartbeat>(&request.into(), option.soft_ttl(), action)
-                .await?
-        } else {
-            let timeout = APPEND_TIMEOUT.max(option.soft_ttl());
-            self.call::<AppendEntries>(&request.into(), timeout, action)
-                .await?
-        };
-        Ok(match (response.into(), cut) {
+        let response = self.send_append(request, option).await?;
+        Ok(match (response, cut) {
             (AppendEntriesResponse::Success, Some(last)) => AppendEntriesResponse::PartialSuccess(Some(last)),
-            // Nothing precedes the first entry that could conflict; the core relies on it.
-            (AppendEntriesResponse::Conflict, _) if starts_the_log => {
-                let cause = "the peer answered a conflict where there can be none";
-                return Err(NetworkError::from_string(cause).into());
-            }
             (response, _) => response,
         })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        requests: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        pipeline::stream_append(self, requests, option)
     }
 
     async fn vote(
@@ -246,6 +253,36 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 }
 
 impl Peer {
+    /// Sends entries that fit a frame.
+    async fn send_append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let starts_the_log = request.prev_log_id.is_none();
+        let action = RPCTypes::AppendEntries;
+        let response = if matches!(self.lane, Lane::Heartbeat) && request.entries.is_empty() {
+            self.call::<Heartbeat>(&request.into(), option.soft_ttl(), action)
+                .await?
+        } else {
+            let timeout = APPEND_TIMEOUT.max(option.soft_ttl());
+            let (sent, entries) = (Instant::now(), request.entries.len());
+            let response = self
+                .call::<AppendEntries>(&request.into(), timeout, action)
+                .await?;
+            if entries > 0 {
+                self.replicated.record(sent.elapsed());
+            }
+            response
+        };
+        // Nothing precedes the first entry that could conflict; the core relies on it.
+        if starts_the_log && matches!(response, WireAppendResponse::Conflict) {
+            let cause = "the peer answered a conflict where there can be none";
+            return Err(NetworkError::from_string(cause).into());
+        }
+        Ok(response.into())
+    }
+
     /// Sends what the peer lacks of a snapshot, and waits until it is installed.
     ///
     /// After an interruption the core calls again and the peer names the offset to go on from.

@@ -22,10 +22,13 @@ use crate::{
     courier::Courier,
     divergence::compare_replicas,
     launch::{Disk, Plant},
+    promise::Promise,
+    read::ReadRounds,
     reception::Reception,
     runtime::NodeScope,
     shelf::Shelf,
     snapshot::Snapshots,
+    stages::Stages,
     status::StatusSource,
     submit::{RETRY_INTERVAL, Room},
     supervise::supervise,
@@ -94,6 +97,10 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) room: Room,
     pub(crate) courier: Arc<Courier>,
     pub(crate) shelf: Mutex<Shelf>,
+    pub(crate) rounds: ReadRounds,
+    pub(crate) stages: Arc<Stages>,
+    /// `None` while lease reads are off.
+    pub(crate) promise: Option<Arc<Promise>>,
     /// The lock of the data directory, given back once nothing writes there any more.
     dir: Mutex<Option<Arc<NodeDir>>>,
     /// Whether everything that the node did has ended.
@@ -191,7 +198,8 @@ impl<S: StateMachine> RaftNode<S> {
         })
     }
 
-    /// Hands leadership to `to`, which first catches up. Proposals made meanwhile wait for the new leader.
+    /// Hands leadership to `to` once that has caught up. Proposals made during the hand-over wait for the new leader;
+    /// until then the old one takes them, and if `to` does not catch up within five seconds it goes on leading.
     ///
     /// # Errors
     /// `to` cannot lead, no leader could be asked, or it did not take over in time.
@@ -237,6 +245,9 @@ impl<S: StateMachine> Inner<S> {
             room: Room::default(),
             courier: Arc::new(Courier::new(plant.transport.clone(), plant.scope.group().clone())),
             shelf: Mutex::default(),
+            rounds: ReadRounds::default(),
+            stages: Arc::clone(&plant.stages),
+            promise: plant.promise.clone(),
             dir: Mutex::new(match &plant.disk {
                 Disk::Dir { log, .. } => Some(Arc::clone(&log.dir)),
                 Disk::Memory(_) => None,
@@ -363,9 +374,8 @@ impl<S: StateMachine> Inner<S> {
 
     async fn ask_for_transfer(&self, leader: NodeId, to: NodeId, deadline: Instant) -> Result<(), String> {
         if leader == self.node_id {
-            let raft = self.raft().map_err(|down| down.to_string())?;
-            let triggered = raft.trigger().transfer_leader(to).await;
-            return triggered.map_err(|fatal| fatal.to_string());
+            // One that has not caught up in time is told apart by who leads then.
+            return self.hand_over(to, deadline).await.map(|_in_time| ());
         }
         let response = self
             .transport

@@ -2,10 +2,13 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use openraft::{
-    ReadPolicy,
     errors::{LinearizableReadError, RaftError},
+    raft::linearizable_read::LinearizerOption,
 };
 use rivven_transport::CallCtx;
 use rivven_types::NodeId;
@@ -15,6 +18,7 @@ use crate::{
     RaftNode, ReadError, StateMachine,
     core::Down,
     node::Inner,
+    rounds::Rounds,
     submit::RETRY_INTERVAL,
     wire::{ReadIndex, WireReadIndexResponse},
 };
@@ -28,6 +32,11 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 pub enum Consistency {
     /// Sees every write acknowledged before the read began, wherever. Costs a round to a quorum.
     Linearizable,
+    /// The same without the round, as long as the leader's lease runs: a quorum has lately confirmed it, and elects
+    /// nobody else meanwhile. As good as linearizable while clocks keep their pace, see
+    /// [`RaftBuilder::lease_reads`](crate::RaftBuilder::lease_reads); where those are off, or the lease has run out, it
+    /// is linearizable.
+    Lease,
     /// Sees this node's copy as it is, which may lag. Costs nothing and works without a leader.
     Stale,
 }
@@ -48,7 +57,41 @@ impl<T> Read<T> {
     }
 }
 
+/// How the leader makes sure that it still leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Freshness {
+    /// By a round to a quorum that begins now.
+    Round,
+    /// By its lease, if it has one that runs.
+    Lease,
+}
+
+/// Reads that wait, by what they wait for.
+#[derive(Debug, Default)]
+pub(crate) struct ReadRounds {
+    /// For this node as the leader to make sure that it is: its own reads, and those of others.
+    here: ByFreshness,
+    /// For a leader elsewhere. Kept apart, or two nodes that take each other for the leader would wait for each other.
+    elsewhere: ByFreshness,
+}
+
+#[derive(Debug, Default)]
+struct ByFreshness {
+    round: Rounds,
+    lease: Rounds,
+}
+
+impl ByFreshness {
+    const fn of(&self, how: Freshness) -> &Rounds {
+        match how {
+            Freshness::Round => &self.round,
+            Freshness::Lease => &self.lease,
+        }
+    }
+}
+
 /// Why the leader gave no read index.
+#[derive(Clone, Debug)]
 pub(crate) enum ReadIndexFailure {
     NotLeader(Option<NodeId>),
     /// No quorum confirmed in time that it still leads.
@@ -105,7 +148,9 @@ impl<S: StateMachine> Inner<S> {
             return Err(ReadError::Stopped { cause });
         }
         match consistency {
-            Consistency::Linearizable => self.await_linearizable(within).await?,
+            // Boxed for the sake of callers, whose futures hold these.
+            Consistency::Linearizable => self.await_fresh(Freshness::Round, within).boxed().await?,
+            Consistency::Lease => self.await_fresh(Freshness::Lease, within).boxed().await?,
             Consistency::Stale => {}
         }
         let (value, applied_index) = self.shared.read(read).await;
@@ -113,17 +158,13 @@ impl<S: StateMachine> Inner<S> {
     }
 
     /// Waits until this node's copy has everything that was acknowledged before the call.
-    async fn await_linearizable(&self, within: Duration) -> Result<(), ReadError> {
+    async fn await_fresh(&self, how: Freshness, within: Duration) -> Result<(), ReadError> {
         let deadline = Instant::now() + within;
         let mut cause = String::from("no leader is known");
         let index = loop {
             let leader = self.leader()?;
             if let Some(leader) = leader {
-                let attempt = if leader == self.node_id {
-                    self.read_index_here(deadline).await
-                } else {
-                    self.read_index_at(leader, deadline).await
-                };
+                let attempt = self.read_index(leader, how, deadline).await;
                 match attempt {
                     Ok(index) => break index,
                     Err(ReadIndexFailure::NotLeader(hint)) => {
@@ -146,6 +187,9 @@ impl<S: StateMachine> Inner<S> {
     }
 
     async fn await_applied(&self, index: u64, deadline: Instant) -> Result<(), ReadError> {
+        if self.shared.applied_index() >= Some(index) {
+            return Ok(());
+        }
         let mut applied = self.shared.watch_applied();
         // `None` sorts before every index.
         let reached = timeout_at(deadline, applied.wait_for(|applied| *applied >= Some(index))).await;
@@ -158,11 +202,43 @@ impl<S: StateMachine> Inner<S> {
         }
     }
 
-    /// The read index, by the leader's own quorum round (Raft dissertation, section 6.4).
-    pub(crate) async fn read_index_here(&self, deadline: Instant) -> Result<u64, ReadIndexFailure> {
+    async fn read_index(
+        &self,
+        leader: NodeId,
+        how: Freshness,
+        deadline: Instant,
+    ) -> Result<u64, ReadIndexFailure> {
+        if leader == self.node_id {
+            return self.read_index_here(how, deadline).await;
+        }
+        let rounds = self.rounds.elsewhere.of(how);
+        let ask = |deadline| self.read_index_at(leader, how, deadline);
+        rounds.join(deadline, ask).await
+    }
+
+    /// The read index of this node as the leader.
+    pub(crate) async fn read_index_here(
+        &self,
+        how: Freshness,
+        deadline: Instant,
+    ) -> Result<u64, ReadIndexFailure> {
+        let rounds = self.rounds.here.of(how);
+        rounds
+            .join(deadline, |deadline| self.confirm(how, deadline))
+            .await
+    }
+
+    /// The read index, by the leader's own quorum round (Raft dissertation, section 6.4), or without one while its
+    /// lease runs (section 6.4.1).
+    async fn confirm(&self, how: Freshness, deadline: Instant) -> Result<u64, ReadIndexFailure> {
         let raft = self.raft();
         let raft = raft.map_err(|down| ReadIndexFailure::Stopped(down.to_string()))?;
-        let asked = timeout_at(deadline, raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
+        let confirmed_within = match (how, &self.promise) {
+            (Freshness::Lease, Some(promise)) => promise.usable(),
+            (Freshness::Lease, None) | (Freshness::Round, _) => Duration::ZERO,
+        };
+        let option = LinearizerOption::new(Some(confirmed_within), true);
+        let asked = timeout_at(deadline, raft.get_read_linearizer(option)).await;
         let asked = asked.map_err(|_| ReadIndexFailure::Unconfirmed("the deadline passed".into()))?;
         asked
             .map(|linearizer| linearizer.read_log_id().index())
@@ -175,11 +251,16 @@ impl<S: StateMachine> Inner<S> {
             })
     }
 
-    async fn read_index_at(&self, leader: NodeId, deadline: Instant) -> Result<u64, ReadIndexFailure> {
+    async fn read_index_at(
+        &self,
+        leader: NodeId,
+        how: Freshness,
+        deadline: Instant,
+    ) -> Result<u64, ReadIndexFailure> {
         self.reach(leader).await.map_err(ReadIndexFailure::Unconfirmed)?;
         let call = self
             .transport
-            .call::<ReadIndex>(leader, &(), CallCtx::until(deadline));
+            .call::<ReadIndex>(leader, &how, CallCtx::until(deadline));
         let response = match select(pin!(call), pin!(self.source.superseded(leader))).await {
             Either::Left((response, _)) => response,
             Either::Right(_) => return Err(ReadIndexFailure::NotLeader(None)),

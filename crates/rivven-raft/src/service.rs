@@ -15,9 +15,9 @@ use rivven_transport::{Caller, Method, Rejection, Router};
 use rivven_types::NodeId;
 
 use crate::{
-    StateMachine,
+    StateMachine, hint,
     node::Inner,
-    read::ReadIndexFailure,
+    read::{Freshness, ReadIndexFailure},
     reception, repair,
     wire::{
         AppendEntries, DigestUpTo, Heartbeat, Ping, ReadIndex, RequestPreVote, RequestVote, SupportedLevels,
@@ -51,6 +51,7 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
     });
     route::<Ping, S, _, _>(router, node, |_, _, ()| async { Ok(()) });
     reception::register(router, node);
+    hint::register(router, node);
     repair::register(router, node);
 }
 
@@ -90,6 +91,15 @@ pub(crate) fn own_vote(caller: &Caller, vote: WireVote) -> Result<(), Rejection>
     ))
 }
 
+/// A node that has just started does not know to whom it has promised not to elect another.
+fn may_vote<S: StateMachine>(node: &Inner<S>) -> Result<(), Rejection> {
+    if node.promise.as_ref().is_none_or(|promise| !promise.may_bind()) {
+        return Ok(());
+    }
+    let message = "the node has just started and votes once a lease from before has run out";
+    Err(Rejection::new("lease-from-before", message))
+}
+
 pub(crate) fn stopped(fatal: impl std::fmt::Display) -> Rejection {
     Rejection::new("not-running", format!("the Raft node does not run: {fatal}"))
 }
@@ -104,6 +114,7 @@ async fn request_vote<S: StateMachine>(
     request: WireVoteRequest,
 ) -> Result<WireVoteResponse, Rejection> {
     own_vote(&caller, request.vote)?;
+    may_vote(&node)?;
     let response = node
         .raft()
         .map_err(stopped)?
@@ -119,6 +130,7 @@ async fn request_pre_vote<S: StateMachine>(
     request: WireVoteRequest,
 ) -> Result<WireVoteResponse, Rejection> {
     own_vote(&caller, request.vote)?;
+    may_vote(&node)?;
     let response = node
         .raft()
         .map_err(stopped)?
@@ -174,9 +186,9 @@ async fn transfer_leader<S: StateMachine>(
 async fn read_index<S: StateMachine>(
     node: Arc<Inner<S>>,
     caller: Caller,
-    (): (),
+    how: Freshness,
 ) -> Result<WireReadIndexResponse, Rejection> {
-    Ok(match node.read_index_here(caller.deadline).await {
+    Ok(match node.read_index_here(how, caller.deadline).await {
         Ok(index) => WireReadIndexResponse::Index(index),
         Err(ReadIndexFailure::NotLeader(leader)) => WireReadIndexResponse::NotLeader { leader },
         Err(ReadIndexFailure::Unconfirmed(cause) | ReadIndexFailure::Stopped(cause)) => {
@@ -187,18 +199,16 @@ async fn read_index<S: StateMachine>(
 
 async fn transfer_to<S: StateMachine>(
     node: Arc<Inner<S>>,
-    _caller: Caller,
+    caller: Caller,
     to: NodeId,
 ) -> Result<WireTransferToResponse, Rejection> {
     let leader = node.leader().map_err(stopped)?;
     if leader != Some(node.node_id) {
         return Ok(WireTransferToResponse::NotLeader { leader });
     }
-    let raft = node.raft().map_err(stopped)?;
-    Ok(match raft.trigger().transfer_leader(to).await {
-        Ok(()) => WireTransferToResponse::Started,
-        Err(fatal) => WireTransferToResponse::Stopped {
-            cause: fatal.to_string(),
-        },
+    Ok(match node.hand_over(to, caller.deadline).await {
+        // One that has not caught up in time is told apart by the caller, who sees who leads.
+        Ok(true | false) => WireTransferToResponse::Started,
+        Err(cause) => WireTransferToResponse::Stopped { cause },
     })
 }

@@ -3,6 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::SemaphorePermit,
     time::{Instant, sleep},
@@ -83,7 +84,17 @@ pub(crate) enum GroupAttempt {
 }
 
 /// Has a proposal done, or says what is known of it.
-pub(crate) async fn submit(
+///
+/// Boxed: the futures of callers, which hold it, would otherwise be thousands of bytes, and too deep to compile.
+pub(crate) fn submit(
+    door: &impl Door,
+    proposal: Proposal,
+    within: Duration,
+) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
+    attempt_until(door, proposal, within).boxed()
+}
+
+async fn attempt_until(
     door: &impl Door,
     proposal: Proposal,
     within: Duration,

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Digest, MAX_COMMAND_BYTES, Refusal,
+    read::Freshness,
     types::{
         LogCommand, LogEntry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
         term_of, vote,
@@ -71,7 +72,7 @@ methods! {
     /// TimeoutNow (Raft dissertation, section 3.10).
     TransferLeader = 0x0107, "raft.transfer-leader", Control, MAX_SMALL_BYTES => MAX_SMALL_BYTES, WireTransfer => WireTransferResponse;
     /// The index a linearizable read must wait for (Raft dissertation, section 6.4).
-    ReadIndex = 0x0111, "raft.read-index", Client, MAX_SMALL_BYTES => MAX_SMALL_BYTES, () => WireReadIndexResponse;
+    ReadIndex = 0x0111, "raft.read-index", Client, MAX_SMALL_BYTES => MAX_SMALL_BYTES, Freshness => WireReadIndexResponse;
     /// Asks for nothing: brings the connection up.
     Ping = 0x0113, "raft.ping", Client, 64 => 64, () => ();
     /// Asks for the feature levels that a node supports.

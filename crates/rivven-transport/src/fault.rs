@@ -357,6 +357,14 @@ impl Network for Faulty {
         self.inner.allow(node);
     }
 
+    fn refused(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, bool> {
+        let here = self.inner.local().node;
+        if self.layer.meets_cut(here, node) || self.layer.meets_cut(node, here) {
+            return tokio::time::sleep(patience).map(|()| false).boxed();
+        }
+        self.inner.refused(node, patience)
+    }
+
     fn observed_ip(&self) -> Option<IpAddr> {
         self.inner.observed_ip()
     }

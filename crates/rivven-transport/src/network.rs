@@ -112,6 +112,14 @@ pub trait Network: Send + Sync + 'static {
         None
     }
 
+    /// Whether the host of `node` says within `patience` that no process listens where the node did: the process has
+    /// ended. Silence says nothing, and neither does a network that cannot tell.
+    ///
+    /// Whoever acts on it should ask others too: this is one host's word, and not authenticated.
+    fn refused(&self, _node: NodeId, _patience: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
     /// Takes and begins no further call, tells the peers so, waits at most `grace` for calls in flight, and closes
     /// every connection. Calls that have not begun at the peer are refused as [`CallError::NotSent`] by theirs,
     /// or rejected with `shutting-down`. When it returns, the port is free. Idempotent.
@@ -247,6 +255,11 @@ impl Transport {
     /// Takes [`Self::deny`] back, see [`Network::allow`].
     pub fn allow(&self, node: NodeId) {
         self.network.allow(node);
+    }
+
+    /// See [`Network::refused`].
+    pub async fn refused(&self, node: NodeId, patience: Duration) -> bool {
+        self.network.refused(node, patience).await
     }
 
     /// See [`Network::observed_ip`].

@@ -31,6 +31,7 @@ mod pending;
 mod rank;
 mod read;
 mod refusals;
+mod refused;
 mod room;
 mod runtime;
 mod serve;

@@ -4,6 +4,7 @@ mod child;
 mod load;
 mod peer;
 mod plan;
+mod raft;
 mod report;
 mod ring;
 mod rpc;
@@ -24,6 +25,7 @@ use anyhow::{Context as _, Result};
 
 pub(crate) use peer::PeerArgs;
 pub(crate) use plan::Args as PlanArgs;
+pub(crate) use raft::{Args as RaftArgs, FloorArgs, NodeArgs};
 pub(crate) use ring::Args as RingArgs;
 pub(crate) use store::Args as StoreArgs;
 pub(crate) use swim::Args as SwimArgs;
@@ -78,6 +80,21 @@ pub(crate) fn swim(root: &Path, args: &SwimArgs) -> Result<bool> {
 /// Runs `cargo xtask bench plan`.
 pub(crate) fn plan(root: &Path, args: &PlanArgs) -> Result<bool> {
     optimized(root, || plan::main(args))
+}
+
+/// Runs `cargo xtask bench raft`.
+pub(crate) fn raft(root: &Path, args: &RaftArgs) -> Result<bool> {
+    optimized(root, || runtime()?.block_on(raft::main(args)))
+}
+
+/// A node of the Raft benchmark.
+pub(crate) fn raft_node(args: &NodeArgs) -> Result<bool> {
+    raft::node(args).map(|()| true)
+}
+
+/// A process of the Raft benchmark's floor.
+pub(crate) fn raft_floor(args: &FloorArgs) -> Result<bool> {
+    raft::floor(args).map(|()| true)
 }
 
 /// Measures in an optimized build: an unoptimized one of this program hands over to one.

@@ -121,6 +121,7 @@ pub(super) fn entry_body(key: &str, entry: &KvEntry) -> KeyBody {
 const fn consistency(level: ReadLevel) -> Consistency {
     match level {
         ReadLevel::Linearizable => Consistency::Linearizable,
+        ReadLevel::Lease => Consistency::Lease,
         ReadLevel::Stale => Consistency::Stale,
     }
 }

@@ -47,7 +47,7 @@ fn the_messages_are_those_of_version_0() {
         consistency: Consistency::Stale,
         body: Bytes::from_static(b"q"),
     };
-    check(postcard::to_allocvec(&query), &[1, 1, b'q']);
+    check(postcard::to_allocvec(&query), &[2, 1, b'q']);
     let answer = WireQueryResponse::Answer {
         applied_index: Some(5),
         body: Bytes::from_static(b"a"),

@@ -4,7 +4,10 @@
 mod common;
 
 mod bounds;
+mod elections;
 mod failures;
 mod founding;
+mod leases;
 mod life;
+mod outside;
 mod proposals;

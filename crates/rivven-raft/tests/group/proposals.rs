@@ -82,3 +82,24 @@ async fn leadership_moves_to_the_node_asked_for_under_load_without_a_failed_writ
     let error = nodes[0].transfer_leader(9).await.unwrap_err();
     assert!(matches!(error, TransferError::NotAVoter { to: 9, .. }));
 }
+
+#[tokio::test(start_paused = true)]
+async fn word_of_a_commit_travels_with_the_next_write() {
+    let fabric = Fabric::new();
+    let nodes = group(&fabric, 3).await;
+    let leader = agreed_leader(&nodes).await;
+    put(&nodes[0], "a", "1").await;
+    let before = fabric.network().stats();
+    for i in 0..100 {
+        put(node(&nodes, leader), "a", &i.to_string()).await;
+    }
+    let sent = fabric.network().stats().sent - before.sent;
+    // To each of two followers a request and its answer, and little more.
+    assert!(sent < 100 * 5, "{sent} frames for 100 writes");
+    // When nothing follows, the followers hear of the last one soon all the same.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    for node in &nodes {
+        let read = node.read(Consistency::Stale, |kv| value(kv, "a")).await.unwrap();
+        assert_eq!(read.value.as_deref(), Some("99"));
+    }
+}

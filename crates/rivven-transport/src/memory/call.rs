@@ -275,6 +275,23 @@ impl Network for MemoryEnd {
         .boxed()
     }
 
+    /// A node that left the network, or never was there, refuses whoever reaches its host.
+    fn refused(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, bool> {
+        let refused = {
+            let wire = self.network.lock();
+            let (here, there) = (self.node(), node);
+            let reached = !wire.is_cut(here, there) && !wire.is_cut(there, here);
+            reached && !wire.ends.contains_key(&node)
+        };
+        async move {
+            if !refused {
+                tokio::time::sleep(patience).await;
+            }
+            refused
+        }
+        .boxed()
+    }
+
     fn open_transfer(
         &self,
         to: NodeId,

@@ -21,6 +21,7 @@ use super::{
     lock,
     peer::DialError,
     peer::Peer,
+    refused::refused,
     runtime::IoRuntime,
     shared::{Shared, purpose},
 };
@@ -236,6 +237,19 @@ impl Network for QuicNetwork {
 
     fn local_addr(&self) -> Option<SocketAddr> {
         Some(self.shared.local_addr)
+    }
+
+    fn refused(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, bool> {
+        async move {
+            let peer = self.shared.peer(node);
+            // Where it was last met: names may lead elsewhere by now.
+            let Some(remote) = peer.and_then(|peer| peer.remote()) else {
+                return false;
+            };
+            let asking = self.shared.tasks.spawn(refused(remote, patience));
+            asking.await.ok().flatten().unwrap_or(false)
+        }
+        .boxed()
     }
 
     fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()> {

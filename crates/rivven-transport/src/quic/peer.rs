@@ -1,8 +1,11 @@
 //! What is known of one peer: its address, its latest identity, and the connections with it.
 
-use std::sync::{
-    Arc, Mutex, Weak,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use quinn::VarInt;
@@ -465,6 +468,12 @@ impl<L: Tie> Peer<L> {
 }
 
 impl Peer {
+    /// Where the peer is, by the connection made last.
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        let known = lock(&self.known);
+        known.lines.last().map(|line| line.connection.remote_address())
+    }
+
     /// Closes every connection for good; calls that wait for one end as their lane does.
     pub(super) fn forget_connections(&self) {
         let cause = "this node is shut down";

@@ -1,0 +1,84 @@
+//! Handing leadership over: only to a voter that has nearly everything, so that the group waits for moments.
+
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft_rt_tokio::TokioInstant;
+use rivven_types::NodeId;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{StateMachine, node::Inner};
+
+/// Entries that the next leader may still lack. From the moment of the hand-over nobody takes proposals until it has
+/// them, so they must be few; under load they are never none.
+const MAX_LAG: u64 = 256;
+
+/// How often the leader looks again at least, since what it hears of followers may be all there is to hear.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+impl<S: StateMachine> Inner<S> {
+    /// Hands leadership to `to` once that has caught up; false if it has not by the deadline, and nothing happened.
+    ///
+    /// # Errors
+    /// Why the node has stopped.
+    pub(crate) async fn hand_over(&self, to: NodeId, deadline: Instant) -> Result<bool, String> {
+        let raft = self.raft().map_err(|down| down.to_string())?;
+        let begun = <TokioInstant as openraft::Instant>::now();
+        // Whoever answers this is there: what was heard before may have been the last.
+        raft.trigger()
+            .heartbeat()
+            .await
+            .map_err(|fatal| fatal.to_string())?;
+        let mut metrics = raft.metrics();
+        loop {
+            let (caught_up, leads) = {
+                let metrics = metrics.borrow_and_update();
+                let matched = metrics.replication.as_ref().and_then(|all| all.get(&to).copied());
+                let matched = matched.flatten().map(|id| id.index);
+                let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&to).copied());
+                let answered = heard.flatten().is_some_and(|heard| *heard >= begun);
+                let close = answered && is_close(matched, metrics.last_log_index);
+                let leads = metrics.current_leader == Some(self.node_id);
+                (close, leads)
+            };
+            if caught_up || !leads {
+                break;
+            }
+            let next = deadline.min(Instant::now() + LOOK_AGAIN);
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            if let Ok(Err(_ended)) = timeout_at(next, metrics.changed()).await {
+                return Err("the node was ended".into());
+            }
+        }
+        let triggered = raft.trigger().transfer_leader(to).await;
+        triggered.map(|()| true).map_err(|fatal| fatal.to_string())
+    }
+}
+
+/// Whether a follower whose log matches up to `matched` lacks little of a log up to `last`.
+fn is_close(matched: Option<u64>, last: Option<u64>) -> bool {
+    match (matched, last) {
+        (_, None) => true,
+        (None, Some(last)) => last < MAX_LAG,
+        (Some(matched), Some(last)) => last.saturating_sub(matched) <= MAX_LAG,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_is_close_when_it_lacks_few_entries() {
+        let check = |matched, last, expected| {
+            assert_eq!(is_close(matched, last), expected, "{matched:?} of {last:?}");
+        };
+        check(None, None, true);
+        check(None, Some(MAX_LAG), false);
+        check(Some(1_000 - MAX_LAG), Some(1_000), true);
+        check(Some(999 - MAX_LAG), Some(1_000), false);
+        check(Some(1_000), Some(1_000), true);
+    }
+}
