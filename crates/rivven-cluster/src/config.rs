@@ -124,6 +124,14 @@ pub struct RaftSection {
     ///
     /// Must be below half of the least election timeout, or one lost packet costs an election.
     pub heartbeat_interval_ms: Option<u64>,
+    /// Lets [`Consistency::Lease`](crate::Consistency::Lease) reads do without a round to a quorum. Default `false`.
+    ///
+    /// Assumes that the clocks of any two nodes pass within a tenth of each other, and that they go on while a
+    /// process or its machine stands still: not so on machines that are put to sleep, or moved while they are paused.
+    /// Where that is broken, a lease read may miss writes. While it is on, the death of the Raft leader's process is
+    /// noticed by the election timeout alone. Must be the same on every node: ask for lease reads only once all nodes
+    /// run with it, and no more before the first one runs without.
+    pub lease_reads: bool,
 }
 
 /// Membership: SWIM over sealed UDP datagrams.

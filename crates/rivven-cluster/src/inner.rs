@@ -179,6 +179,9 @@ impl Inner {
         if let Some(dir) = dir {
             builder = builder.data_dir(dir);
         }
+        if self.config.lease_reads {
+            builder = builder.lease_reads();
+        }
         let raft = builder.start().await?;
         // Started once: by `Cluster::start` or, without a founding, by the task that found one.
         let _ = self.raft.set(raft.clone());

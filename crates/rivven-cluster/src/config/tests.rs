@@ -41,6 +41,7 @@ fn what_is_written_reads_back_equal() {
     let endpoint = |name: &str, addr: &str| (name.into(), addr.parse().unwrap());
     odd.endpoints = [endpoint("0", "[::1]:1"), endpoint("a.b-C_d", "x.org:9092")].into();
     odd.tls.renewal = Renewal::Manual;
+    odd.raft.lease_reads = true;
     odd.tls.name_template = "spiffe://a/{cluster}/{role}/{id}".into();
     odd.tls.issuer.ca_key = Some("keys: #/ca.key".into());
     odd.advertise_address = Some("[::1]:1".parse().unwrap());
@@ -197,6 +198,7 @@ fn the_environment_overrides_the_file_and_its_mistakes_are_named() {
             ("RIVVEN_CLUSTER__RAFT__ELECTION_TIMEOUT_MIN_MS", "200"),
             ("RIVVEN_CLUSTER__RAFT__PEERS", "a:1, b:2"),
             ("RIVVEN_CLUSTER__ADMIN__INSECURE", "true"),
+            ("RIVVEN_CLUSTER__RAFT__LEASE_READS", "true"),
         ])
         .unwrap();
     assert_eq!(
@@ -207,7 +209,7 @@ fn the_environment_overrides_the_file_and_its_mistakes_are_named() {
         config.raft.peers,
         ["a:1".parse().unwrap(), "b:2".parse().unwrap()]
     );
-    assert!(config.admin.insecure);
+    assert!(config.admin.insecure && config.raft.lease_reads && config.check().is_ok_and(|it| it.lease_reads));
 
     let before = config.clone();
     let check = |name: &str, value: &str, expected: &[&str]| {
@@ -256,7 +258,7 @@ fn a_mistake_is_shown_where_it_was_made() {
 9 |     election_timout_min_ms: 150
   |     ^^^^^^^^^^^^^^^^^^^^^^
   = help: did you mean `election_timeout_min_ms`?
-  = help: known keys here: peers, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms"
+  = help: known keys here: peers, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms, lease_reads"
     );
 }
 

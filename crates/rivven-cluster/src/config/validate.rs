@@ -66,6 +66,7 @@ pub(crate) struct CheckedConfig {
     pub(crate) peers: Vec<PeerAddr>,
     pub(crate) election_timeout_ms: Range<u64>,
     pub(crate) heartbeat_interval_ms: u64,
+    pub(crate) lease_reads: bool,
     pub(crate) gossip_bind: SocketAddr,
     pub(crate) gossip_advertise: Option<PeerAddr>,
     pub(crate) known_peers: Vec<PeerAddr>,
@@ -191,6 +192,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         peers: full.raft.peers,
         election_timeout_ms,
         heartbeat_interval_ms,
+        lease_reads: full.raft.lease_reads,
         gossip_bind: SocketAddr::new(
             full.gossip.bind_address.unwrap_or(full.bind_address.ip()),
             full.gossip.bind_port,
