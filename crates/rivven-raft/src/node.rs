@@ -184,7 +184,7 @@ impl<S: StateMachine> RaftNode<S> {
         let mut watch = self.watch();
         let found = tokio::time::timeout(timeout, async {
             loop {
-                match self.inner().leader() {
+                match self.inner().source.confirmed_leader() {
                     Ok(Some(leader)) => return Some(leader),
                     Ok(None) => drop(watch.changed().await),
                     Err(Down::Suspended(_)) => drop(watch.changed().await),
@@ -226,7 +226,9 @@ impl<S: StateMachine> Inner<S> {
     /// Starts the first core of a node, and has it supervised.
     pub(crate) async fn start(plant: Plant<S>, fabric: Option<Fabric>) -> Result<Arc<Self>, StartError> {
         let core = plant.start().await?;
-        let source = Arc::new(StatusSource::new(core.raft.metrics(), plant.news.subscribe()));
+        let metrics = core.raft.metrics();
+        let source = StatusSource::new(metrics, plant.news.subscribe(), plant.patience());
+        let source = Arc::new(source);
         let slot = Arc::new(CoreSlot::new(core.raft.clone()));
         let node = Self {
             node_id: plant.node_id,

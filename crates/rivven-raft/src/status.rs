@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use openraft::{ServerState, async_runtime::watch::WatchReceiver};
+use openraft::{Instant as _, ServerState, async_runtime::watch::WatchReceiver};
 use openraft_rt_tokio::TokioWatchReceiver;
 use rivven_types::{NodeId, PeerAddr};
+use tokio::time::{Instant, sleep};
 
 use crate::{core::Down, snapshot_keeper::SnapshotNews, types::RaftMetrics};
 
@@ -19,7 +20,7 @@ use crate::{core::Down, snapshot_keeper::SnapshotNews, types::RaftMetrics};
 pub enum Role {
     /// Takes proposals and replicates them.
     Leader,
-    /// Follows a leader and votes.
+    /// Follows a leader and votes. Also a leader that lost its quorum, see [`RaftStatus::leader`].
     Follower,
     /// Stands for election.
     Candidate,
@@ -57,6 +58,10 @@ pub struct RaftStatus {
     /// Its term.
     pub term: u64,
     /// The leader it follows, itself included.
+    ///
+    /// A leader that no quorum has confirmed for as long as the others need to replace it, which is the start of
+    /// [`RaftConfig::election_timeout_ms`](crate::RaftConfig::election_timeout_ms), says that there is none: another
+    /// node may lead by then. Once a quorum confirms it again, it does again.
     pub leader: Option<NodeId>,
     /// Last index known to be committed.
     pub commit_index: Option<u64>,
@@ -149,11 +154,14 @@ impl RaftWatch {
                 self.last = status.clone();
                 return status;
             }
+            let confirmed_for = self.source.confirmed_for(&self.metrics.borrow_watched());
             // The senders of both end only with their owners, which this borrow and the node keep.
             let core_ended = tokio::select! {
                 biased;
                 _ = self.life.changed() => true,
                 Ok(()) = self.snapshots.changed() => false,
+                // A leader that loses its quorum hears nothing.
+                () = sleep(confirmed_for.unwrap_or_default()), if confirmed_for > Some(Duration::ZERO) => false,
                 changed = self.metrics.changed() => match changed {
                     Ok(()) => false,
                     // What follows is up to whoever supervises it.
@@ -174,22 +182,40 @@ struct Life {
     divergence: Option<String>,
 }
 
+/// Whom this node follows, and since when in the present term.
+#[derive(Clone, Copy, Debug)]
+struct Leading {
+    leader: Option<NodeId>,
+    since: Instant,
+}
+
 /// Where status comes from: the core's metrics, and why there is no core.
 pub(crate) struct StatusSource {
     /// Of the newest core.
     metrics: RwLock<Metrics>,
     /// The leader, announced only when it changes.
-    leader: tokio::sync::watch::Sender<Option<NodeId>>,
+    leader: tokio::sync::watch::Sender<Leading>,
+    /// How long this node counts as the leader without being confirmed again.
+    patience: Duration,
     /// Announced whenever a core begins or ends.
     life: tokio::sync::watch::Sender<Life>,
     snapshots: tokio::sync::watch::Receiver<SnapshotNews>,
 }
 
 impl StatusSource {
-    pub(crate) fn new(metrics: Metrics, snapshots: tokio::sync::watch::Receiver<SnapshotNews>) -> Self {
+    pub(crate) fn new(
+        metrics: Metrics,
+        snapshots: tokio::sync::watch::Receiver<SnapshotNews>,
+        patience: Duration,
+    ) -> Self {
+        let leading = Leading {
+            leader: None,
+            since: Instant::now(),
+        };
         Self {
             metrics: RwLock::new(metrics),
-            leader: tokio::sync::watch::Sender::new(None),
+            leader: tokio::sync::watch::Sender::new(leading),
+            patience,
             life: tokio::sync::watch::Sender::default(),
             snapshots,
         }
@@ -202,19 +228,40 @@ impl StatusSource {
             .clone()
     }
 
+    /// Notes who leads in a new term, or that nobody is known to.
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
-        self.leader.send_if_modified(|now| {
-            let changed = *now != leader;
-            *now = leader;
+        self.leader.send_if_modified(|leading| {
+            let changed = leading.leader != leader;
+            *leading = Leading {
+                leader,
+                since: Instant::now(),
+            };
             changed
         });
+    }
+
+    /// For how long this node yet counts as the leader without being confirmed again; `None` if it does not lead, or
+    /// has the only vote.
+    fn confirmed_for(&self, metrics: &RaftMetrics) -> Option<Duration> {
+        let leads = metrics.state == ServerState::Leader;
+        let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
+        if !leads || alone {
+            return None;
+        }
+        let age = match metrics.last_quorum_acked {
+            Some(acked) => acked.elapsed(),
+            // The votes that made it the leader confirm it too.
+            None => self.leader.borrow().since.elapsed(),
+        };
+        Some(self.patience.saturating_sub(age))
     }
 
     /// Waits until this node follows another leader than `leader`.
     pub(crate) async fn superseded(&self, leader: NodeId) {
         let mut watch = self.leader.subscribe();
         // The sender lives as long as this borrow.
-        let _ = watch.wait_for(|now| now.is_some_and(|now| now != leader)).await;
+        let other = |now: &Leading| now.leader.is_some_and(|now| now != leader);
+        let _ = watch.wait_for(other).await;
     }
 
     /// The node has stopped for good. Keeps the first reason given.
@@ -291,7 +338,8 @@ impl StatusSource {
         }
     }
 
-    /// The leader, or why there is nobody to ask. Cheaper than the whole status.
+    /// The leader to ask, or why there is nobody. Cheaper than the whole status. A leader without a quorum is told
+    /// by its core what it may do.
     pub(crate) fn leader(&self) -> Result<Option<NodeId>, Down> {
         if let Some(down) = &self.life.borrow().down {
             return Err(down.clone());
@@ -303,6 +351,12 @@ impl StatusSource {
             .is_ok()
             .then_some(metrics.current_leader)
             .flatten())
+    }
+
+    /// The leader, unless that is this node and no quorum confirms it any more.
+    pub(crate) fn confirmed_leader(&self) -> Result<Option<NodeId>, Down> {
+        let lost_quorum = self.confirmed_for(&self.metrics().borrow_watched()) == Some(Duration::ZERO);
+        Ok(self.leader()?.filter(|_| !lost_quorum))
     }
 
     /// Where members are, as the membership says.
@@ -322,9 +376,11 @@ impl StatusSource {
         let metrics = self.metrics();
         let metrics = metrics.borrow_watched();
         let runs = suspended.is_none() && stopped.is_none() && metrics.running_state.is_ok();
+        let lost_quorum = self.confirmed_for(&metrics) == Some(Duration::ZERO);
         let role = match metrics.state {
             _ if stopped.is_some() => Role::Stopped,
             _ if !runs => Role::Suspended,
+            ServerState::Leader if lost_quorum => Role::Follower,
             ServerState::Leader => Role::Leader,
             ServerState::Follower => Role::Follower,
             ServerState::Candidate => Role::Candidate,
@@ -336,7 +392,7 @@ impl StatusSource {
             node_id: metrics.id,
             role,
             term: metrics.current_term,
-            leader: metrics.current_leader.filter(|_| runs),
+            leader: metrics.current_leader.filter(|_| runs && !lost_quorum),
             commit_index: metrics.local_committed.map(|id| id.index),
             applied_index: metrics.last_applied.map(|id| id.index),
             last_log_index: metrics.last_log_index,

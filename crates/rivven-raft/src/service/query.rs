@@ -53,7 +53,7 @@ pub(super) async fn members<S: StateMachine>(
     (): (),
 ) -> Result<WireMembers, Rejection> {
     Ok(WireMembers {
-        leader: node.leader().ok().flatten(),
+        leader: node.source.confirmed_leader().ok().flatten(),
         nodes: node.source.addresses(),
     })
 }

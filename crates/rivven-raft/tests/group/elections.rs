@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use rivven_raft::{Fabric, KvCommand, KvStore, Outcome, ProposeOptions, RaftNode};
+use rivven_raft::{Fabric, KvCommand, KvStore, Outcome, ProposeOptions, RaftNode, Role};
 use tokio::time::{Instant, sleep};
 
 use crate::common::*;
@@ -98,6 +98,76 @@ async fn a_leader_without_a_quorum_refuses_proposals_once_its_lease_has_run_out(
         before,
         "nothing is written"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_lost_its_quorum_does_not_say_that_it_leads() {
+    let mut replaced = 0;
+    for seed in 0..10 {
+        println!("seed {seed}");
+        let fabric = Fabric::new();
+        let mut nodes = Vec::new();
+        for id in 1..=3 {
+            let builder = RaftNode::builder(config(id, 3)).fabric(&fabric).seed(seed * 10 + id);
+            nodes.push(builder.state_machine(KvStore::new()).start().await.unwrap());
+        }
+        let leader = agreed_leader(&nodes).await;
+        let old = node(&nodes, leader);
+        put(old, "a", "1").await;
+        let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+        let mut watch = old.watch();
+        isolate(&fabric, leader, &others);
+        let cut = Instant::now();
+        let told = async {
+            while watch.changed().await.leader.is_some() {}
+            cut.elapsed()
+        };
+        let never_two = async {
+            while cut.elapsed() < Duration::from_secs(2) {
+                let leads = |node: &&Node| node.status().role == Role::Leader;
+                assert!(nodes.iter().filter(leads).count() <= 1, "{:?}", cut.elapsed());
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let (told, ()) = tokio::join!(told, never_two);
+        // Not at the first lost heartbeat, and before anybody else can lead.
+        let expected = Duration::from_millis(100)..=Duration::from_millis(180);
+        assert!(expected.contains(&told), "{told:?}");
+        let status = old.status();
+        assert_eq!((status.leader, status.role), (None, Role::Follower));
+        let waited = old.wait_for_leader(Duration::from_millis(100)).await;
+        assert_eq!(waited.unwrap_err().code(), "no-leader");
+        fabric.network().heal();
+        replaced += u32::from(agreed_leader(&nodes).await != leader);
+    }
+    assert!(replaced >= 9, "only {replaced} leaders were replaced");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_quorum_comes_back_in_time_says_so() {
+    let fabric = Fabric::new();
+    let nodes = group(&fabric, 3).await;
+    let leader = agreed_leader(&nodes).await;
+    let old = node(&nodes, leader);
+    let term = old.status().term;
+    // What the others say is lost, so they follow while nobody confirms it.
+    for other in (1..=3).filter(|id| *id != leader) {
+        fabric.network().cut(other, leader);
+    }
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(old.status().leader, None);
+    fabric.network().heal();
+    assert_eq!(agreed_leader(&nodes).await, leader);
+    assert_eq!(old.status().term, term);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_alone_leads_without_anybody_to_confirm_it() {
+    let fabric = Fabric::new();
+    let node = start(&fabric, 1, 1).await;
+    node.wait_for_leader(WAIT).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(node.status().role, Role::Leader);
 }
 
 #[tokio::test(start_paused = true)]
