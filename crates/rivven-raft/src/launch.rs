@@ -109,7 +109,11 @@ impl<S: StateMachine> Plant<S> {
     /// How long the others need at least to replace a leader that they do not hear of: a lease and a timeout.
     pub(crate) fn patience(&self) -> Duration {
         let config = &self.config;
-        Duration::from_millis(config.election_timeout_min.saturating_add(config.election_timeout_max))
+        Duration::from_millis(
+            config
+                .election_timeout_min
+                .saturating_add(config.election_timeout_max),
+        )
     }
 
     /// Opens the log and starts a core from it.

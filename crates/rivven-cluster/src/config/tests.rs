@@ -209,7 +209,9 @@ fn the_environment_overrides_the_file_and_its_mistakes_are_named() {
         config.raft.peers,
         ["a:1".parse().unwrap(), "b:2".parse().unwrap()]
     );
-    assert!(config.admin.insecure && config.raft.lease_reads && config.check().is_ok_and(|it| it.lease_reads));
+    assert!(
+        config.admin.insecure && config.raft.lease_reads && config.check().is_ok_and(|it| it.lease_reads)
+    );
 
     let before = config.clone();
     let check = |name: &str, value: &str, expected: &[&str]| {

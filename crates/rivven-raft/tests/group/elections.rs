@@ -108,7 +108,9 @@ async fn a_leader_that_lost_its_quorum_does_not_say_that_it_leads() {
         let fabric = Fabric::new();
         let mut nodes = Vec::new();
         for id in 1..=3 {
-            let builder = RaftNode::builder(config(id, 3)).fabric(&fabric).seed(seed * 10 + id);
+            let builder = RaftNode::builder(config(id, 3))
+                .fabric(&fabric)
+                .seed(seed * 10 + id);
             nodes.push(builder.state_machine(KvStore::new()).start().await.unwrap());
         }
         let leader = agreed_leader(&nodes).await;

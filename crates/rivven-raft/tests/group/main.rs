@@ -11,3 +11,4 @@ mod leases;
 mod life;
 mod outside;
 mod proposals;
+mod stalls;

@@ -17,7 +17,7 @@ use rivven_transport::{
 };
 
 use super::{
-    node::{AskStats, Stats},
+    node::{AskStats, Stats, TakeOver},
     process::Process,
 };
 
@@ -27,13 +27,22 @@ pub(super) const NODES: NodeId = 3;
 /// How long the group may take to answer after a start.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How the nodes run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Worker threads of each.
+    pub(super) threads: usize,
+    pub(super) lease_reads: bool,
+    /// Whose disk is slow, and how long a sync of it takes.
+    pub(super) slow: Option<(NodeId, Duration)>,
+}
+
 /// Three processes and a client of them.
 #[derive(Debug)]
 pub(super) struct Group {
     dir: PathBuf,
     ports: Vec<u16>,
-    threads: usize,
-    lease_reads: bool,
+    shape: Shape,
     nodes: BTreeMap<NodeId, Process>,
     pub(super) client: Client<KvStore>,
     transport: Transport,
@@ -47,8 +56,8 @@ pub(super) struct Usage {
 }
 
 impl Group {
-    /// Starts them in `dir`, with lease reads on or off.
-    pub(super) async fn start(dir: &Path, threads: usize, lease_reads: bool) -> Result<Self> {
+    /// Starts them in `dir`.
+    pub(super) async fn start(dir: &Path, shape: Shape) -> Result<Self> {
         let tls = dir.join("tls");
         write_cluster(&tls, &(1..=NODES).collect::<Vec<_>>())?;
         let transport = outside(&tls)?;
@@ -66,8 +75,7 @@ impl Group {
         let mut group = Self {
             dir: dir.to_path_buf(),
             ports,
-            threads,
-            lease_reads,
+            shape,
             nodes: BTreeMap::new(),
             client,
             transport,
@@ -88,13 +96,16 @@ impl Group {
             "--node".to_owned(),
             node.to_string(),
             "--threads".to_owned(),
-            self.threads.to_string(),
+            self.shape.threads.to_string(),
         ];
         for port in &self.ports {
             args.extend(["--port".to_owned(), port.to_string()]);
         }
-        if self.lease_reads {
+        if self.shape.lease_reads {
             args.push("--lease-reads".to_owned());
+        }
+        if let Some((_, sync)) = self.shape.slow.filter(|(slow, _)| *slow == node) {
+            args.extend(["--sync-takes-us".to_owned(), sync.as_micros().to_string()]);
         }
         let (process, line) = Process::start("bench-raft-node", &args).await?;
         anyhow::ensure!(
@@ -121,6 +132,14 @@ impl Group {
         let put = rivven_raft::KvCommand::put("ready", "yes");
         self.client.propose_with(put, options).await?;
         Ok(())
+    }
+
+    /// Has `node` lead.
+    pub(super) async fn lead(&self, node: NodeId) -> Result<()> {
+        let ctx = CallCtx::timeout(START_TIMEOUT);
+        self.transport.call::<TakeOver>(node, &(), ctx).await?;
+        // The client hears of it with the first write.
+        self.ready().await
     }
 
     /// Waits until every node has applied what one of them has by now.

@@ -4,6 +4,7 @@ mod floor;
 mod group;
 mod node;
 mod process;
+mod slow;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use self::{
     floor::Floor,
-    group::{Group, Usage},
+    group::{Group, Shape, Usage},
 };
 pub(crate) use self::{
     floor::{FloorArgs, main as floor},
@@ -69,6 +70,7 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Part {
     Puts,
+    SlowDisk,
     Reads,
     FailOver,
 }
@@ -97,7 +99,7 @@ const FULL: Effort = Effort {
 
 struct Bench {
     dir: tempfile::TempDir,
-    threads: usize,
+    shape: Shape,
     effort: Effort,
     clients: Vec<usize>,
     group: Group,
@@ -124,7 +126,12 @@ pub(crate) async fn main(args: &Args) -> Result<()> {
     } else {
         Some(Floor::start(dir.path()).await?)
     };
-    let group = Group::start(dir.path(), args.threads, false).await?;
+    let shape = Shape {
+        threads: args.threads,
+        lease_reads: false,
+        slow: None,
+    };
+    let group = Group::start(dir.path(), shape).await?;
     let clients = if args.clients.is_empty() {
         effort.clients.to_vec()
     } else {
@@ -132,7 +139,7 @@ pub(crate) async fn main(args: &Args) -> Result<()> {
     };
     let mut bench = Bench {
         dir,
-        threads: args.threads,
+        shape,
         effort,
         clients,
         group,
@@ -142,6 +149,9 @@ pub(crate) async fn main(args: &Args) -> Result<()> {
     let wanted = |part| args.only.is_none_or(|only| only == part);
     if wanted(Part::Puts) {
         bench.puts().await?;
+    }
+    if wanted(Part::SlowDisk) {
+        bench.slow_disk().await?;
     }
     if wanted(Part::Reads) {
         bench.reads().await?;
@@ -178,37 +188,23 @@ impl Bench {
     async fn puts(&mut self) -> Result<()> {
         for clients in self.clients.clone() {
             let floor = self.floor_puts(clients).await?;
-            let before = self.group.usage().await?;
-            let (client, counter, failed) =
-                (self.group.client.clone(), Counter::default(), Counter::default());
-            let (puts, failures) = (counter.clone(), failed.clone());
-            let shown = load::run(clients, self.effort.load, move || {
-                let (client, command, failed) = (client.clone(), put(counter.next()), failed.clone());
-                async move {
-                    // On a busy machine a leader may be replaced; what that costs is part of the figure.
-                    if client.propose(command).await.is_err() {
-                        failed.next();
-                    }
-                    Ok(())
-                }
-            })
-            .await?;
-            let after = self.group.usage().await?;
+            let load = put_load(&self.group, clients, self.effort.load).await?;
             let case = format!("put {VALUE_BYTES} B, {clients} clients");
-            self.rates(&case, &shown, floor.as_ref());
-            self.cost(&case, &shown, before, after);
-            let (puts, failures) = (puts.next(), failures.next());
-            anyhow::ensure!(failures * 20 <= puts, "{failures} of {puts} puts failed");
-            let failures = u32::try_from(failures).unwrap_or(u32::MAX);
-            if failures > 0 {
-                self.report
-                    .add(case, "failed", (f64::from(failures), "calls"), &[]);
-            }
+            self.loaded(&case, &load, floor.as_ref());
         }
         let resident = self.group.resident_mib();
         self.report
             .add("after the puts", "memory", (resident, "MiB"), &[]);
         Ok(())
+    }
+
+    fn loaded(&mut self, case: &str, load: &Load, floor: Option<&Shown>) {
+        self.rates(case, &load.shown, floor);
+        self.cost(case, load);
+        if load.failed > 0 {
+            self.report
+                .add(case, "failed", (f64::from(load.failed), "calls"), &[]);
+        }
     }
 
     async fn floor_puts(&self, clients: usize) -> Result<Option<Shown>> {
@@ -233,21 +229,25 @@ impl Bench {
     }
 
     /// What the three nodes have used for each request, warm-up included.
-    fn cost(&mut self, case: &str, shown: &Shown, before: Usage, after: Usage) {
+    fn cost(&mut self, case: &str, load: &Load) {
         let whole = self.effort.load + self.effort.load / WARM_UP;
-        let requests = (shown.per_second() * whole.as_secs_f64()).max(1.0);
-        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6 / requests;
-        let syncs = u32::try_from(after.syncs.saturating_sub(before.syncs)).unwrap_or(u32::MAX);
+        let requests = (load.shown.per_second() * whole.as_secs_f64()).max(1.0);
+        let cpu = load.after.cpu.saturating_sub(load.before.cpu).as_secs_f64() * 1e6 / requests;
+        let syncs = load.after.syncs.saturating_sub(load.before.syncs);
+        let syncs = f64::from(u32::try_from(syncs).unwrap_or(u32::MAX));
         self.report.add(case, "cpu", (cpu, "us"), &[]);
-        self.report
-            .add(case, "fsyncs", (f64::from(syncs) / requests, "each"), &[]);
+        self.report.add(case, "fsyncs", (syncs / requests, "each"), &[]);
     }
 
     /// From a group of its own: lease reads are for all or none, and would keep fail-over waiting.
     async fn reads(&mut self) -> Result<()> {
         let dir = self.dir.path().join("reads");
         std::fs::create_dir(&dir)?;
-        let group = Group::start(&dir, self.threads, true).await?;
+        let shape = Shape {
+            lease_reads: true,
+            ..self.shape
+        };
+        let group = Group::start(&dir, shape).await?;
         group.client.propose(put(0)).await?;
         for clients in [1, 64] {
             for (name, consistency) in [
@@ -294,6 +294,40 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// What a load of puts has shown.
+struct Load {
+    shown: Shown,
+    before: Usage,
+    after: Usage,
+    failed: u32,
+}
+
+/// Puts by so many clients at a time.
+async fn put_load(group: &Group, clients: usize, duration: Duration) -> Result<Load> {
+    let before = group.usage().await?;
+    let (client, counter, failed) = (group.client.clone(), Counter::default(), Counter::default());
+    let (puts, failures) = (counter.clone(), failed.clone());
+    let shown = load::run(clients, duration, move || {
+        let (client, command, failed) = (client.clone(), put(counter.next()), failed.clone());
+        async move {
+            // On a busy machine a leader may be replaced; what that costs is part of the figure.
+            if client.propose(command).await.is_err() {
+                failed.next();
+            }
+            Ok(())
+        }
+    })
+    .await?;
+    let (puts, failures) = (puts.next(), failures.next());
+    anyhow::ensure!(failures * 20 <= puts, "{failures} of {puts} puts failed");
+    Ok(Load {
+        shown,
+        before,
+        after: group.usage().await?,
+        failed: u32::try_from(failures).unwrap_or(u32::MAX),
+    })
 }
 
 /// Time from this moment until the first of many writes is acknowledged.

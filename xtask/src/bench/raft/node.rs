@@ -9,9 +9,11 @@ use std::{
 
 use anyhow::Result;
 use rivven_admin::MetricsRecorder;
-use rivven_raft::{InitializeError, KvStore, NodeDir, NodeId, PeerAddr, RaftConfig, RaftNode};
+use rivven_raft::{
+    DiskPace, InitializeError, KvStore, NodeDir, NodeId, PeerAddr, RaftConfig, RaftNode, SimulatedDisk,
+};
 use rivven_transport::{
-    Class, LocalIdentity, Method, QuicKeys, QuicTransport, Router, Transport,
+    Class, LocalIdentity, Method, QuicKeys, QuicTransport, Rejection, Router, Transport,
     identity::{NodeIdentity, Roles},
 };
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,9 @@ pub(crate) struct NodeArgs {
     /// Allows lease reads.
     #[arg(long)]
     lease_reads: bool,
+    /// Keeps the log on a simulated disk, of which each sync takes so many microseconds, in place of a file.
+    #[arg(long)]
+    sync_takes_us: Option<u64>,
 }
 
 /// What a node says of itself.
@@ -59,6 +64,21 @@ impl Method for AskStats {
     const ROLES: Roles = Roles::ANY;
     type Request = ();
     type Response = Stats;
+}
+
+/// Has a node take leadership over.
+#[derive(Debug)]
+pub(super) struct TakeOver;
+
+impl Method for TakeOver {
+    const ID: u16 = 0x8011;
+    const NAME: &'static str = "bench-take-over";
+    const CLASS: Class = Class::Control;
+    const MAX_REQUEST: usize = 64;
+    const MAX_RESPONSE: usize = 64;
+    const ROLES: Roles = Roles::ANY;
+    type Request = ();
+    type Response = ();
 }
 
 /// Runs until its standard input ends.
@@ -95,6 +115,14 @@ async fn run(args: &NodeArgs) -> Result<()> {
     if args.lease_reads {
         builder = builder.lease_reads();
     }
+    if let Some(sync) = args.sync_takes_us.map(Duration::from_micros) {
+        let disk = SimulatedDisk::new(args.node);
+        disk.set_pace(DiskPace {
+            sync,
+            ..DiskPace::default()
+        });
+        builder = builder.simulated_disk(&disk);
+    }
     let node = builder.start().await?;
     if args.node == 1 {
         match node.initialize(members).await {
@@ -109,6 +137,14 @@ async fn run(args: &NodeArgs) -> Result<()> {
             applied: told.status().applied_index.unwrap_or(0),
         };
         async move { Ok(stats) }
+    });
+    let taker = node.clone();
+    router.register::<TakeOver, _, _>(move |_, ()| {
+        let taker = taker.clone();
+        async move {
+            let taken = taker.transfer_leader(taker.status().node_id).await;
+            taken.map_err(|error| Rejection::new("not-taken-over", error.to_string()))
+        }
     });
     println!("ready");
     let mut end = Vec::new();
