@@ -3,7 +3,7 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio::sync::{RwLock, watch};
 use crate::{
     ApplyCtx, StateMachine,
     codec::{KIND_BLANK, KIND_COMMAND, KIND_MEMBERSHIP},
+    membership::{Gate, Journal},
     snapshot::SnapshotData,
     system::{
         Admission, Features, Reply, SessionTag, System, SystemCommand, SystemResponse, body_crc,
@@ -36,6 +37,8 @@ pub(crate) struct Shared<S> {
     /// The state before the first entry, to begin with again when a snapshot has left half a state behind.
     initial: Mutex<WriteSnapshot>,
     applied: watch::Sender<Option<u64>>,
+    gate: Arc<Gate>,
+    journal: Arc<Journal>,
 }
 
 /// Writes a snapshot that was taken.
@@ -48,6 +51,8 @@ struct Applied<S> {
     membership: StoredMembership,
     /// Whether half of a snapshot is in it, and it could not be emptied.
     torn: bool,
+    gate: Arc<Gate>,
+    journal: Arc<Journal>,
 }
 
 impl<S: StateMachine> Shared<S> {
@@ -64,12 +69,26 @@ impl<S: StateMachine> Shared<S> {
             last: None,
             membership: StoredMembership::default(),
             torn: false,
+            gate: Arc::default(),
+            journal: Arc::default(),
         };
         Self {
+            gate: Arc::clone(&state.gate),
+            journal: Arc::clone(&state.journal),
             state: RwLock::new(state),
             initial: Mutex::new(write),
             applied: watch::Sender::new(None),
         }
+    }
+
+    /// Who may speak to this node, as the state says.
+    pub(crate) const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The last changes of the membership.
+    pub(crate) const fn journal(&self) -> &Arc<Journal> {
+        &self.journal
     }
 
     /// Index of the last entry applied.
@@ -176,6 +195,7 @@ impl<S: StateMachine> Shared<S> {
                 Err(error) => Err(format!("{cause}; nor can the state be emptied: {error}")),
             },
         };
+        state.gate.follow(&state.system.members);
         let last = state.last.map(|id| id.index);
         if let Some(last) = last {
             contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
@@ -270,7 +290,9 @@ impl<S: StateMachine> Applied<S> {
                 Bytes::new()
             }
             EntryPayload::Membership(membership) => {
-                self.membership = StoredMembership::new(Some(id), membership);
+                let membership = StoredMembership::new(Some(id), membership);
+                self.journal.membership(id.index, &self.membership, &membership);
+                self.membership = membership;
                 add(KIND_MEMBERSHIP, 0, &[], &[], &mut self.system);
                 Bytes::new()
             }
@@ -310,9 +332,19 @@ impl<S: StateMachine> Applied<S> {
             contain(|| self.machine.tick(&ctx)).map_err(|cause| at(id, &cause))?;
             SystemResponse::Done
         } else {
-            self.system
+            let member = match &command {
+                SystemCommand::Member(command) => Some(command.clone()),
+                _ => None,
+            };
+            let response = self
+                .system
                 .apply(id.index, command)
-                .map_err(|cause| at(id, &cause))?
+                .map_err(|cause| at(id, &cause))?;
+            if let (Some(command), SystemResponse::Done) = (member, &response) {
+                self.journal.command(id.index, &command);
+                self.gate.follow(&self.system.members);
+            }
+            response
         };
         let encode = |response| encode_system_response(response).map_err(|error| not_encoded(id, &error));
         Ok(Answer {

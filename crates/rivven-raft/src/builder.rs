@@ -1,5 +1,7 @@
 //! Starting a node: what is given, what is checked, what is wired.
 
+mod members;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use rivven_raft_store::{MemLogStore, NodeDir, SimulatedDisk, WriterMode};
@@ -23,6 +25,8 @@ use crate::{
     system::{Features, RIVVEN_FEATURE},
 };
 
+use self::members::{MemberSettings, introduce_as};
+
 /// Name of the cluster that nodes without another name belong to.
 const DEFAULT_CLUSTER: &str = "rivven";
 
@@ -44,6 +48,7 @@ pub struct RaftBuilder<S: StateMachine> {
     seed: Option<u64>,
     features: BTreeMap<String, u32>,
     lease_reads: bool,
+    members: MemberSettings,
 }
 
 impl<S: StateMachine> fmt::Debug for RaftBuilder<S> {
@@ -73,6 +78,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             seed: None,
             features: BTreeMap::new(),
             lease_reads: false,
+            members: MemberSettings::default(),
         }
     }
 
@@ -192,8 +198,12 @@ impl<S: StateMachine> RaftBuilder<S> {
     /// The settings contradict each other or the data directory cannot be used; nothing was changed.
     pub async fn start(self) -> Result<RaftNode<S>, StartError> {
         let timing = Timing::of(&self.config)?;
-        let voters = self.config.voters()?;
         let node_id = self.config.node_id;
+        let mut voters = self.config.voters()?;
+        if self.members.joining.is_some() {
+            voters.remove(&node_id);
+        }
+        let durable = self.dir.is_some();
         let machine = self.machine.ok_or(StartError::NoStateMachine)?;
         if let Some(dir) = &self.dir {
             check_identity(node_id, dir.node(), "data directory")?;
@@ -202,8 +212,10 @@ impl<S: StateMachine> RaftBuilder<S> {
             Some((transport, router)) => (transport, router, None),
             None => {
                 let fabric = self.fabric.unwrap_or_else(|| Fabric::named(&self.cluster_name));
+                let founders = self.members.joining.is_none().then_some(&voters);
                 let router = Router::new();
-                let transport = fabric.join(node_id, &self.cluster_name, &voters, router.clone())?;
+                let node = (node_id, self.cluster_name.as_str());
+                let transport = fabric.join(node, self.dir.as_ref(), founders, router.clone())?;
                 (transport, router, Some(fabric))
             }
         };
@@ -216,7 +228,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             cluster_name: self.cluster_name,
             timing,
             snapshot_every: self.snapshot_every,
-            durable: self.dir.is_some(),
+            durable,
             lease_reads: self.lease_reads,
         };
         let (disk, snapshots) = match self.dir {
@@ -238,18 +250,26 @@ impl<S: StateMachine> RaftBuilder<S> {
             disk,
             stages: Arc::default(),
             promise: self.lease_reads.then(|| Arc::new(Promise::new(timing.lease()))),
+            policy: self.members.policy(timing, durable),
         };
         let inner = Inner::start(plant, fabric).await?;
-        service::register(&router, &inner);
-        if inner.promise.is_none() {
-            let watch = watch_leader(Arc::downgrade(&inner), timing.knock_interval());
-            drop(inner.scope.group().spawn(watch));
-        }
+        serve(&router, &inner, timing);
         let node = RaftNode::of(inner);
-        if node.inner().fabric.is_some() {
-            found(&node, voters.into_iter()).await?;
+        match self.members.joining {
+            Some(join) => introduce_as(&node, join, voters.into_iter().collect()),
+            None if node.inner().fabric.is_some() => found(&node, voters.into_iter()).await?,
+            None => {}
         }
         Ok(node)
+    }
+}
+
+/// Answers peers, and looks after the leader unless lease reads count on its lease.
+fn serve<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>, timing: Timing) {
+    service::register(router, node);
+    if node.promise.is_none() {
+        let watch = watch_leader(Arc::downgrade(node), timing.knock_interval());
+        drop(node.scope.group().spawn(watch));
     }
 }
 

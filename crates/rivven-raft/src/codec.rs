@@ -5,9 +5,11 @@
 use bytes::Bytes;
 use openraft::EntryPayload;
 use rivven_raft_store::{CodecError, EntryCodec, FieldReader, get_membership, put_membership, put_u64};
-use rivven_types::PeerAddr;
+use rivven_types::{InstanceId, PeerAddr};
 
-use crate::types::{LogCommand, LogEntry, LogId, StoredMembership, TypeConfig, Vote, log_id, term_of, vote};
+use crate::types::{
+    LogCommand, LogEntry, LogId, Seat, StoredMembership, TypeConfig, Vote, log_id, term_of, vote,
+};
 
 /// Version of the encoding. 0 is unstable: refused once there is a 1.
 const FORMAT: u8 = 0;
@@ -32,7 +34,7 @@ impl EntryCodec<TypeConfig> for LogCodec {
             }
             EntryPayload::Membership(membership) => {
                 out.push(KIND_MEMBERSHIP);
-                put_membership(out, membership, put_addr);
+                put_membership(out, membership, put_seat);
             }
         }
         Ok(())
@@ -47,7 +49,7 @@ impl EntryCodec<TypeConfig> for LogCodec {
                 let body = Bytes::copy_from_slice(fields.take(fields.rest().len())?);
                 EntryPayload::Normal(LogCommand { namespace, body })
             }
-            KIND_MEMBERSHIP => EntryPayload::Membership(get_membership(&mut fields, get_addr)?),
+            KIND_MEMBERSHIP => EntryPayload::Membership(get_membership(&mut fields, get_seat)?),
             kind => {
                 return Err(CodecError::Unknown {
                     what: "entry kind",
@@ -93,7 +95,7 @@ impl EntryCodec<TypeConfig> for LogCodec {
             put_u64(out, term_of(id));
             put_u64(out, id.index);
         }
-        put_membership(out, stored.membership(), put_addr);
+        put_membership(out, stored.membership(), put_seat);
         Ok(())
     }
 
@@ -104,19 +106,32 @@ impl EntryCodec<TypeConfig> for LogCodec {
         } else {
             None
         };
-        let membership = get_membership(&mut fields, get_addr)?;
+        let membership = get_membership(&mut fields, get_seat)?;
         fields.finish()?;
         Ok(StoredMembership::new(id, membership))
     }
 }
 
-fn put_addr(addr: &PeerAddr, out: &mut Vec<u8>) {
-    out.extend_from_slice(addr.to_string().as_bytes());
+/// Of a place: 0, or 1 and the 16 bytes of its data directory; then the address to the end.
+fn put_seat(place: &Seat, out: &mut Vec<u8>) {
+    out.push(u8::from(place.instance.is_some()));
+    if let Some(instance) = place.instance {
+        out.extend_from_slice(&instance.to_bytes());
+    }
+    out.extend_from_slice(place.addr.to_string().as_bytes());
 }
 
-fn get_addr(bytes: &[u8]) -> Result<PeerAddr, CodecError> {
-    let addr = std::str::from_utf8(bytes).map_err(CodecError::invalid)?;
-    addr.parse().map_err(CodecError::invalid)
+fn get_seat(bytes: &[u8]) -> Result<Seat, CodecError> {
+    let mut fields = FieldReader::new(bytes);
+    let instance = if fields.bool()? {
+        let bytes = fields.take(16)?.try_into().map_err(CodecError::invalid)?;
+        Some(InstanceId::from_bytes(bytes))
+    } else {
+        None
+    };
+    let addr = std::str::from_utf8(fields.take(fields.rest().len())?).map_err(CodecError::invalid)?;
+    let addr: PeerAddr = addr.parse().map_err(CodecError::invalid)?;
+    Ok(Seat { addr, instance })
 }
 
 #[cfg(test)]
@@ -128,17 +143,20 @@ mod tests {
     use super::*;
     use crate::types::Membership;
 
-    fn addr(node: u64) -> PeerAddr {
-        format!("node{node}:9093").parse().unwrap()
+    fn place(node: u64) -> Seat {
+        Seat {
+            addr: format!("node{node}:9093").parse().unwrap(),
+            instance: (node == 1).then(|| InstanceId::from_bytes([7; 16])),
+        }
     }
 
     fn some_membership() -> Membership {
         let configs = vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([2, 3, 4])];
-        let nodes: BTreeMap<_, _> = (1..=5).map(|node| (node, addr(node))).collect();
+        let nodes: BTreeMap<_, _> = (1..=5).map(|node| (node, place(node))).collect();
         Membership::new(configs, nodes).unwrap()
     }
 
-    fn payloads() -> Vec<EntryPayload<LogCommand, u64, PeerAddr>> {
+    fn payloads() -> Vec<EntryPayload<LogCommand, u64, Seat>> {
         let command = LogCommand {
             namespace: 1,
             body: Bytes::from_static(b"body"),
@@ -193,14 +211,22 @@ mod tests {
         LogCodec::encode_vote(&vote(3, 7, true), &mut bytes);
         assert_eq!(bytes, b"\x00\x03\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x01");
         bytes.clear();
-        let membership = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, addr(1))])).unwrap();
+        let membership = Membership::new(
+            vec![BTreeSet::from([1])],
+            BTreeMap::from([(1, place(1)), (2, place(2))]),
+        )
+        .unwrap();
         let stored = StoredMembership::new(Some(log_id(2, 5)), membership);
         LogCodec::encode_membership(&stored, &mut bytes).unwrap();
         let numbers = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
         let expected = [
             b"\x00\x01".to_vec(),
-            numbers(&[2, 5, 1, 1, 1, 1, 1, 10]),
+            numbers(&[2, 5, 1, 1, 1, 2, 1, 27]),
+            b"\x01".to_vec(),
+            vec![7; 16],
             b"node1:9093".to_vec(),
+            numbers(&[2, 11]),
+            b"\x00node2:9093".to_vec(),
         ];
         assert_eq!(bytes, expected.concat());
     }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use rivven_raft_store::NodeDir;
 use rivven_transport::{
     BootEpoch, ClusterId, InstanceId, LocalIdentity, MemoryNetwork, MemoryNetworkError, Router, Transport,
 };
@@ -91,27 +92,32 @@ impl Fabric {
         &self.0.network
     }
 
-    /// Adds a node, after checking that it names the founders that the others name.
+    /// Adds a node, after checking that it names the founders that the others name, if it is one of them. One with a data directory
+    /// is that directory's instance; one without is another instance at every start.
     pub(crate) fn join(
         &self,
-        node: NodeId,
-        cluster_name: &str,
-        voters: &BTreeSet<NodeId>,
+        (node, cluster_name): (NodeId, &str),
+        disk: Option<&NodeDir>,
+        voters: Option<&BTreeSet<NodeId>>,
         router: Router,
     ) -> Result<Transport, StartError> {
         let mut founders = lock(&self.0.voters);
-        if let Some(there) = founders.as_ref().filter(|there| *there != voters) {
+        let differ = founders
+            .as_ref()
+            .zip(voters)
+            .filter(|(there, here)| there != here);
+        if let Some((there, here)) = differ {
             return Err(StartError::DifferentVoters {
                 node,
-                here: voters.iter().copied().collect(),
+                here: here.iter().copied().collect(),
                 there: there.iter().copied().collect(),
             });
         }
         let identity = LocalIdentity {
             cluster: self.0.cluster,
             node,
-            instance: InstanceId::from_random(random_bytes()),
-            boot_epoch: BootEpoch(1),
+            instance: disk.map_or_else(|| InstanceId::from_random(random_bytes()), NodeDir::instance),
+            boot_epoch: disk.map_or(BootEpoch(1), NodeDir::boot_epoch),
         };
         let transport = self
             .0
@@ -126,7 +132,9 @@ impl Fabric {
                     cause: other.to_string(),
                 },
             })?;
-        *founders = Some(voters.clone());
+        if let Some(voters) = voters {
+            *founders = Some(voters.clone());
+        }
         Ok(transport)
     }
 }

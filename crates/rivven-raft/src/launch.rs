@@ -16,6 +16,7 @@ use crate::{
     config::Timing,
     core::{Core, END_GRACE, RaftHandle},
     log_disk::LogDisk,
+    membership::Policy,
     network::Peers,
     promise::Promise,
     repair::Patient,
@@ -103,6 +104,7 @@ pub(crate) struct Plant<S: StateMachine> {
     pub(crate) stages: Arc<Stages>,
     /// `None` while lease reads are off.
     pub(crate) promise: Option<Arc<Promise>>,
+    pub(crate) policy: Policy,
 }
 
 impl<S: StateMachine> Plant<S> {
@@ -206,6 +208,7 @@ impl<S: StateMachine> Plant<S> {
         };
         let peers = Peers {
             transport: self.transport.clone(),
+            gate: Arc::clone(self.shared.gate()),
         };
         if let Some(promise) = &self.promise {
             promise.forgotten();

@@ -23,6 +23,7 @@ mod launch;
 mod lead;
 mod log_disk;
 mod machine;
+mod membership;
 mod network;
 mod node;
 mod promise;
@@ -62,6 +63,11 @@ pub use kv::{
 };
 pub use kv_watch::{KvUpdate, KvWatch, KvWatchError, WatchFrom};
 pub use machine::{ApplyCtx, Refusal, StateMachine};
+pub use membership::{
+    JoinAs, JoinRequest, MAX_MEMBERS, MAX_MEMBERSHIP_EVENTS, MemberChange, MemberChanged, MemberError,
+    MemberHold, MemberInfo, MemberOptions, MemberRefusal, MemberRole, MemberStanding, MemberStep,
+    MembershipEvent, MembershipEventKind, MembershipPlan, MembershipView, QuorumState, ask_to_join,
+};
 pub use node::RaftNode;
 pub use propose::{ProposalId, ProposeOptions};
 pub use read::{Consistency, Read};
@@ -76,7 +82,7 @@ pub use tick::TICK_INTERVAL;
 
 pub use rivven_raft_store::{DiskPace, DiskStats, NodeDir, NodeDirError, SimulatedDisk};
 pub use rivven_transport::{MemoryNetwork, Outcome, TaskGroup, identity::Role as CallerRole};
-pub use rivven_types::{NodeId, PeerAddr};
+pub use rivven_types::{InstanceId, NodeId, PeerAddr};
 
 /// Most bytes of one encoded command; larger ones are refused before they are proposed.
 pub const MAX_COMMAND_BYTES: usize = 4 << 20;

@@ -2,7 +2,7 @@
 
 mod pipeline;
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{
     Stream,
@@ -19,17 +19,18 @@ use openraft::{
     },
 };
 use rivven_transport::{CallCtx, CallError, Method, PeerStatus, TransferCtx, Transport};
-use rivven_types::{NodeId, PeerAddr};
+use rivven_types::NodeId;
 
 use metrics::Histogram;
 use openraft_rt::AsyncRuntime;
 use tokio::time::Instant;
 
 use crate::{
+    membership::Gate,
     runtime::NodeRuntime,
     snapshot::SnapshotData,
     stages::replicate_seconds,
-    types::{LogEntry, LogId, Snapshot, TypeConfig, Vote},
+    types::{LogEntry, LogId, Seat, Snapshot, TypeConfig, Vote},
     wire::{
         AppendEntries, ENTRY_OVERHEAD_BYTES, Heartbeat, InstallSnapshot, MAX_APPEND_BYTES, RequestPreVote,
         RequestVote, SNAPSHOT_PIECE_BYTES, TransferLeader, WireAppendResponse, WireSnapshotOffer,
@@ -54,11 +55,13 @@ type StreamingResult<T> = Result<T, StreamingError<TypeConfig>>;
 #[derive(Debug)]
 pub(crate) struct Peers {
     pub(crate) transport: Transport,
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// One peer, on one of its lanes.
 pub(crate) struct Peer {
     transport: Transport,
+    gate: Arc<Gate>,
     to: NodeId,
     lane: Lane,
     replicated: Histogram,
@@ -72,13 +75,15 @@ enum Lane {
 }
 
 impl Peers {
-    fn peer(&self, to: NodeId, addr: &PeerAddr, lane: Lane) -> Peer {
+    fn peer(&self, to: NodeId, place: &Seat, lane: Lane) -> Peer {
         // The membership's address is where the peer was when it was added; one learned since is better.
         if self.transport.status(to) == PeerStatus::Unknown {
-            self.transport.set_address(to, addr.clone());
+            self.transport.set_address(to, place.addr.clone());
         }
+        self.gate.bind(to, place.instance);
         Peer {
             transport: self.transport.clone(),
+            gate: Arc::clone(&self.gate),
             to,
             lane,
             replicated: replicate_seconds(to),
@@ -89,15 +94,15 @@ impl Peers {
 impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: NodeId, node: &PeerAddr) -> Peer {
+    async fn new_client(&mut self, target: NodeId, node: &Seat) -> Peer {
         self.peer(target, node, Lane::Replication)
     }
 
-    async fn new_heartbeat_client(&mut self, target: NodeId, node: &PeerAddr) -> Peer {
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Seat) -> Peer {
         self.peer(target, node, Lane::Heartbeat)
     }
 
-    async fn new_snapshot_client(&mut self, target: NodeId, node: &PeerAddr) -> Peer {
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &Seat) -> Peer {
         self.peer(target, node, Lane::Snapshot)
     }
 }
@@ -109,14 +114,29 @@ impl Peer {
         timeout: Duration,
         action: RPCTypes,
     ) -> RpcResult<M::Response> {
-        self.transport
+        self.meet()
+            .map_err(|stranger| RPCError::Unreachable(Unreachable::from_string(stranger)))?;
+        let response = self
+            .transport
             .call::<M>(self.to, request, CallCtx::timeout(timeout))
             .await
-            .map_err(|error| self.rpc_error(&error, action, timeout))
+            .map_err(|error| self.rpc_error(&error, action, timeout))?;
+        // It may have come back with another disk while the call was under way: then this is the answer of a
+        // node that has forgotten its vote and its log, and must not count.
+        self.meet()
+            .map_err(|stranger| RPCError::Unreachable(Unreachable::from_string(stranger)))?;
+        Ok(response)
+    }
+
+    /// Refuses whoever answers under the peer's id with another data directory than the membership says.
+    fn meet(&self) -> Result<(), String> {
+        let proven = self.transport.peer(self.to).map(|peer| peer.instance);
+        self.gate.meet(self.to, proven)
     }
 
     /// `Unreachable` makes the core back off; a deadline has already waited.
     fn rpc_error(&self, error: &CallError, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
+        self.gate.note(self.to, error);
         match error {
             CallError::Deadline => RPCError::Timeout(Timeout {
                 action,
@@ -145,7 +165,7 @@ fn entry_bytes(entry: &LogEntry) -> usize {
     let body = match &entry.payload {
         EntryPayload::Blank => 0,
         EntryPayload::Normal(command) => command.body.len(),
-        // Ids and addresses; a host name has at most 253 bytes.
+        // Ids, addresses and data directories; a host name has at most 253 bytes.
         EntryPayload::Membership(membership) => membership.nodes().count() * 512,
     };
     body + ENTRY_OVERHEAD_BYTES
@@ -291,6 +311,7 @@ impl Peer {
         vote: Vote,
         snapshot: &Snapshot<SnapshotData>,
     ) -> StreamingResult<SnapshotResponse<TypeConfig>> {
+        self.meet().map_err(interrupted)?;
         let data = &snapshot.snapshot;
         let transfer = data.transfer();
         let offer = WireSnapshotOffer {
@@ -314,6 +335,7 @@ impl Peer {
             .transport
             .send_stream::<InstallSnapshot, _, _>(self.to, &offer, piece_at, ctx)
             .await;
+        self.meet().map_err(interrupted)?;
         match sent {
             Ok(WireSnapshotReceipt::Installed(vote) | WireSnapshotReceipt::HigherVote(vote)) => {
                 Ok(SnapshotResponse::new(vote.into()))

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use openraft::{async_runtime::watch::WatchReceiver, errors::RaftError};
 use rivven_raft_store::NodeDir;
 use rivven_transport::{CallCtx, CallError, PeerStatus, Transport};
-use rivven_types::{NodeId, PeerAddr};
+use rivven_types::{InstanceId, NodeId, PeerAddr};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     courier::Courier,
     divergence::compare_replicas,
     launch::{Disk, Plant},
+    membership::Driver,
     promise::Promise,
     read::ReadRounds,
     reception::Reception,
@@ -33,7 +34,7 @@ use crate::{
     submit::{RETRY_INTERVAL, Room},
     supervise::supervise,
     system::Levels,
-    types::Vote,
+    types::{Seat, Vote},
     wire::{Ping, TransferTo, WireTransferToResponse},
 };
 
@@ -92,6 +93,7 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) scope: NodeScope,
     pub(crate) source: Arc<StatusSource>,
     pub(crate) reception: Reception,
+    pub(crate) driver: Arc<Driver<S>>,
     /// The feature levels of this release and this application.
     pub(crate) supported: Levels,
     pub(crate) room: Room,
@@ -161,7 +163,29 @@ impl<S: StateMachine> RaftNode<S> {
     /// [`InitializeError::AlreadyInitialized`] when the node has a log, as after a restart; otherwise
     /// nothing was changed either.
     pub async fn initialize(&self, voters: BTreeMap<NodeId, PeerAddr>) -> Result<(), InitializeError> {
-        self.inner().initialize(voters).await
+        let unbound = |(node, addr)| (node, Seat::unbound(addr));
+        self.inner()
+            .initialize(voters.into_iter().map(unbound).collect())
+            .await
+    }
+
+    /// As [`Self::initialize`], with the data directories of the founders: from the first entry on no other
+    /// one can take the place of a founder. Without them the leader binds each founder to the directory that
+    /// it first comes with.
+    ///
+    /// # Errors
+    /// As [`Self::initialize`].
+    pub async fn initialize_bound(
+        &self,
+        voters: BTreeMap<NodeId, (PeerAddr, InstanceId)>,
+    ) -> Result<(), InitializeError> {
+        let bound = |(node, (addr, instance))| {
+            let instance = Some(instance);
+            (node, Seat { addr, instance })
+        };
+        self.inner()
+            .initialize(voters.into_iter().map(bound).collect())
+            .await
     }
 
     /// This node's view of itself and its group.
@@ -240,6 +264,7 @@ impl<S: StateMachine> Inner<S> {
             scope: plant.scope.clone(),
             source: Arc::clone(&source),
             reception: Reception::default(),
+            driver: Driver::start(&plant, &slot, &source),
             supported: plant
                 .shared
                 .read_system(|system| system.features.supported().clone())
@@ -305,7 +330,7 @@ impl<S: StateMachine> Inner<S> {
         self.source.metrics().borrow_watched().vote
     }
 
-    pub(crate) async fn initialize(&self, voters: BTreeMap<NodeId, PeerAddr>) -> Result<(), InitializeError> {
+    pub(crate) async fn initialize(&self, voters: BTreeMap<NodeId, Seat>) -> Result<(), InitializeError> {
         let founders: Vec<NodeId> = voters.keys().copied().collect();
         let raft = self.raft().map_err(|down| InitializeError::Stopped {
             cause: down.to_string(),

@@ -60,6 +60,7 @@ async fn receive<S: StateMachine>(
     };
     let (attempt, snapshots) = {
         let node = running(&node)?;
+        node.shared.gate().vet(&caller)?;
         // Disk and memory are taken only for a leader that is not already superseded.
         let current = node.current_vote();
         if current > Vote::from(offer.vote) {

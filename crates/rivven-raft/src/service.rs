@@ -16,6 +16,7 @@ use rivven_types::NodeId;
 
 use crate::{
     StateMachine, hint,
+    membership::{self, AskMembership, RemovedNotice},
     node::Inner,
     read::{Freshness, ReadIndexFailure},
     reception, repair,
@@ -49,6 +50,8 @@ pub(crate) fn register<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>) {
         let kept = node.shared.read_system(|system| system.chain.kept_upto(upto));
         Ok(kept.await)
     });
+    route::<AskMembership, S, _, _>(router, node, membership::answer);
+    route::<RemovedNotice, S, _, _>(router, node, removed);
     route::<Ping, S, _, _>(router, node, |_, _, ()| async { Ok(()) });
     reception::register(router, node);
     hint::register(router, node);
@@ -65,7 +68,11 @@ where
     let node: Weak<Inner<S>> = Arc::downgrade(node);
     router.register::<M, _, _>(move |caller, request| {
         let node = running(&node);
-        async move { handler(node?, caller, request).await }
+        async move {
+            let node = node?;
+            node.shared.gate().vet(&caller)?;
+            handler(node, caller, request).await
+        }
     });
 }
 
@@ -181,6 +188,14 @@ async fn transfer_leader<S: StateMachine>(
             actual: actual.map(Into::into),
         },
     })
+}
+
+/// The leader says that this node is no member any more.
+async fn removed<S: StateMachine>(node: Arc<Inner<S>>, caller: Caller, (): ()) -> Result<(), Rejection> {
+    if node.leader().ok().flatten() == Some(caller.peer.node) {
+        node.source.remove();
+    }
+    Ok(())
 }
 
 async fn read_index<S: StateMachine>(

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use openraft_rt_tokio::TokioWatchReceiver;
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep};
 
-use crate::{core::Down, snapshot_keeper::SnapshotNews, types::RaftMetrics};
+use crate::{core::Down, membership::MemberRefusal, snapshot_keeper::SnapshotNews, types::RaftMetrics};
 
 /// What a node does in its group (Raft, section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -86,6 +86,8 @@ pub struct RaftStatus {
     /// What is different on this replica from others, if anything is; see [`Digest`](crate::Digest). Compared
     /// every 10 s. A node that a majority of the voters differ from stops; this is the alarm before and without that.
     pub divergence: Option<String>,
+    /// Whether the node was removed from the group, and stopped for that.
+    pub removed: bool,
     /// Why the node has stopped, if it has.
     pub stopped: Option<String>,
 }
@@ -200,6 +202,10 @@ pub(crate) struct StatusSource {
     /// Announced whenever a core begins or ends.
     life: tokio::sync::watch::Sender<Life>,
     snapshots: tokio::sync::watch::Receiver<SnapshotNews>,
+    /// Set before the node stops for having been removed from the group.
+    removed: OnceLock<()>,
+    /// Why the group does not let this node in, as last said.
+    refused: tokio::sync::watch::Sender<Option<MemberRefusal>>,
 }
 
 impl StatusSource {
@@ -218,6 +224,8 @@ impl StatusSource {
             patience,
             life: tokio::sync::watch::Sender::default(),
             snapshots,
+            removed: OnceLock::new(),
+            refused: tokio::sync::watch::Sender::new(None),
         }
     }
 
@@ -262,6 +270,37 @@ impl StatusSource {
         // The sender lives as long as this borrow.
         let other = |now: &Leading| now.leader.is_some_and(|now| now != leader);
         let _ = watch.wait_for(other).await;
+    }
+
+    /// The node was removed from the group: it has nobody to speak to any more.
+    pub(crate) fn remove(&self) {
+        if self.stop_reason().is_some() {
+            return;
+        }
+        let _ = self.removed.set(());
+        self.stop(
+            "this node was removed from the cluster; stop it, or let its id in again with `rivven-node member \
+             add` and start it with an empty data directory"
+                .into(),
+        );
+    }
+
+    /// Waits until the node has learned that it was removed.
+    pub(crate) async fn until_removed(&self) {
+        self.until_stopped().await;
+        if self.removed.get().is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Notes whether the group refuses to let this node in.
+    pub(crate) fn refuse(&self, refusal: Option<MemberRefusal>) {
+        self.refused.send_replace(refusal);
+    }
+
+    /// Follows why the group does not let this node in.
+    pub(crate) fn refused(&self) -> tokio::sync::watch::Receiver<Option<MemberRefusal>> {
+        self.refused.subscribe()
     }
 
     /// The node has stopped for good. Keeps the first reason given.
@@ -364,7 +403,7 @@ impl StatusSource {
         let metrics = self.metrics();
         let metrics = metrics.borrow_watched();
         let nodes = metrics.membership_config.nodes();
-        nodes.map(|(node, addr)| (*node, addr.clone())).collect()
+        nodes.map(|(node, seat)| (*node, seat.addr.clone())).collect()
     }
 
     pub(crate) fn status(&self) -> RaftStatus {
@@ -400,6 +439,7 @@ impl StatusSource {
             voters: membership.voter_ids().collect(),
             learners: membership.membership().learner_ids().collect(),
             initialized: membership.membership().nodes().next().is_some(),
+            removed: self.removed.get().is_some(),
             suspended,
             snapshot_failure: self.snapshots.borrow().failure(),
             divergence: self.life.borrow().divergence.clone(),

@@ -28,7 +28,11 @@ pub use self::{
         SESSION_WINDOW, SessionId,
     },
 };
-use crate::{Refusal, service::propose::not_allowed};
+use crate::{
+    Refusal,
+    membership::{MemberCommand, Records},
+    service::propose::not_allowed,
+};
 
 /// The part of the replicated state that wraps every state machine (design decision D13).
 #[derive(Clone, Debug, Default)]
@@ -37,6 +41,7 @@ pub(crate) struct System {
     pub(crate) log_time_ms: u64,
     pub(crate) sessions: Sessions,
     pub(crate) features: Features,
+    pub(crate) members: Records,
     pub(crate) chain: Chain,
 }
 
@@ -53,6 +58,8 @@ pub(crate) enum SystemCommand {
     CloseSession { session: SessionId },
     /// Allows what needs this level of a feature. Cannot be undone.
     Finalize { feature: String, level: u32 },
+    /// Changes what is known and wanted of a member. Proposed by the leader alone, which checks it.
+    Member(MemberCommand),
 }
 
 /// The answer to a [`SystemCommand`].
@@ -82,6 +89,7 @@ impl SystemCommand {
             Self::OpenSession { ttl_ms } => session::check_ttl(*ttl_ms),
             Self::RenewSession { .. } | Self::CloseSession { .. } => Ok(()),
             Self::Finalize { feature, .. } => feature::check_name(feature),
+            Self::Member(command) => command.check(),
         }
     }
 
@@ -89,7 +97,8 @@ impl SystemCommand {
     pub(crate) fn check_from(&self, role: Option<Role>) -> Result<(), Refusal> {
         self.check()?;
         let allowed = match self {
-            Self::Tick { .. } => Roles::of(&[]),
+            // Changes of members are asked of the leader, which checks them against all it knows.
+            Self::Tick { .. } | Self::Member(_) => Roles::of(&[]),
             Self::OpenSession { .. } | Self::RenewSession { .. } | Self::CloseSession { .. } => {
                 Roles::of(&[Role::Node, Role::Operator, Role::Client])
             }
@@ -125,6 +134,10 @@ impl System {
             SystemCommand::CloseSession { session } => answered(self.sessions.close(session)),
             SystemCommand::Finalize { feature, level } => match self.features.finalize(&feature, level)? {
                 Ok(level) => SystemResponse::Finalized { level },
+                Err(refusal) => SystemResponse::Refused(refusal),
+            },
+            SystemCommand::Member(command) => match self.members.apply(command) {
+                Ok(()) => SystemResponse::Done,
                 Err(refusal) => SystemResponse::Refused(refusal),
             },
         })

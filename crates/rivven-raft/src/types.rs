@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use openraft::{impls::leader_id_std, vote::RaftVote};
-use rivven_types::{NodeId, PeerAddr};
+use rivven_types::{InstanceId, NodeId, PeerAddr};
 
 use crate::runtime::NodeRuntime;
 
@@ -17,7 +17,7 @@ openraft::declare_raft_types!(
         D = LogCommand,
         R = LogReply,
         NodeId = NodeId,
-        Node = PeerAddr,
+        Node = Seat,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         AsyncRuntime = NodeRuntime,
@@ -26,11 +26,28 @@ openraft::declare_raft_types!(
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(crate) type LogEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
-pub(crate) type Membership = openraft::Membership<NodeId, PeerAddr>;
+pub(crate) type Membership = openraft::Membership<NodeId, Seat>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snapshot<D> = openraft::type_config::alias::SnapshotOf<TypeConfig, D>;
 pub(crate) type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+
+/// What the membership says of a member: where it was when it was added, and which disk it is.
+///
+/// The data directory stands in the membership itself, so that a candidate or leader knows whose answers
+/// count from the very entry that makes a node a member, applied or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) addr: PeerAddr,
+    pub(crate) instance: Option<InstanceId>,
+}
+
+impl Seat {
+    /// A place whose data directory is not known.
+    pub(crate) const fn unbound(addr: PeerAddr) -> Self {
+        Self { addr, instance: None }
+    }
+}
 
 /// Namespace of commands to the system state that wraps every state machine.
 pub(crate) const NAMESPACE_SYSTEM: u16 = 0;

@@ -15,15 +15,15 @@ use openraft::{
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse},
 };
 use rivven_transport::{Class, Method, Transfer};
-use rivven_types::{NodeId, PeerAddr};
+use rivven_types::{InstanceId, NodeId, PeerAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Digest, MAX_COMMAND_BYTES, Refusal,
     read::Freshness,
     types::{
-        LogCommand, LogEntry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
-        term_of, vote,
+        LogCommand, LogEntry, LogId, Membership, Seat, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+        log_id, term_of, vote,
     },
 };
 
@@ -182,7 +182,7 @@ impl From<WireVoteResponse> for VoteResponse<TypeConfig> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WireMembership {
     configs: Vec<BTreeSet<NodeId>>,
-    nodes: BTreeMap<NodeId, PeerAddr>,
+    nodes: BTreeMap<NodeId, (PeerAddr, Option<InstanceId>)>,
 }
 
 impl From<&Membership> for WireMembership {
@@ -191,7 +191,7 @@ impl From<&Membership> for WireMembership {
             configs: membership.get_joint_config().clone(),
             nodes: membership
                 .nodes()
-                .map(|(node, addr)| (*node, addr.clone()))
+                .map(|(node, place)| (*node, (place.addr.clone(), place.instance)))
                 .collect(),
         }
     }
@@ -209,7 +209,9 @@ impl TryFrom<WireMembership> for Membership {
         if wire.configs.is_empty() && wire.nodes.is_empty() {
             return Ok(Self::default());
         }
-        Self::new(wire.configs, wire.nodes).map_err(|error| Malformed(error.to_string()))
+        let place = |(node, (addr, instance))| (node, Seat { addr, instance });
+        let nodes: BTreeMap<_, _> = wire.nodes.into_iter().map(place).collect();
+        Self::new(wire.configs, nodes).map_err(|error| Malformed(error.to_string()))
     }
 }
 

@@ -148,6 +148,15 @@ pub enum CallError {
         /// Who refused whom.
         cause: String,
     },
+    /// The peer says that this node has been removed from the cluster, and lets it in no more. Not done, and
+    /// not before the node is added again.
+    #[error("node {node} refuses this node: {cause}")]
+    Removed {
+        /// The peer.
+        node: NodeId,
+        /// What it says.
+        cause: String,
+    },
     /// The two nodes share no protocol version or no cluster. Not done.
     #[error("incompatible peer: {cause}")]
     Incompatible {
@@ -174,6 +183,7 @@ impl CallError {
             | Self::Overloaded { .. }
             | Self::Rejected(_)
             | Self::DuplicateNode { .. }
+            | Self::Removed { .. }
             | Self::Incompatible { .. } => Outcome::NotDone,
             Self::MaybeExecuted { .. } | Self::Deadline => Outcome::Unknown,
         }
@@ -190,6 +200,7 @@ impl CallError {
             Self::Overloaded { .. } => "overloaded",
             Self::Rejected(rejection) => &rejection.code,
             Self::DuplicateNode { .. } => "duplicate-node-id",
+            Self::Removed { .. } => "member-removed",
             Self::Incompatible { .. } => "incompatible",
         }
     }

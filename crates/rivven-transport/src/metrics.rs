@@ -211,6 +211,7 @@ const fn outcome(error: &CallError) -> &'static str {
         CallError::Overloaded { .. } => "overloaded",
         CallError::Rejected(_) => "rejected",
         CallError::DuplicateNode { .. } => "duplicate-node-id",
+        CallError::Removed { .. } => "member-removed",
         CallError::Incompatible { .. } => "incompatible",
     }
 }

@@ -19,7 +19,7 @@ fn snapshot(keys: u64) -> (WireSnapshotOffer, Bytes) {
         let command = KvCommand::put(key.to_string(), vec![7; 300_000]);
         kv.apply(&crate::ApplyCtx::new(key, 9), command);
     }
-    let voters = [1_u64, 2].map(|id| (id, crate::fabric::fabric_addr(id)));
+    let voters = [1_u64, 2].map(|id| (id, crate::types::Seat::unbound(crate::fabric::fabric_addr(id))));
     let membership = openraft::Membership::new(
         vec![[1, 2].into()],
         voters.into_iter().collect::<std::collections::BTreeMap<_, _>>(),

@@ -25,7 +25,9 @@ pub(crate) async fn node_and_peer() -> (RaftNode<KvStore>, Transport) {
     let builder = RaftNode::builder(config.clone()).fabric(&fabric);
     let node = builder.state_machine(KvStore::new()).start().await.unwrap();
     let voters = config.voters().unwrap();
-    let peer = fabric.join(2, "test", &voters, Router::new()).unwrap();
+    let peer = fabric
+        .join((2, "test"), None, Some(&voters), Router::new())
+        .unwrap();
     (node, peer)
 }
 

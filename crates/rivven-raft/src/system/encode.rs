@@ -6,8 +6,11 @@ use super::{
     Chain, Digest, Levels, MAX_KEPT_REPLY_BYTES, System,
     session::{Kept, SessionId, Window},
 };
+use rivven_types::NodeId;
+
 use crate::{
     expiry::Deadline,
+    membership::MemberRecord,
     records::{invalid, read_record, read_u64, read_version, write_record, write_u64},
 };
 
@@ -21,8 +24,8 @@ const MAX_RECORD_BYTES: usize = MAX_KEPT_REPLY_BYTES + 128;
 type SessionRecord = (SessionId, u64, Option<u64>, Window);
 
 impl System {
-    /// Version, log time, the last digest, finalised features; kept digests, sessions and replies, each
-    /// group behind its number.
+    /// Version, log time, the last digest, finalised features; kept digests, sessions, replies and members,
+    /// each group behind its number; removed nodes and fenced data directories.
     pub(crate) fn encode(&self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&[VERSION])?;
         write_u64(out, self.log_time_ms)?;
@@ -42,6 +45,11 @@ impl System {
         for (id, seq, kept) in self.sessions.replies() {
             write_record(out, &(id, seq, kept))?;
         }
+        write_u64(out, self.members.len() as u64)?;
+        for (node, record) in self.members.iter() {
+            write_record(out, &(node, record))?;
+        }
+        write_record(out, &self.members.shut_out())?;
         Ok(())
     }
 
@@ -73,6 +81,13 @@ impl System {
                 return Err(invalid("two kept responses are of one proposal or of one entry"));
             }
         }
+        for _ in 0..read_u64(input)? {
+            let (node, record): (NodeId, MemberRecord) = read_record(input, MAX_RECORD_BYTES)?;
+            system.members.restore(node, record).map_err(invalid)?;
+        }
+        system
+            .members
+            .restore_shut_out(read_record(input, MAX_RECORD_BYTES)?);
         *self = system;
         Ok(())
     }

@@ -255,6 +255,9 @@ fn the_snapshot_is_that_of_version_0() {
         b"\x0a\0\0\0\x05\x02\x06".to_vec(),
         postcard::to_allocvec(&body_crc(b"c")).unwrap(),
         b"\x016".to_vec(),
+        // No member; nobody shut out.
+        number(0),
+        b"\x02\0\0\0\x00\x00".to_vec(),
     ];
     assert_eq!(bytes, expected.concat());
     let golden = 71_678_744_281_162_415_397_912_345_774_360_073_374;
@@ -350,10 +353,14 @@ fn a_snapshot_with_two_replies_of_one_proposal_or_of_one_entry_is_refused() {
     };
     let whole = encoded(&system);
     let replies = [record(1, 8), record(2, 9)].concat();
-    let head = whole.strip_suffix(&replies[..]).unwrap();
-    assert!(restored(&[head, &replies].concat()).is_ok());
+    let mut members = Vec::new();
+    crate::records::write_u64(&mut members, 0).unwrap();
+    crate::records::write_record(&mut members, &crate::membership::Records::default().shut_out()).unwrap();
+    let head = whole.strip_suffix(&members[..]).unwrap();
+    let head = head.strip_suffix(&replies[..]).unwrap();
+    assert!(restored(&[head, &replies, &members].concat()).is_ok());
     for (other, why) in [(record(1, 9), "proposal"), (record(2, 8), "entry")] {
-        let doubled = [head, &record(1, 8), &other].concat();
+        let doubled = [head, &record(1, 8), &other, &members].concat();
         let refused = restored(&doubled).unwrap_err();
         assert!(
             refused.to_string().contains("one proposal or of one entry"),

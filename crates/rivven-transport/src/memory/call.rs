@@ -36,6 +36,10 @@ impl MemoryEnd {
                 let cause = "no such node on the memory network".into();
                 return Err(CallError::Unreachable { node: to, cause });
             };
+            if self.network.lock().denies(to, self.node()) {
+                let cause = format!("node {} has been removed from the cluster", self.node());
+                return Err(CallError::Removed { node: to, cause });
+            }
             if self.network.lock().is_denied(self.node(), to) {
                 let cause = "one of the two nodes denies the other".into();
                 return Err(CallError::Unreachable { node: to, cause });

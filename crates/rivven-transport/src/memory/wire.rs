@@ -80,6 +80,11 @@ impl Hub {
         self.denied.contains(&(one, other)) || self.denied.contains(&(other, one))
     }
 
+    /// Whether `one` denies `other`.
+    pub(super) fn denies(&self, one: NodeId, other: NodeId) -> bool {
+        self.denied.contains(&(one, other))
+    }
+
     /// Denies `other` to `one`, and ends the calls in flight between them, in both directions.
     pub(super) fn deny(&mut self, one: NodeId, other: NodeId) {
         self.denied.insert((one, other));

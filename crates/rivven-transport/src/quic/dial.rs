@@ -378,6 +378,7 @@ fn failed(shared: &Shared, remote: SocketAddr, error: &ConnectionError) -> DialE
     match code {
         Some(close::DUPLICATE_NODE) => DialError::Duplicate(text),
         Some(close::SUPERSEDED) => DialError::Needless,
+        Some(close::REMOVED) => DialError::Removed(text),
         Some(code) if Refusal::is_incompatible(code) => DialError::Incompatible(text),
         Some(_) | None => DialError::Unreachable(text),
     }

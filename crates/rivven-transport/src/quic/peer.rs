@@ -124,6 +124,8 @@ pub(super) enum DialError {
     Duplicate(String),
     /// The one who answered is of another cluster, or speaks no common version.
     Incompatible(String),
+    /// The one who answered says that this node was removed.
+    Removed(String),
     /// The peer is shutting down.
     Leaving,
     /// Another connection of the two makes this one needless.
@@ -138,6 +140,7 @@ impl DialError {
             Self::Unreachable(cause) => CallError::Unreachable { node, cause },
             Self::Duplicate(cause) => CallError::DuplicateNode { cause },
             Self::Incompatible(cause) => CallError::Incompatible { cause },
+            Self::Removed(cause) => CallError::Removed { node, cause },
             Self::Leaving => CallError::NotSent {
                 cause: format!("node {node} is shutting down"),
             },
