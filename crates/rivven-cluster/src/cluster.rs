@@ -26,7 +26,7 @@ use crate::{
     gossip_keys::{self, KeyRequests},
     health,
     inner::{Inner, Stage},
-    joining, probe,
+    joining, membership, probe,
     published::Published,
     ring_meta::RingMeta,
     upkeep,
@@ -164,6 +164,8 @@ impl Cluster {
             raft: SetOnce::new(),
             dir: Mutex::new(Some(dir)),
             stage: watch::Sender::new(Stage::Up),
+            joins: Mutex::default(),
+            double: Mutex::default(),
             problems: Mutex::default(),
             report: tokio::sync::Mutex::default(),
             holds_data,
@@ -394,6 +396,7 @@ async fn launch(inner: &Arc<Inner>) -> Result<(), StartError> {
         tokio::join!(
             controller::run(Arc::clone(&running), raft.clone()),
             gossip_keys::lead(Arc::clone(&running), raft.clone()),
+            membership::keep_known(Arc::clone(&running), raft.clone()),
             upkeep::run(Arc::clone(&running), raft)
         )
     });
@@ -413,14 +416,13 @@ async fn found(inner: Arc<Inner>) {
             }
         },
     };
-    if founding.lowest() != Some(inner.local.node) || inner.is_initialized() {
+    if !founding.is_led_by(&inner.local) || inner.is_initialized() {
         return;
     }
-    let voters = founding
-        .founders
-        .iter()
-        .map(|(node, founder)| (*node, founder.addr.clone()));
-    match raft.initialize(voters.collect()).await {
+    // The others ask to join, and stand by.
+    let voters = founding.founders.iter().take(inner.config.voter_target);
+    let voters = voters.map(|(node, founder)| (*node, (founder.addr.clone(), founder.instance)));
+    match raft.initialize_bound(voters.collect()).await {
         Ok(()) => {
             tracing::info!(node_id = inner.local.node, founding_id = %founding.id, "founded the cluster");
         }

@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rivven_partition::NORMAL_WEIGHT;
+use rivven_raft::MemberRole;
 use rivven_transport::Provider;
 use rivven_types::{NodeId, PeerAddr};
 
@@ -82,17 +82,9 @@ pub struct ClusterConfig {
     pub tls: TlsSection,
     /// Failure domain of this node; replicas of a partition are spread over zones. Default: none.
     pub zone: Option<String>,
-    /// How much this node takes of partitions and leaderships, in percent of a normal node. Default 100, from 0 to
-    /// 10,000.
-    ///
-    /// Takes effect with placing new topics and with the next rebalance; 0 empties the node by and by. A weight
-    /// that an operator has set for the running cluster wins over this one.
-    pub weight: u16,
-    /// Addresses of the application by name, as clients reach them. At most 16; default none.
-    ///
-    /// Registered with the node, so that whoever knows who leads a partition knows where to connect to. The cluster
-    /// itself never dials them.
-    pub endpoints: BTreeMap<String, PeerAddr>,
+    /// What this node may become when it joins a running cluster: `auto`, the default, votes if a place is free
+    /// and stands by otherwise; `voter` votes even beyond `raft.voter_target`; `observer` never votes.
+    pub role: MemberRole,
     /// Source of the timeouts that are not given. Default [`Profile::Lan`].
     pub profile: Profile,
     /// Consensus.
@@ -112,8 +104,18 @@ pub struct RaftSection {
     /// Addresses of the other founders; this node's own address is ignored. Default: none, which founds a
     /// cluster of one.
     ///
-    /// Every founder must name the same set. Once the cluster exists these are addresses only.
+    /// Every founder must name the same set. A node with an empty disk that reaches a cluster that is founded
+    /// already asks to join it. Once the cluster exists these are addresses only.
     pub peers: Vec<PeerAddr>,
+    /// How many nodes vote, if there are so many. Default 5; 1 to 9.
+    ///
+    /// Nodes that have caught up fill free places, spread over zones, to an odd number; the others stand by.
+    /// More voters survive more failures, and every write waits for more disks. The leader's setting counts.
+    pub voter_target: Option<u32>,
+    /// How long a voter may be silent before a node that stands by takes its place. Default 600,000, 10 min.
+    ///
+    /// Shorter than a restart takes, it moves votes about for nothing. The leader's setting counts.
+    pub voter_replace_after_ms: Option<u64>,
     /// Least time from the last sign of the Raft leader to an election, all included.
     ///
     /// Default from the profile. Below about ten times the disk's sync time, elections come for nothing.
@@ -226,8 +228,7 @@ impl ClusterConfig {
             tls_provider: Provider::default().name().to_owned(),
             tls: TlsSection::default(),
             zone: None,
-            weight: NORMAL_WEIGHT,
-            endpoints: BTreeMap::new(),
+            role: MemberRole::Auto,
             profile: Profile::default(),
             raft: RaftSection::default(),
             gossip: GossipSection::default(),

@@ -113,7 +113,8 @@ async fn round(inner: &Inner, reconciler: &mut Reconciler, since: Instant) -> bo
     }
     let liveness = liveness(inner, &state, since).await;
     let mut changed = false;
-    for command in reconciler.reconcile(&state, &liveness, clock::unix_ms()) {
+    let decided = reconciler.reconcile(&state, &liveness, clock::unix_ms());
+    for command in decided.into_iter().chain(exile(inner, &state)) {
         let what = describe(&command);
         match inner.propose_partitions(command, PROPOSE_TIMEOUT).await {
             Ok(_) => {
@@ -133,6 +134,23 @@ async fn round(inner: &Inner, reconciler: &mut Reconciler, since: Instant) -> bo
     changed
 }
 
+/// Takes nodes that are no members any more out of the assignments, once they lead nothing.
+fn exile(inner: &Inner, state: &PartitionState) -> Vec<PartitionCommand> {
+    let shut_out = state.map().nodes().filter(|node| {
+        let registration = &node.registration;
+        node.status != NodeStatus::Removed
+            && inner.is_shut_out(registration.node, registration.instance)
+            && state.map().leaders_of(registration.node) == 0
+    });
+    let exiled = shut_out.map(|node| PartitionCommand::SetNodeStatus {
+        node: node.registration.node,
+        boot_epoch: node.registration.boot_epoch,
+        status: NodeStatus::Removed,
+        at_ms: clock::unix_ms(),
+    });
+    exiled.collect()
+}
+
 /// Who lives: gossip's word, except that nobody is dead who answers a probe.
 async fn liveness(inner: &Inner, state: &PartitionState, since: Instant) -> BTreeMap<NodeId, Liveness> {
     // After this long a member that gossip has never mentioned is no longer merely late.
@@ -144,12 +162,17 @@ async fn liveness(inner: &Inner, state: &PartitionState, since: Instant) -> BTre
         .filter(|node| node.status != NodeStatus::Removed);
     let judged = nodes.map(|node| {
         let id = node.registration.node;
-        let epoch = node.registration.boot_epoch;
+        let (instance, epoch) = (node.registration.instance, node.registration.boot_epoch);
         async move {
+            // Whoever is no member any more leads nothing, alive or not.
+            if inner.is_shut_out(id, instance) {
+                return (id, Liveness::Dead);
+            }
             if id == inner.local.node {
                 return (id, Liveness::Alive);
             }
-            let view = inner.swim.member(id).filter(|view| view.boot_epoch >= epoch);
+            let view = inner.swim.member(id);
+            let view = view.filter(|view| view.instance == instance && view.boot_epoch >= epoch);
             match evidence(view.as_ref(), unheard_of) {
                 Evidence::Settled(life) => (id, life),
                 Evidence::Doubted(_) if probe::answers(&inner.transport, id, founding).await => {

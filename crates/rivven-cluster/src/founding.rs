@@ -7,6 +7,8 @@
 //!   very same nodes and instances itself.
 //! - Only when all have accepted may the lowest id initialise Raft. A node takes part in Raft only after it
 //!   has accepted, so an empty disk under a known id can neither vote nor be voted for.
+//! - Whoever meets a founding that does not name it asks to join the cluster that came of it, and accepts the
+//!   founding once the cluster has let it in.
 
 pub(crate) mod bootstrap;
 mod file;
@@ -73,6 +75,17 @@ impl Founding {
 
     pub(crate) fn lowest(&self) -> Option<NodeId> {
         self.founders.keys().next().copied()
+    }
+
+    /// Whether this very data directory is among the founders, and not another one under its node id.
+    pub(crate) fn names(&self, local: &LocalIdentity) -> bool {
+        let founder = self.founders.get(&local.node);
+        founder.is_some_and(|founder| founder.instance == local.instance)
+    }
+
+    /// Whether it is for this node to bring the founding about.
+    pub(crate) fn is_led_by(&self, local: &LocalIdentity) -> bool {
+        self.lowest() == Some(local.node) && self.names(local)
     }
 
     /// Equal but for addresses, which may change.
@@ -218,6 +231,30 @@ impl Founders {
             Decision::AlreadyAccepted => return Ok(()),
             Decision::Accept => {}
         }
+        self.keep(founding).await
+    }
+
+    /// Accepts the founding of a cluster that has let this node in.
+    pub(crate) async fn joined(self: Arc<Self>, founding: Founding) -> Result<(), Rejection> {
+        // On a task of its own, as above.
+        let this = Arc::clone(&self);
+        let accepting = self.tasks.spawn(async move {
+            let _one_at_a_time = this.accepting.lock().await;
+            match this.accepted() {
+                Some(accepted) if accepted.is_same(&founding) => Ok(()),
+                Some(accepted) => {
+                    let problem = other_founding(this.local.node, &accepted, this.local.node, &founding);
+                    Err(Rejection::new(problem.code, problem.message))
+                }
+                None => this.keep(founding).await,
+            }
+        });
+        let stopping = || Rejection::new("stopping", "this node is stopping");
+        accepting.await.ok().flatten().unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Makes a founding durable, and then known.
+    async fn keep(&self, founding: Founding) -> Result<(), Rejection> {
         let (path, local, written) = (self.path.clone(), self.local.clone(), founding.clone());
         let write = move || file::write(&path, &local, &written);
         let result = self.tasks.blocking(write).await;
@@ -301,33 +338,8 @@ fn judge(local: &LocalIdentity, mine: &View, peer: NodeId, theirs: &View) -> Opt
         }
         // The peer is in the middle of what this node has behind it; its own judgement is the useful one.
         (View::Accepted(_), View::Looking | View::Resolved(_)) => None,
-        (View::Looking | View::Resolved(_), View::Accepted(theirs)) => outsider(local, peer, theirs),
-    }
-}
-
-/// A node without a founding meets one that has accepted: is it among the founders?
-fn outsider(local: &LocalIdentity, peer: NodeId, accepted: &Founding) -> Option<Problem> {
-    match accepted.founders.get(&local.node) {
-        Some(founder) if founder.instance == local.instance => None,
-        Some(founder) => Some(Problem::new(
-            "duplicate-node-id",
-            format!(
-                "node {peer} belongs to a cluster that was founded with node {} on data directory {}, but this \
-                 process has directory {}: either another process uses this node id (give this one an id and a \
-                 certificate of its own), or the directory was lost (restore it)",
-                local.node, founder.instance, local.instance
-            ),
-        )),
-        None => Some(Problem::new(
-            "not-a-founder",
-            format!(
-                "node {peer} belongs to a cluster founded by nodes {}, and node {} is not one of them; this \
-                 release cannot join a cluster later: start this node under the peers it was founded with, or \
-                 found a new cluster from empty data directories",
-                names(&accepted.instances()),
-                local.node
-            ),
-        )),
+        // A founder waits to be asked; whoever is none asks to join, and hears then why it cannot.
+        (View::Looking | View::Resolved(_), View::Accepted(_)) => None,
     }
 }
 

@@ -45,9 +45,14 @@ fn founded(inner: &Inner) -> Check {
     }
 }
 
-/// A node that waits for room on its disk goes on by itself; a restart would help nobody.
+/// A node that waits for room on its disk goes on by itself, and one that was removed stays out: a restart
+/// would help nobody.
 fn raft_not_failed(inner: &Inner) -> Check {
-    match inner.raft.get().and_then(|raft| raft.status().stopped) {
+    let status = inner.raft.get().map(rivven_raft::RaftNode::status);
+    match status
+        .filter(|status| !status.removed)
+        .and_then(|status| status.stopped)
+    {
         None => Check::new("raft_running", true, "not failed"),
         Some(cause) => Check::new("raft_running", false, cause),
     }

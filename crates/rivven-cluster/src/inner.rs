@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -14,7 +15,7 @@ use rivven_swim::{MemberState, SwimNode};
 use rivven_transport::{
     LocalIdentity, PeerStatus, Router, TaskGroup, Transport, gossip_keys::KeyKeeper, identity::IdentityWatch,
 };
-use rivven_types::{NodeId, PeerAddr};
+use rivven_types::{InstanceId, NodeId, PeerAddr};
 use tokio::sync::{SetOnce, watch};
 
 use crate::{
@@ -69,6 +70,10 @@ pub(crate) struct Inner {
     /// The data directory, until Raft takes it over.
     pub(crate) dir: Mutex<Option<NodeDir>>,
     pub(crate) stage: watch::Sender<Stage>,
+    /// While this node asks to join a cluster that runs: whom, and what came of it.
+    pub(crate) joins: Mutex<Option<String>>,
+    /// Another data directory that gossip has met under this node's id.
+    pub(crate) double: Mutex<Option<InstanceId>>,
     /// What an operator must mend, by code.
     pub(crate) problems: Mutex<BTreeMap<&'static str, String>>,
     pub(crate) report: tokio::sync::Mutex<Option<ShutdownReport>>,
@@ -174,6 +179,8 @@ impl Inner {
         };
         let mut builder = RaftNode::builder(config)
             .cluster_name(&self.local.cluster.to_string())
+            .voter_target(self.config.voter_target)
+            .voter_replace_after(self.config.voter_replace_after)
             .transport(self.transport.clone(), self.router.clone())
             .state_machine(ClusterState::new(Arc::clone(&self.published)));
         if let Some(dir) = dir {
@@ -272,9 +279,33 @@ impl Inner {
             .clone();
         let own = own.into_iter().map(|(code, message)| Problem::new(code, message));
         own.chain(self.founders.problems())
-            .chain(self.resolver.double())
+            .chain(self.resolver.turned_away())
             .chain(joining::problem(self))
             .collect()
+    }
+
+    /// Notes that this node asks to join by way of `contact`, and what came of it.
+    pub(crate) fn wait_to_join(&self, contact: NodeId, cause: impl fmt::Display) {
+        let waits = format!("this node asks to join the cluster through node {contact}: {cause}");
+        *self.joins.lock().unwrap_or_else(PoisonError::into_inner) = Some(waits);
+    }
+
+    fn asks_to_join(&self) -> Option<String> {
+        let joins = self.joins.lock().unwrap_or_else(PoisonError::into_inner);
+        joins.clone().filter(|_| self.founders.accepted().is_none())
+    }
+
+    /// Whether the cluster was founded without this data directory.
+    fn is_newcomer(&self) -> bool {
+        let founding = self.founders.accepted();
+        founding.is_some_and(|founding| !founding.names(&self.local))
+    }
+
+    /// Whether the node was removed, or this data directory of it given up.
+    pub(crate) fn is_shut_out(&self, node: NodeId, instance: InstanceId) -> bool {
+        self.raft
+            .get()
+            .is_some_and(|raft| raft.is_shut_out(node, instance))
     }
 
     /// How far the node is.
@@ -282,7 +313,9 @@ impl Inner {
         match (*self.stage.borrow(), self.raft.get()) {
             (Stage::Stopping, _) => Phase::Stopping,
             (Stage::Stopped, _) => Phase::Stopped,
+            (Stage::Up, None) if self.asks_to_join().is_some() => Phase::Joining,
             (Stage::Up, None) => Phase::Founding,
+            (Stage::Up, Some(raft)) if !raft.status().initialized && self.is_newcomer() => Phase::Joining,
             (Stage::Up, Some(raft)) if raft.status().leader.is_none() => Phase::Electing,
             (Stage::Up, Some(_)) => Phase::Running,
         }
@@ -295,6 +328,9 @@ impl Inner {
         }
         if let Some(problem) = self.problems().first() {
             return format!("{} ({})", problem.message, problem.code);
+        }
+        if let Some(asked) = self.asks_to_join() {
+            return asked;
         }
         let missing: Vec<String> = self.resolver.missing().iter().map(ToString::to_string).collect();
         if missing.is_empty() {

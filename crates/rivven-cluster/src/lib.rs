@@ -46,6 +46,7 @@ mod inner;
 mod joining;
 mod kv;
 mod members;
+mod membership;
 mod partitions;
 mod probe;
 mod published;
@@ -69,6 +70,7 @@ pub use error::{ReadError, RotateError, StartError, TransferError, WriteError};
 pub use joining::JoinTokenError;
 pub use kv::{Kv, KvCommitted, KvListing, KvWatch, KvWritten, Swap};
 pub use members::{Member, MemberEvent, MemberEvents, Members};
+pub use membership::MembershipError;
 pub use partitions::{AssignmentUpdate, AssignmentWatch, LeaderError, PartitionLeader, PartitionManager};
 pub use rebalance::{RebalanceAction, TopicChange};
 pub use shutdown::ShutdownReport;
@@ -85,8 +87,10 @@ pub use rivven_partition::{
 pub use rivven_raft::{
     CompareTarget, Comparison, Consistency, Fabric, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvOp,
     KvOpResult, KvReadError, KvResponse, KvStore, KvTxn, KvUpdate, KvWatchError, LeaseId, Lifetime,
-    MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome, RaftConfig, RaftNode, RaftStatus, Read, Refusal, Role,
-    SessionId, StateMachine, WatchFrom,
+    MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberChange, MemberChanged, MemberError, MemberHold, MemberInfo,
+    MemberOptions, MemberRefusal, MemberRole, MemberStanding, MemberStep, MembershipEvent,
+    MembershipEventKind, MembershipPlan, MembershipView, Outcome, QuorumState, RaftConfig, RaftNode,
+    RaftStatus, Read, Refusal, Role, SessionId, StateMachine, WatchFrom,
 };
 pub use rivven_swim::{SwimConfig, SwimNode};
 pub use rivven_transport::{TraceContext, identity, join};

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Phase {
     /// The founders look for each other and agree on who they are.
     Founding,
+    /// The node asks to join a cluster that runs, or waits for the members to let it have the log.
+    Joining,
     /// The cluster is founded; no Raft leader is known to this node yet.
     Electing,
     /// The node takes part.
@@ -27,6 +29,7 @@ impl Phase {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Founding => "founding",
+            Self::Joining => "joining",
             Self::Electing => "electing",
             Self::Running => "running",
             Self::Stopping => "stopping",
@@ -105,8 +108,15 @@ impl ClusterStatus {
         self.last_log_index = raft.last_log_index.unwrap_or(0);
         self.voters = raft.voters.into_iter().collect();
         self.learners = raft.learners.into_iter().collect();
+        // A node that was removed has stopped for that alone.
+        let (removed, stopped) = if raft.removed {
+            (raft.stopped, None)
+        } else {
+            (None, raft.stopped)
+        };
         let problems = [
-            ("raft-stopped", raft.stopped),
+            ("member-removed", removed),
+            ("raft-stopped", stopped),
             ("disk-full", raft.suspended),
             ("snapshot-not-written", raft.snapshot_failure),
             ("replicas-differ", raft.divergence),

@@ -1,6 +1,10 @@
 //! What every node keeps doing: register itself, learn addresses, report what is wrong.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use rivven_partition::{InSyncRule, NodeAddrs, PartitionCommand, PartitionError, Registration};
@@ -29,7 +33,7 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn run(inner: Arc<Inner>, raft: RaftNode<ClusterState>) {
     tokio::join!(
         keep_registered(&inner, &raft),
-        follow_others(&inner),
+        follow_others(&inner, &raft),
         compare_foundings(&inner)
     );
 }
@@ -49,13 +53,14 @@ async fn keep_registered(inner: &Inner, raft: &RaftNode<ClusterState>) {
     }
 }
 
-async fn follow_others(inner: &Inner) {
+async fn follow_others(inner: &Inner, raft: &RaftNode<ClusterState>) {
     let mut dialled = BTreeMap::new();
     let mut tick = ticker(TICK);
     loop {
         tick.tick().await;
         follow_addresses(inner, &mut dialled);
         hint(inner);
+        forget_strangers(inner, raft);
     }
 }
 
@@ -125,6 +130,9 @@ async fn register(inner: &Inner) {
             tracing::info!(node_id = inner.local.node, "registered");
             inner.note("instance-mismatch", None);
         }
+        // The controller takes a replaced disk out of the assignments within moments.
+        Err(WriteError::Partition(PartitionError::InstanceMismatch { registered, .. }))
+            if inner.is_shut_out(inner.local.node, registered) => {}
         Err(WriteError::Partition(error @ PartitionError::InstanceMismatch { .. })) => {
             inner.note("instance-mismatch", Some(error.to_string()));
         }
@@ -160,6 +168,21 @@ fn hint(inner: &Inner) {
     }
 }
 
+/// Gossip lets go of those who are no members any more, so that a number is free for another disk.
+fn forget_strangers(inner: &Inner, raft: &RaftNode<ClusterState>) {
+    for member in inner.swim.members() {
+        if member.node != inner.local.node && raft.is_shut_out(member.node, member.instance) {
+            inner.swim.forget(member.node, member.instance);
+        }
+    }
+    let mut double = inner.double.lock().unwrap_or_else(PoisonError::into_inner);
+    if double.is_some_and(|other| raft.is_shut_out(inner.local.node, other)) {
+        // What gossip has met was news of the disk that this one replaces.
+        *double = None;
+        inner.note("duplicate-node-id", None);
+    }
+}
+
 /// Two histories under one certificate authority are noticed by both sides.
 async fn compare_foundings(inner: &Inner) {
     let mut tick = ticker(COMPARE_INTERVAL);
@@ -184,6 +207,7 @@ pub(crate) async fn watch_gossip(inner: Arc<Inner>) {
             MemberEvent::Conflict {
                 node, other, addr, ..
             } if node == inner.local.node => {
+                *inner.double.lock().unwrap_or_else(PoisonError::into_inner) = Some(other);
                 let problem = format!(
                     "another process at {addr} uses node id {node} with data directory {other}; give each node \
                      an id and a certificate of its own"

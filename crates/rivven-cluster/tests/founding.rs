@@ -101,9 +101,11 @@ async fn a_known_node_with_an_empty_disk_takes_no_part() {
     std::fs::remove_dir_all(hosts.path().join("data-3")).unwrap();
     let empty = [hosts.start(3).await];
     eventually(&empty, "the loss is noticed", || {
-        problem(&empty[0], "duplicate-node-id").is_some()
+        problem(&empty[0], "instance-differs").is_some()
     })
     .await;
-    assert_eq!(empty[0].status().phase, Phase::Founding);
+    let message = problem(&empty[0], "instance-differs").unwrap();
+    assert!(message.contains("rivven-node member replace 3"), "{message}");
+    assert_eq!(empty[0].status().phase, Phase::Joining);
     nodes[0].kv().put("k", "w").await.unwrap();
 }

@@ -23,6 +23,7 @@ mod record;
 mod refusal;
 #[cfg(test)]
 mod tests;
+mod text;
 mod view;
 mod wire;
 

@@ -21,7 +21,7 @@ use std::{
 };
 
 use rivven_transport::TaskGroup;
-use rivven_types::NodeId;
+use rivven_types::{InstanceId, NodeId};
 use tokio::{
     sync::{Notify, broadcast, watch},
     time::Instant,
@@ -208,6 +208,14 @@ impl SwimNode {
     /// Changes nothing by itself, and is cheap to call too often.
     pub fn hint(&self, node: NodeId) {
         self.inner.shared.command(Command::Hint(node));
+    }
+
+    /// Forgets `node` if it is known with the data directory `instance`, so that another one may take its number.
+    ///
+    /// For whoever keeps a membership of record. Members that have not been told the same bring it back by
+    /// gossip, so tell all of them, and again as long as it comes back.
+    pub fn forget(&self, node: NodeId, instance: InstanceId) {
+        self.inner.shared.command(Command::Forget(node, instance));
     }
 
     /// Says goodbye, so that others need not suspect. Returns once it has been told, or after five seconds.

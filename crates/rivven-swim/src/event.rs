@@ -31,7 +31,7 @@ pub enum MemberEvent {
     Dead(MemberView),
     /// The member said goodbye.
     Left(MemberView),
-    /// The member was gone for so long that it was forgotten.
+    /// The member was gone for so long that it was forgotten, or whoever decides such things had it forgotten.
     Forgotten(NodeId),
     /// A node id is used by two data directories; the one known first is kept, the other ignored.
     ///

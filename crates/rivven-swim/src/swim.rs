@@ -18,7 +18,7 @@ use alloc::{
 };
 use core::{net::SocketAddr, time::Duration};
 
-use rivven_types::NodeId;
+use rivven_types::{InstanceId, NodeId};
 
 pub use self::stream::StreamEvent;
 use self::{
@@ -64,6 +64,10 @@ pub enum Command {
     /// The port of this member refuses datagrams: a probe of it asks others at once, without waiting for an
     /// answer that cannot come. Changes nothing by itself.
     Refused(NodeId),
+    /// This data directory of this member counts no more, by the word of somebody who decides such things:
+    /// forget it, so that another one may take the number. Heard of once more, it comes back; say it again then,
+    /// until every member has been told.
+    Forget(NodeId, InstanceId),
     /// Say goodbye. Ends with [`Event::LeaveComplete`]; there is no way back but a restart.
     Leave,
 }
@@ -255,6 +259,15 @@ impl Swim {
             }
             Command::Hint(node) => self.probe_for_user(now, node),
             Command::Refused(node) => self.probe_refused(now, node),
+            Command::Forget(node, instance) => {
+                if self
+                    .members
+                    .get(node)
+                    .is_some_and(|member| member.instance == instance)
+                {
+                    self.forget(node);
+                }
+            }
             Command::Leave => self.leave(now),
         }
     }

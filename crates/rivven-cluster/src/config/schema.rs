@@ -38,12 +38,13 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
         })
     })?;
     visit.field("zone", &mut config.zone)?;
-    visit.field("weight", &mut config.weight)?;
-    visit.field("endpoints", &mut config.endpoints)?;
+    visit.field("role", &mut config.role)?;
     visit.field("profile", &mut config.profile)?;
     let raft = &mut config.raft;
     visit.section("raft", |visit| {
         visit.field("peers", &mut raft.peers)?;
+        visit.field("voter_target", &mut raft.voter_target)?;
+        visit.field("voter_replace_after_ms", &mut raft.voter_replace_after_ms)?;
         visit.field("election_timeout_min_ms", &mut raft.election_timeout_min_ms)?;
         visit.field("election_timeout_max_ms", &mut raft.election_timeout_max_ms)?;
         visit.field("heartbeat_interval_ms", &mut raft.heartbeat_interval_ms)?;

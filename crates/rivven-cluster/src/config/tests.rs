@@ -37,9 +37,8 @@ fn the_promised_file_is_accepted_unchanged() {
 fn what_is_written_reads_back_equal() {
     let mut odd = ClusterConfig::dev("/a \"b\"\\\n\u{7}é");
     odd.zone = Some("#1: true".into());
-    odd.weight = 250;
-    let endpoint = |name: &str, addr: &str| (name.into(), addr.parse().unwrap());
-    odd.endpoints = [endpoint("0", "[::1]:1"), endpoint("a.b-C_d", "x.org:9092")].into();
+    odd.role = MemberRole::Observer;
+    odd.raft.voter_target = Some(3);
     odd.tls.renewal = Renewal::Manual;
     odd.raft.lease_reads = true;
     odd.tls.name_template = "spiffe://a/{cluster}/{role}/{id}".into();
@@ -321,6 +320,7 @@ fn wrong_types_are_refused() {
         node_id: 1 => node_id: => 2:10 => found nothing
         node_id: 1 => node_id: 1\n  zone: 2 => 3:9 => put it in quotes
         node_id: 1 => node_id: 1\n  profile: fast => 3:12 => `local`, `lan` or `wan`
+        node_id: 1 => node_id: 1\n  role: leader => 3:9 => `auto`, `voter` or `observer`
         "0.0.0.0:9093" => "node1:9093" => 3:17 => an IP address and a port
         bind_port: 7946 => bind_port: 70000 => 13:16 => from 0 to 65535 | 70000
         "node3:9093" => "node3" => 8:9 => `cluster.raft.peers[1]` | the text "node3" | write host:port

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use rivven_partition::{MAX_ENDPOINT_NAME_LEN, MAX_ENDPOINTS, MAX_REPLICATION_FACTOR, MAX_WEIGHT};
+use rivven_partition::MAX_REPLICATION_FACTOR;
+use rivven_raft::MemberRole;
 use rivven_transport::{
     Provider, ProviderError,
     identity::{SanTemplate, SanTemplateError},
@@ -31,6 +32,18 @@ const ELECTION_MS: RangeInclusive<u64> = 20..=300_000;
 
 /// A heartbeat below 5 ms is load, not liveness.
 const HEARTBEAT_MS: RangeInclusive<u64> = 5..=150_000;
+
+/// More voters than 9 only make every write wait for more disks.
+const VOTER_TARGET: RangeInclusive<u64> = 1..=9;
+
+/// Votes that move because of a pause are moved for nothing; after a week nobody waits.
+const REPLACE_AFTER_MS: RangeInclusive<u64> = 1_000..=604_800_000;
+
+/// How many nodes vote when the file says nothing (design section 5).
+const DEFAULT_VOTER_TARGET: u32 = 5;
+
+/// How long a voter may be silent when the file says nothing.
+const DEFAULT_REPLACE_AFTER_MS: u64 = 600_000;
 
 const PERIOD_MS: RangeInclusive<u64> = 20..=60_000;
 const SUSPECT_MS: RangeInclusive<u64> = 40..=3_600_000;
@@ -61,8 +74,9 @@ pub(crate) struct CheckedConfig {
     pub(crate) renewal: Renewal,
     pub(crate) issuer: Option<IssuerConfig>,
     pub(crate) zone: Option<String>,
-    pub(crate) weight: u16,
-    pub(crate) endpoints: BTreeMap<String, PeerAddr>,
+    pub(crate) role: MemberRole,
+    pub(crate) voter_target: usize,
+    pub(crate) voter_replace_after: Duration,
     pub(crate) peers: Vec<PeerAddr>,
     pub(crate) election_timeout_ms: Range<u64>,
     pub(crate) heartbeat_interval_ms: u64,
@@ -117,6 +131,10 @@ pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
     full.raft.election_timeout_min_ms = Some(min);
     full.raft.election_timeout_max_ms = Some(raft.election_timeout_max_ms.unwrap_or(min.saturating_mul(2)));
     full.raft.heartbeat_interval_ms = Some(raft.heartbeat_interval_ms.unwrap_or(heartbeat));
+    full.raft.voter_target.get_or_insert(DEFAULT_VOTER_TARGET);
+    full.raft
+        .voter_replace_after_ms
+        .get_or_insert(DEFAULT_REPLACE_AFTER_MS);
 
     let gossip = &config.gossip;
     let ip = gossip.bind_address.unwrap_or(config.bind_address.ip());
@@ -171,6 +189,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
     check.addresses()?;
     let full = effective(config);
     let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
+    let (voter_target, voter_replace_after) = check.voters(&full)?;
     let (period, suspect) = check.gossip(&full)?;
     check.placement()?;
     check.endpoints()?;
@@ -187,8 +206,9 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         renewal: full.tls.renewal,
         issuer,
         zone: full.zone,
-        weight: full.weight,
-        endpoints: full.endpoints,
+        role: full.role,
+        voter_target,
+        voter_replace_after,
         peers: full.raft.peers,
         election_timeout_ms,
         heartbeat_interval_ms,
@@ -359,6 +379,15 @@ impl Check<'_> {
             return Err(self.invalid(&path("heartbeat_interval_ms"), problem, help));
         }
         Ok((min..max, heartbeat))
+    }
+
+    fn voters(&self, full: &ClusterConfig) -> Result<(usize, Duration), ConfigError> {
+        let target = full.raft.voter_target.unwrap_or_default();
+        let after = full.raft.voter_replace_after_ms.unwrap_or_default();
+        self.range("cluster.raft.voter_target", target.into(), VOTER_TARGET)?;
+        self.range("cluster.raft.voter_replace_after_ms", after, REPLACE_AFTER_MS)?;
+        let target = usize::try_from(target).unwrap_or(usize::MAX);
+        Ok((target, Duration::from_millis(after)))
     }
 
     fn gossip(&self, full: &ClusterConfig) -> Result<(u64, u64), ConfigError> {

@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use rivven_raft::MemberRole;
 use rivven_types::PeerAddr;
 
 use super::document::{Content, Entry, Node};
@@ -224,6 +225,23 @@ impl Value for Profile {
     fn write(&self) -> Written {
         let name = Self::ALL.iter().find(|(_, profile)| profile == self);
         name.map_or(Written::Absent, |(name, _)| Written::Scalar((*name).into()))
+    }
+}
+
+impl Value for MemberRole {
+    fn expected() -> String {
+        "`auto`, `voter` or `observer`".into()
+    }
+
+    fn read(node: &Node) -> Result<Self, Mistake> {
+        let name = text(node)?.trim();
+        let known = [Self::Auto, Self::Voter, Self::Observer];
+        let known = known.into_iter().find(|known| known.as_str() == name);
+        known.ok_or(Mistake::plain())
+    }
+
+    fn write(&self) -> Written {
+        Written::Scalar(self.as_str().into())
     }
 }
 

@@ -12,7 +12,7 @@ use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep};
 
 use super::{Founder, Founders, Founding, FoundingId, Instances, Introduce, Propose, View};
-use crate::{inner::Inner, status::Problem};
+use crate::{inner::Inner, membership, status::Problem};
 
 /// How long one address may take to answer.
 const DISCOVER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,8 +37,8 @@ type Peers = BTreeMap<NodeId, (PeerIdentity, PeerAddr)>;
 pub(crate) struct Resolver {
     transport: Transport,
     found: Mutex<BTreeMap<PeerAddr, PeerIdentity>>,
-    /// Addresses that refused this node as a double, and what they said.
-    doubles: Mutex<BTreeMap<PeerAddr, String>>,
+    /// Addresses that want nothing to do with this node, and why: it is a double, or was removed.
+    refusals: Mutex<BTreeMap<PeerAddr, Problem>>,
     addrs: Vec<PeerAddr>,
 }
 
@@ -47,7 +47,7 @@ impl Resolver {
         Arc::new(Self {
             transport,
             found: Mutex::default(),
-            doubles: Mutex::default(),
+            refusals: Mutex::default(),
             addrs,
         })
     }
@@ -67,7 +67,7 @@ impl Resolver {
                 .await
             {
                 Ok(identity) => {
-                    lock(&self.doubles).remove(addr);
+                    lock(&self.refusals).remove(addr);
                     lock(&self.found).insert(addr.clone(), identity);
                     return;
                 }
@@ -80,31 +80,28 @@ impl Resolver {
         }
     }
 
-    /// Says now and then that an address does not answer, and at once that it calls this node a double.
+    /// Says now and then that an address does not answer, and at once that it wants nothing to do with this node.
     fn failed(&self, addr: &PeerAddr, error: &CallError, reported: &mut Option<Instant>) {
         let node_id = self.transport.local().node;
-        let known = match error {
-            CallError::DuplicateNode { cause } => lock(&self.doubles).insert(addr.clone(), cause.clone()),
-            _ => lock(&self.doubles).remove(addr).and(None),
+        let refusal = refusal(node_id, error);
+        let lasting = refusal.is_some();
+        let known = match refusal {
+            Some(refusal) => lock(&self.refusals).insert(addr.clone(), refusal).is_some(),
+            None => lock(&self.refusals).remove(addr).is_some(),
         };
-        let (code, news) = (error.code(), known.is_none());
-        if matches!(error, CallError::DuplicateNode { .. }) && news {
-            tracing::error!(node_id, peer = %addr, code, %error, "refused as a double; trying again");
+        let code = error.code();
+        if lasting && !known {
+            tracing::error!(node_id, peer = %addr, code, %error, "turned away; trying again");
         } else if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
             *reported = Some(Instant::now());
             tracing::warn!(node_id, peer = %addr, code, %error, "peer not reached yet; trying again");
         }
     }
 
-    /// What an operator must mend if some address calls this node a double.
-    pub(crate) fn double(&self) -> Option<Problem> {
-        let doubles = lock(&self.doubles);
-        let (_, cause) = doubles.first_key_value()?;
-        let node = self.transport.local().node;
-        let message = format!(
-            "another process uses node id {node}: {cause}; give each node an id and a certificate of its own"
-        );
-        Some(Problem::new("duplicate-node-id", message))
+    /// What an operator must mend if some address turns this node away for good.
+    pub(crate) fn turned_away(&self) -> Option<Problem> {
+        let refusals = lock(&self.refusals);
+        refusals.first_key_value().map(|(_, problem)| problem.clone())
     }
 
     /// Who has answered.
@@ -156,6 +153,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What an operator must mend if a peer does not want to know this node.
+fn refusal(node: NodeId, error: &CallError) -> Option<Problem> {
+    match error {
+        CallError::DuplicateNode { cause } => Some(Problem::new(
+            "duplicate-node-id",
+            format!(
+                "another process uses node id {node}: {cause}; give each node an id and a certificate of its own"
+            ),
+        )),
+        CallError::Removed { .. } => Some(Problem::new(
+            "member-removed",
+            format!(
+                "node {node} was removed from the cluster; stop it, or let its id in again with `rivven-node \
+                 member add {node}` and start it with an empty data directory"
+            ),
+        )),
+        _ => None,
+    }
+}
+
 fn duplicate(node: NodeId, addrs: &[&PeerAddr]) -> Problem {
     let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
     Problem::new(
@@ -175,7 +192,7 @@ pub(crate) async fn agree(inner: &Inner) -> Arc<Founding> {
     let (mut wait, max) = RETRY;
     loop {
         if let Some(founding) = founders.accepted()
-            && (founding.lowest() != Some(founders.local.node) || inner.is_initialized())
+            && (!founding.is_led_by(&founders.local) || inner.is_initialized())
         {
             return founding;
         }
@@ -186,7 +203,7 @@ pub(crate) async fn agree(inner: &Inner) -> Arc<Founding> {
         tokio::select! {
             biased;
             founding = founders.wait_accepted(), if founders.accepted().is_none() => {
-                if founding.lowest() != Some(founders.local.node) {
+                if !founding.is_led_by(&founders.local) {
                     return founding;
                 }
             }
@@ -204,6 +221,10 @@ async fn round(inner: &Inner) -> Option<Arc<Founding>> {
         return propose(founders, &resolver.transport, &founding)
             .await
             .then_some(founding);
+    }
+    // One member that answers is enough to join by.
+    if let Some(founding) = membership::join(inner).await {
+        return Some(founding);
     }
     let peers = match resolver.peers()? {
         Ok(peers) => {

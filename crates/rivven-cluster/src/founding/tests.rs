@@ -113,21 +113,31 @@ fn what_an_operator_must_mend_is_named() {
         resolved(&[(1, 8), (2, 2), (3, 3)]),
         Some(("duplicate-node-id", &["[1]"])),
     );
-    check(
-        resolved(THREE),
-        accepted(7, &[(1, 1), (2, 8), (3, 3)]),
-        Some(("duplicate-node-id", &["was lost"])),
-    );
-    check(
-        resolved(THREE),
-        accepted(7, &[(1, 1), (3, 3)]),
-        Some(("not-a-founder", &["1, 3"])),
-    );
+    // Whoever is none of the founders asks to join, and hears then what is wrong.
+    check(resolved(THREE), accepted(7, &[(1, 1), (2, 8), (3, 3)]), None);
+    check(View::Looking, accepted(7, &[(1, 1), (3, 3)]), None);
     check(
         accepted(7, THREE),
         accepted(8, THREE),
         Some(("other-founding", &["two clusters"])),
     );
+}
+
+#[test]
+fn a_founder_is_a_data_directory_and_not_a_number() {
+    let check = |founders: &[(NodeId, u8)], names, led| {
+        let founding = founding(7, founders);
+        assert_eq!(
+            (founding.names(&local()), founding.is_led_by(&local())),
+            (names, led),
+            "{founders:?}"
+        );
+    };
+    check(THREE, true, false);
+    check(&[(2, 2), (3, 3)], true, true);
+    // The disk of a founder was lost, and the new one joins: it must not found the cluster again.
+    check(&[(2, 8), (3, 3)], false, false);
+    check(&[(1, 1), (3, 3)], false, false);
 }
 
 #[tokio::test]
@@ -145,6 +155,10 @@ async fn an_acceptance_survives_a_restart_and_belongs_to_its_directory() {
         .await
         .unwrap();
     assert_eq!(*founders.wait_accepted().await, founding(7, THREE));
+
+    Arc::clone(&founders).joined(founding(7, THREE)).await.unwrap();
+    let refused = Arc::clone(&founders).joined(founding(8, THREE)).await;
+    assert_eq!(refused.unwrap_err().code, "other-founding");
 
     let again = open(local()).unwrap();
     assert_eq!(again.accepted().as_deref(), Some(&founding(7, THREE)));

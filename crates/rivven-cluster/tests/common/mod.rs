@@ -17,12 +17,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The directories and addresses of the nodes 1 to `n`.
 pub(crate) struct Nodes {
     dir: TempDir,
+    /// How many of them found the cluster; the others join.
+    founders: usize,
     quic: Vec<SocketAddr>,
     gossip: Vec<SocketAddr>,
 }
 
 impl Nodes {
     pub(crate) fn new(count: u64) -> Self {
+        Self::with_newcomers(count, 0)
+    }
+
+    /// Founders, and nodes that are to join them.
+    pub(crate) fn with_newcomers(founders: u64, newcomers: u64) -> Self {
+        let count = founders + newcomers;
         let dir = tempfile::tempdir().unwrap();
         let ids: Vec<NodeId> = (1..=count).collect();
         identity::write_cluster(&dir.path().join("certs"), &ids).unwrap();
@@ -30,6 +38,7 @@ impl Nodes {
         let (quic, gossip) = ports.split_at(ids.len());
         Self {
             dir,
+            founders: usize::try_from(founders).unwrap(),
             quic: quic.to_vec(),
             gossip: gossip.to_vec(),
         }
@@ -56,8 +65,10 @@ impl Nodes {
         config.data_dir = Some(self.path().join(format!("data-{node}")));
         config.tls_dir = Some(self.tls_dir(node));
         // The list names every founder, this node included, as an operator would copy it around.
-        config.raft.peers = self.quic.iter().map(|addr| (*addr).into()).collect();
-        config.gossip.known_peers = self.gossip.iter().map(|addr| (*addr).into()).collect();
+        let founders = self.quic.iter().take(self.founders);
+        config.raft.peers = founders.map(|addr| (*addr).into()).collect();
+        let founders = self.gossip.iter().take(self.founders);
+        config.gossip.known_peers = founders.map(|addr| (*addr).into()).collect();
         config
     }
 
@@ -67,7 +78,7 @@ impl Nodes {
 
     pub(crate) async fn start_all(&self) -> Vec<Cluster> {
         let mut nodes = Vec::new();
-        for node in 1..=self.quic.len() as u64 {
+        for node in 1..=self.founders as u64 {
             nodes.push(self.start(node).await);
         }
         ready(&nodes).await;

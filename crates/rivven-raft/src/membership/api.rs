@@ -219,6 +219,13 @@ impl<S: StateMachine> RaftNode<S> {
         self.change_membership(change, MemberOptions::default()).await
     }
 
+    /// Whether `node` was removed from the group, or its data directory `instance` given up, as far as this node
+    /// has applied. What it has applied is committed, so this is never too early.
+    #[must_use]
+    pub fn is_shut_out(&self, node: NodeId, instance: InstanceId) -> bool {
+        self.inner().shared.gate().is_shut(node, instance)
+    }
+
     /// The data directory of this node, as it tells its peers. Without one it is another at every start.
     #[must_use]
     pub fn instance_id(&self) -> InstanceId {

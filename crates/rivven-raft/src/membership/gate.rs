@@ -74,6 +74,12 @@ impl Gate {
         self.shut.subscribe()
     }
 
+    /// Whether the node was removed, or the data directory given up, as far as this node has applied.
+    pub(crate) fn is_shut(&self, node: NodeId, instance: InstanceId) -> bool {
+        let shut = self.shut.borrow();
+        shut.removed.contains(&node) || shut.fenced.contains(&instance)
+    }
+
     /// Refuses nodes that were shut out. What a node has applied is committed, so this is never too early.
     pub(crate) fn vet(&self, caller: &Caller) -> Result<(), Rejection> {
         if caller.role != Some(Role::Node) {

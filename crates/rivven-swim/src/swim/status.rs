@@ -243,7 +243,10 @@ impl Swim {
             self.suspicions.remove(&node);
             self.flaps.remove(&node);
             self.backoffs.remove(&node);
-            self.timers.clear(Timer::Calm(node));
+            self.drop_fetch(node);
+            for timer in [Timer::Calm(node), Timer::Suspicion(node), Timer::Forget(node)] {
+                self.timers.clear(timer);
+            }
             self.emit(MemberEvent::Forgotten(node));
         }
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    BootEpoch, Health, InstanceId, MAX_DATAGRAM_LEN, MemberState, PeerAddr, SwimConfig,
+    BootEpoch, Health, MAX_DATAGRAM_LEN, MemberState, PeerAddr, SwimConfig,
     wire::{Ack, Claim, Compare, MetaClaim, PADDED_REQUEST_LEN, Payload, Ping, PingReq, Sync, WireAddr},
 };
 
@@ -233,6 +233,38 @@ fn another_data_directory_under_a_known_id_is_ignored_and_reported_once() {
             .count(),
         3
     );
+}
+
+#[test]
+fn a_number_whose_disk_was_given_up_is_free_for_another_one() {
+    let mut swim = machine(addr(ME));
+    tell_claims(&mut swim, &[(2, incarnation(50, 3), Suspect)]);
+    let (lost, newcomer) = (
+        identity(2, 0).instance,
+        Identity {
+            instance: InstanceId::from_bytes([99; 16]),
+            ..identity(2, 1)
+        },
+    );
+    events(&mut swim);
+    swim.command(Time::ZERO, Command::Forget(2, newcomer.instance));
+    assert!(swim.member(2).is_some(), "another disk was meant");
+    swim.command(Time::ZERO, Command::Forget(2, lost));
+    assert_eq!(events(&mut swim), [Event::Member(MemberEvent::Forgotten(2))]);
+    let own = Claim {
+        instance: newcomer.instance,
+        ..claim(2, incarnation(1, 0), Alive)
+    };
+    swim.handle_datagram(Time::ZERO, addr(8), newcomer, &payload(&[Item::Claim(own)]));
+    let known = swim.member(2).unwrap();
+    assert_eq!(
+        (known.instance, known.boot_epoch, known.state),
+        (newcomer.instance, BootEpoch(1), Alive)
+    );
+    // Neither the suspicion nor the memory of the old one ends the new one.
+    for timer in [Timer::Suspicion(2), Timer::Forget(2)] {
+        assert!(!swim.timers.is_set(timer), "{timer:?}");
+    }
 }
 
 #[test]
