@@ -2,10 +2,17 @@
 //!
 //! Fields are only added; a client ignores those it does not know.
 
+mod membership;
+
 use std::{collections::BTreeMap, fmt};
 
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
+
+pub use self::membership::{
+    MemberChangedBody, MemberPlanBody, MemberStepBody, MemberWaitBody, MembershipBody, MembershipMemberBody,
+    QuorumBody,
+};
 
 /// Header with the log index up to which the answering node had applied when it answered.
 pub const APPLIED_INDEX_HEADER: &str = "x-rivven-applied-index";
@@ -23,7 +30,7 @@ pub struct StatusBody {
     pub instance_id: String,
     /// How often this instance was started.
     pub boot_epoch: u64,
-    /// How far the node is in its life: `founding`, `electing`, `running`, `stopping`, `stopped`.
+    /// How far the node is in its life: `founding`, `joining`, `electing`, `running`, `stopping`, `stopped`.
     pub phase: String,
     /// What an operator must mend; the node keeps trying meanwhile.
     #[serde(default)]

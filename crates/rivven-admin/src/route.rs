@@ -1,12 +1,13 @@
 //! Which request is which: a pure function from method, path and query.
 
+mod members;
 mod partitions;
 
 use hyper::Method;
 use rivven_cluster::RebalanceAction;
 use rivven_types::NodeId;
 
-pub(crate) use self::partitions::{PlanQuery, UncleanQuery};
+pub(crate) use self::{members::MemberRoute, partitions::PlanQuery};
 
 use crate::{
     error::ApiError,
@@ -41,6 +42,8 @@ pub(crate) enum ReadLevel {
 pub(crate) enum Route {
     Status,
     Members,
+    Membership,
+    ChangeMember(MemberRoute),
     Topics,
     Topic { name: String },
     CreateTopic,
@@ -133,8 +136,10 @@ impl Route {
     /// Whether the request changes something, and so needs the token.
     pub(crate) const fn is_mutation(&self) -> bool {
         match self {
+            Self::ChangeMember(asked) => !asked.plan,
             Self::Status
             | Self::Members
+            | Self::Membership
             | Self::Topics
             | Self::Topic { .. }
             | Self::Nodes
@@ -192,17 +197,16 @@ impl Route {
         if let Some(rest) = path.strip_prefix("/v1/rebalance") {
             return partitions::rebalance(method, rest, query);
         }
+        if let Some(rest) = path.strip_prefix("/v1/members/") {
+            return members::change(method, rest, query);
+        }
         if let Some(rest) = path.strip_prefix("/v1/nodes/") {
             return partitions::weight(method, rest, query);
         }
         match path {
             "/v1/status" => get(method, Self::Status),
             "/v1/members" => get(method, Self::Members),
-            "/v1/nodes" => get(method, Self::Nodes),
-            "/v1/ring" => get(method, Self::Ring),
-            "/v1/ring.svg" => get(method, Self::RingSvg),
-            "/v1/settings" => partitions::settings(method),
-            "/v1/unclean-elections" => partitions::unclean(method, query),
+            "/v1/membership" => get(method, Self::Membership),
             "/v1/assignments" => get(method, Self::Assignments),
             "/v1/topics" => match *method {
                 Method::GET => Ok(Self::Topics),

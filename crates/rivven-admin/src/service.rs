@@ -1,7 +1,7 @@
 //! The admin API as a service over `Cluster`.
 
 mod kv;
-mod nodes;
+mod members;
 mod rebalance;
 mod refuse;
 mod view;
@@ -148,6 +148,8 @@ impl Inner {
             Route::Status if wants_events(&request) => watch::serve_status(cluster, &self.watches),
             Route::Status => Ok(json(StatusCode::OK, &view::status(cluster.status()))),
             Route::Members => Ok(json(StatusCode::OK, &view::members(cluster))),
+            Route::Membership => members::view(cluster).await,
+            Route::ChangeMember(asked) => members::change(cluster, asked).await,
             Route::Topics => Ok(json(StatusCode::OK, &view::topics(cluster))),
             Route::Topic { name } => {
                 let assignments = view::topic(cluster, &name).ok_or_else(|| refuse::unknown_topic(&name))?;

@@ -1,6 +1,6 @@
 //! A small client of the admin API: one kept connection, typed answers, honest failures.
 
-mod partitions;
+mod member;
 
 use std::{fmt, net::SocketAddr, pin::Pin, time::Duration};
 
@@ -14,12 +14,14 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use rivven_admin::{
     APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, CreatedTopicBody, ErrorBody,
-    GossipKeysBody, JoinTokenBody, MakeJoinTokenBody, MembersBody, REVISION_HEADER, StatusBody, TopicsBody,
-    TransferBody,
+    GossipKeysBody, JoinTokenBody, MakeJoinTokenBody, MemberChangedBody, MemberPlanBody, MembersBody,
+    MembershipBody, REVISION_HEADER, StatusBody, TopicsBody, TransferBody,
 };
 use rivven_cluster::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
+
+pub use self::member::{MemberAction, MemberAsk};
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 64 << 20;
@@ -185,6 +187,57 @@ impl AdminClient {
     /// See [`ClientError`].
     pub async fn members(&mut self) -> Result<MembersBody, ClientError> {
         self.get_json("/v1/members").await
+    }
+
+    /// Who belongs to the cluster and who votes, as the Raft leader sees it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn membership(&mut self) -> Result<MembershipBody, ClientError> {
+        self.get_json("/v1/membership").await
+    }
+
+    /// What a change of who belongs to the cluster would bring with it. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn plan_member(&mut self, ask: &MemberAsk) -> Result<MemberPlanBody, ClientError> {
+        let (method, path) = ask.request(true);
+        self.json(method, &path, Bytes::new()).await
+    }
+
+    /// Changes who belongs to the cluster. Give the client more time than the change is waited for.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn change_member(&mut self, ask: &MemberAsk) -> Result<MemberChangedBody, ClientError> {
+        let (method, path) = ask.request(false);
+        self.json(method, &path, Bytes::new()).await
+    }
+
+    /// The topics the node knows.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn topics(&mut self) -> Result<TopicsBody, ClientError> {
+        self.get_json("/v1/topics").await
+    }
+
+    /// The assignment of every partition, as the node has applied it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn assignments(&mut self) -> Result<AssignmentsBody, ClientError> {
+        self.get_json("/v1/assignments").await
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn create_topic(&mut self, topic: &CreateTopicBody) -> Result<CreatedTopicBody, ClientError> {
+        let body = encode(topic);
+        self.json(Method::POST, "/v1/topics", body).await
     }
 
     /// Has a token made with which `node` can join, good for `life`; the server's default when left out.

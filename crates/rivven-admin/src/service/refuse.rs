@@ -2,8 +2,8 @@
 
 use hyper::StatusCode;
 use rivven_cluster::{
-    JoinTokenError, KvReadError, Outcome, PartitionError, ReadError, RingError, RotateError, TransferError,
-    WriteError,
+    JoinTokenError, KvReadError, MemberError, MemberRefusal, MembershipError, Outcome, PartitionError,
+    ReadError, RotateError, TransferError, WriteError,
 };
 
 use crate::error::ApiError;
@@ -99,6 +99,29 @@ pub(super) fn transfer(error: &TransferError) -> ApiError {
 pub(super) fn rotate(error: &RotateError) -> ApiError {
     // To repeat it makes one more key, and does no harm.
     let (status, remedy) = (StatusCode::SERVICE_UNAVAILABLE, "look at /v1/status and repeat");
+    answer(status, error.code(), &error.to_string(), remedy)
+}
+
+pub(super) fn membership(error: &MembershipError) -> ApiError {
+    let status = match error {
+        MembershipError::Raft(MemberError::Refused(MemberRefusal::UnknownMember { .. })) => {
+            StatusCode::NOT_FOUND
+        }
+        MembershipError::Raft(MemberError::Refused(MemberRefusal::Refused(_))) => StatusCode::BAD_REQUEST,
+        // The membership as it is does not allow it.
+        MembershipError::SoleReplica { .. } | MembershipError::Raft(MemberError::Refused(_)) => {
+            StatusCode::CONFLICT
+        }
+        error => match error.outcome() {
+            Outcome::NotDone => StatusCode::SERVICE_UNAVAILABLE,
+            Outcome::Unknown => StatusCode::GATEWAY_TIMEOUT,
+        },
+    };
+    let remedy = if error.outcome() == Outcome::Unknown {
+        "look at /v1/membership before asking again"
+    } else {
+        WAIT
+    };
     answer(status, error.code(), &error.to_string(), remedy)
 }
 

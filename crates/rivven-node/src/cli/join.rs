@@ -57,8 +57,8 @@ pub(crate) fn run(text: &str, dir: &Path, out: &mut Output) -> Result<(), Failur
         dir.display()
     ));
     out.line(
-        "a certificate makes nobody a voter: the founders are those that `raft.peers` names, and adding nodes to \
-         a founded cluster comes with a later version",
+        "started with addresses of members as `raft.peers` and an empty data directory, it joins the cluster, and \
+         votes once a place is free; `rivven-node member list` shows it",
     );
     Ok(())
 }

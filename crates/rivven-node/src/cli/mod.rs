@@ -7,6 +7,7 @@ mod failure;
 mod gossip_keys;
 mod join;
 mod log;
+mod member;
 mod output;
 mod partitions;
 mod run;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rivven_cluster::NodeId;
 use rivven_transport::{KeyKind, identity::SanTemplate};
 
+use self::member::MemberCommand;
 pub(crate) use failure::Failure;
 pub(crate) use output::Output;
 
@@ -47,6 +49,9 @@ enum Command {
     /// The keys that seal gossip.
     #[command(subcommand)]
     GossipKeys(GossipKeysCommand),
+    /// Show and change who belongs to the cluster and who votes.
+    #[command(subcommand)]
+    Member(MemberCommand),
 }
 
 /// How to run a node. Flags win over the environment, the environment over the file.
@@ -225,6 +230,7 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check { file }) => config::check(&file, &mut out),
         Command::Status(args) => status::run(args.admin, &mut out),
         Command::GossipKeys(GossipKeysCommand::Rotate(args)) => gossip_keys::rotate(&args, &mut out),
+        Command::Member(command) => member::run(command, &mut out),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -77,7 +77,7 @@ pub(crate) fn member_table(status: &StatusBody, members: &MembersBody) -> Table 
     table
 }
 
-fn table() -> Table {
+pub(super) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table
