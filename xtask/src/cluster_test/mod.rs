@@ -3,6 +3,7 @@
 mod build;
 mod context;
 mod kill_leader;
+mod members;
 mod restart;
 mod scenario;
 mod smoke;

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::{context::Context, kill_leader, restart, smoke, stranger};
+use super::{context::Context, kill_leader, members, restart, smoke, stranger};
 
 /// A scenario: a fault, and what must hold in spite of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -12,15 +12,17 @@ pub(super) enum Scenario {
     RestartAll,
     RollingRestart,
     Stranger,
+    Members,
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Smoke,
         Self::KillLeader,
         Self::RestartAll,
         Self::RollingRestart,
         Self::Stranger,
+        Self::Members,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Scenario {
             Self::RestartAll => "restart-all",
             Self::RollingRestart => "rolling-restart",
             Self::Stranger => "stranger",
+            Self::Members => "members",
         }
     }
 
@@ -46,6 +49,10 @@ impl Scenario {
             Self::Stranger => {
                 "nodes of another authority and of another cluster are refused, and the logs say so"
             }
+            Self::Members => {
+                "under load two nodes join, the leader is removed, a disk is lost and replaced: none \
+                 acknowledged is lost"
+            }
         }
     }
 
@@ -56,6 +63,7 @@ impl Scenario {
             Self::RestartAll => restart::all(context).await,
             Self::RollingRestart => restart::rolling(context).await,
             Self::Stranger => stranger::run(context).await,
+            Self::Members => members::run(context).await,
         }
     }
 }

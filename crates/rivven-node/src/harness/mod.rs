@@ -30,6 +30,8 @@ use self::ports::Ports;
 
 /// How long a node may take to end after SIGTERM.
 pub const STOP_GRACE: Duration = Duration::from_secs(25);
+/// Certificates made beside those of the founders, for nodes that join later.
+const NEWCOMERS: u64 = 3;
 /// How many of its last lines are shown of the log of a node when something failed.
 const TAIL_LINES: usize = 12;
 
@@ -105,7 +107,8 @@ impl Harness {
         dir.disable_cleanup(options.keep);
         let mut ports = Ports::reserve()?;
         let ids: Vec<NodeId> = (1..=options.nodes).collect();
-        rivven_transport::identity::write_cluster(&dir.path().join("tls"), &ids)
+        let certified: Vec<NodeId> = (1..=options.nodes + NEWCOMERS).collect();
+        rivven_transport::identity::write_cluster(&dir.path().join("tls"), &certified)
             .context("cannot make certificates")?;
         let mut founders = Vec::new();
         for _ in &ids {
@@ -120,11 +123,46 @@ impl Harness {
             options,
         };
         for (id, founder) in ids.iter().zip(harness.founders.clone()) {
-            let tls_dir = harness.dir.path().join("tls").join(format!("node-{id}"));
+            let tls_dir = harness.tls_dir(*id);
             let node = harness.describe(*id, &format!("node-{id}"), &tls_dir, &founder)?;
             harness.nodes.insert(*id, node);
         }
         Ok(harness)
+    }
+
+    fn tls_dir(&self, id: NodeId) -> PathBuf {
+        self.dir.path().join("tls").join(format!("node-{id}"))
+    }
+
+    /// One more node, which joins once it is started. Certificates were made for three such nodes, whose ids
+    /// follow those of the founders.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn add(&mut self, id: NodeId) -> anyhow::Result<&mut NodeProcess> {
+        let tls_dir = self.tls_dir(id);
+        anyhow::ensure!(tls_dir.is_dir(), "there is no certificate for node {id}");
+        let node = self.outsider(id, &format!("node-{id}"), &tls_dir)?;
+        self.nodes.insert(id, node);
+        self.node_mut(id)
+    }
+
+    /// Lets go of a node. Its process ends with what is returned.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove(&mut self, id: NodeId) -> anyhow::Result<NodeProcess> {
+        let node = self.nodes.remove(&id);
+        node.with_context(|| format!("there is no node {id}"))
+    }
+
+    /// Loses the disk of a node that does not run.
+    ///
+    /// # Errors
+    /// When there is no such node, or its directory cannot be removed.
+    pub fn wipe(&self, id: NodeId) -> anyhow::Result<()> {
+        let dir = &self.node(id)?.spec().data_dir;
+        std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
     }
 
     /// A node that is configured to join this cluster but stands outside of it, with the certificates in
