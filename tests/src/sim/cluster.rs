@@ -155,9 +155,11 @@ impl Cluster {
         self.leader()
     }
 
-    /// Whether every node that is there has applied as much as the others, and follows the same leader.
+    /// Whether every node that is there has applied as much as the others, follows the same leader, and knows
+    /// the same members.
     fn agrees(&self) -> bool {
-        let mut statuses = self.hosts.iter().map(|host| Some(host.node()?.0.status()));
+        let members = self.hosts.iter().filter(|host| !host.is_retired());
+        let mut statuses = members.map(|host| Some(host.node()?.0.status()));
         let Some(Some(first)) = statuses.next() else {
             return false;
         };
@@ -166,6 +168,7 @@ impl Cluster {
                 status.leader == first.leader
                     && status.applied_index == first.applied_index
                     && status.last_log_index == first.last_log_index
+                    && (&status.voters, &status.learners) == (&first.voters, &first.learners)
             })
         });
         same && first.leader.is_some() && first.applied_index == first.last_log_index
@@ -233,10 +236,10 @@ async fn watch(cluster: Cluster, node: Node, boot: u64) {
         if status.role == Role::Stopped {
             let stopped = status.stopped.unwrap_or_default();
             let expected = ["it was killed", "it was shut down", "the last handle was dropped"];
-            let on_dead_disk = cluster
-                .host(status.node_id)
-                .is_none_or(|host| host.disk().is_off() || host.boots() != boot);
-            if !expected.contains(&stopped.as_str()) && !on_dead_disk {
+            let host = cluster.host(status.node_id);
+            let on_dead_disk = host.is_none_or(|host| host.disk().is_off() || host.boots() != boot);
+            let removed = status.removed && host.is_some_and(Host::is_retired);
+            if !expected.contains(&stopped.as_str()) && !on_dead_disk && !removed {
                 trace.violation(format!("node {} stopped by itself: {stopped}", status.node_id));
             }
             return;

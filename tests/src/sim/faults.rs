@@ -31,6 +31,10 @@ pub struct FaultCounts {
     pub slow_disks: u64,
     /// Transfers of leadership asked for.
     pub transfers: u64,
+    /// Members removed.
+    pub removals: u64,
+    /// Disks replaced by empty ones.
+    pub replacements: u64,
 }
 
 impl FaultCounts {
@@ -45,6 +49,8 @@ impl FaultCounts {
             + self.weather
             + self.slow_disks
             + self.transfers
+            + self.removals
+            + self.replacements
     }
 }
 

@@ -8,7 +8,8 @@ use std::{
 };
 
 use rivven_raft::{
-    KvStore, MemoryNetwork, NodeDir, NodeId, PeerAddr, RaftConfig, RaftNode, SimulatedDisk, TaskGroup,
+    InstanceId, JoinAs, KvStore, MemoryNetwork, NodeDir, NodeId, PeerAddr, RaftConfig, RaftNode,
+    SimulatedDisk, TaskGroup,
 };
 use rivven_transport::{LocalIdentity, Router, Transport};
 use rivven_types::ClusterId;
@@ -41,6 +42,8 @@ pub struct World {
     pub snapshot_every: u64,
     /// Who founds the group.
     pub founders: Vec<NodeId>,
+    /// Every node that there is; those that are no founders join.
+    pub everybody: Vec<NodeId>,
     /// Election timeout in milliseconds.
     pub election_ms: std::ops::Range<u64>,
     /// Heartbeat interval in milliseconds.
@@ -65,6 +68,8 @@ struct State {
     boots: u64,
     /// Wipes of the disk, each of which makes another data directory.
     wipes: u64,
+    /// Whether it may have been removed from the group.
+    retired: bool,
     process: Option<Process>,
 }
 
@@ -236,6 +241,17 @@ impl Host {
             .event(format_args!("the disk of node {} is replaced", self.id()));
     }
 
+    /// Whether its node may have been removed from the group.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.state().retired
+    }
+
+    /// Its node is about to be removed from the group, or is to take part again.
+    pub fn retire(&self, retired: bool) {
+        self.state().retired = retired;
+    }
+
     /// Suspends the process, if one runs.
     pub fn pause(&self) {
         self.set_paused(true);
@@ -268,14 +284,19 @@ fn addr(id: NodeId) -> Option<PeerAddr> {
     format!("node-{id}:9093").parse().ok()
 }
 
+/// What the data directory of a node is named by, after so many wipes.
+fn disk(seed: u64, id: NodeId, wipes: u64) -> [u8; 16] {
+    let random = Chance::new(seed, id << 16 | 2).bits();
+    (u128::from(random) << 64 | u128::from(wipes)).to_le_bytes()
+}
+
 type Started = Result<(Node, Transport), String>;
 
 async fn start(host: Arc<Inner>, tasks: TaskGroup, boot: u64) -> Started {
     let world = &host.world;
     let wipes = host.state.lock().unwrap_or_else(PoisonError::into_inner).wipes;
-    let [instance, seed] = [2, 3].map(|stream| Chance::new(world.seed, host.id << 16 | stream).bits());
-    let instance = u128::from(instance) << 64 | u128::from(wipes);
-    let dir = NodeDir::open(&host.dir, CLUSTER, host.id, instance.to_le_bytes())
+    let seed = Chance::new(world.seed, host.id << 16 | 3).bits();
+    let dir = NodeDir::open(&host.dir, CLUSTER, host.id, disk(world.seed, host.id, wipes))
         .map_err(|error| error.to_string())?;
     let identity = LocalIdentity {
         cluster: CLUSTER,
@@ -288,18 +309,23 @@ async fn start(host: Arc<Inner>, tasks: TaskGroup, boot: u64) -> Started {
         .network
         .join_in(identity, router.clone(), tasks.clone())
         .map_err(|error| error.to_string())?;
+    let founds = world.founders.contains(&host.id) && wipes == 0;
+    let peers = if founds { &world.founders } else { &world.everybody };
     let config = RaftConfig {
         node_id: host.id,
-        peers: world
-            .founders
-            .iter()
-            .copied()
-            .filter(|peer| *peer != host.id)
-            .collect(),
+        peers: peers.iter().copied().filter(|peer| *peer != host.id).collect(),
         election_timeout_ms: world.election_ms.clone(),
         heartbeat_interval_ms: world.heartbeat_ms,
     };
-    let node = RaftNode::builder(config)
+    let mut builder = RaftNode::builder(config);
+    if !founds {
+        let join = JoinAs::new();
+        builder = builder.joining(match addr(host.id) {
+            Some(addr) => join.addr(addr),
+            None => join,
+        });
+    }
+    let node = builder
         .transport(transport.clone(), router)
         .data_dir(dir)
         .simulated_disk(&host.disk)
@@ -310,14 +336,14 @@ async fn start(host: Arc<Inner>, tasks: TaskGroup, boot: u64) -> Started {
         .start()
         .await
         .map_err(|error| error.to_string())?;
-    if world.founders.contains(&host.id) && wipes == 0 && !node.status().initialized {
-        let voters: BTreeMap<_, _> = world
-            .founders
-            .iter()
-            .filter_map(|id| Some((*id, addr(*id)?)))
-            .collect();
+    if founds && !node.status().initialized {
+        let founder = |id: &NodeId| {
+            let instance = InstanceId::from_random(disk(world.seed, *id, 0));
+            Some((*id, (addr(*id)?, instance)))
+        };
+        let voters: BTreeMap<_, _> = world.founders.iter().filter_map(founder).collect();
         // Another start of it may have done so.
-        let _ = node.initialize(voters).await;
+        let _ = node.initialize_bound(voters).await;
     }
     Ok((node, transport))
 }

@@ -84,6 +84,7 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
         snapshot_every,
         calm,
         nodes,
+        newcomers,
     } = Setting::of(plan, &mut chance);
     let world = World {
         network: MemoryNetwork::seeded(plan.seed),
@@ -91,6 +92,7 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
         seed: plan.seed,
         snapshot_every,
         founders: (1..=nodes).collect(),
+        everybody: (1..=nodes + newcomers).collect(),
         election_ms: 150..300,
         heartbeat_ms: 50,
     };
@@ -100,7 +102,7 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
         value_bytes: chance.below(300),
     };
     let clients = 3 + chance.below(6);
-    let cluster = Cluster::new(world, nodes, root);
+    let cluster = Cluster::new(world, nodes + newcomers, root);
     cluster.links(calm);
     for host in cluster.hosts() {
         cluster.pace(host, PACE);
@@ -134,6 +136,8 @@ struct Setting {
     snapshot_every: u64,
     calm: LinkProfile,
     nodes: u64,
+    /// Nodes beside the founders, which join.
+    newcomers: u64,
 }
 
 impl Setting {
@@ -143,6 +147,7 @@ impl Setting {
                 snapshot_every: script.snapshot_every,
                 calm: script.calm,
                 nodes: plan.nodes.max(script.nodes),
+                newcomers: script.newcomers,
             };
         }
         let snapshot_every = chance.pick(&[40, 200, 1_000, 100_000]).copied().unwrap_or(200);
@@ -158,6 +163,7 @@ impl Setting {
             snapshot_every,
             calm,
             nodes: plan.nodes,
+            newcomers: 0,
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! What each is modelled on stands above it. All share the clients, the peace and the checks of random runs.
 
+mod members;
+
 use std::{future::Future, pin::Pin, time::Duration};
 
 use rivven_raft::{DiskPace, NodeId};
@@ -27,6 +29,8 @@ pub struct Script {
     pub name: &'static str,
     /// Nodes it needs at the least.
     pub nodes: u64,
+    /// Nodes beside the founders, which join.
+    pub newcomers: u64,
     /// Entries between snapshots.
     pub snapshot_every: u64,
     /// Links from beginning to end.
@@ -66,6 +70,7 @@ const CALM: LinkProfile = LinkProfile {
 const PLAIN: Script = Script {
     name: "",
     nodes: 3,
+    newcomers: 0,
     snapshot_every: 200,
     calm: CALM,
     play: |_, _| Box::pin(async {}),
@@ -74,7 +79,7 @@ const PLAIN: Script = Script {
 };
 
 /// Every script.
-pub const SCRIPTS: [Script; 9] = [
+pub const SCRIPTS: [Script; 13] = [
     // A restarted leader that resumes without an election answers from a state behind its own answers
     // (openraft's `enable_leader_restore`).
     Script {
@@ -158,6 +163,42 @@ pub const SCRIPTS: [Script; 9] = [
         name: "pause-leader-read",
         play: |stage, chance| Box::pin(pause_leader(stage, chance)),
         done: |counts| counts.pauses,
+        ..PLAIN
+    },
+    // A controller that removed itself crashed (KAFKA-17608).
+    Script {
+        name: "remove-leader",
+        newcomers: 2,
+        play: |stage, chance| Box::pin(members::remove_leader(stage, chance)),
+        done: |counts| counts.removals,
+        seconds_per_round: 30,
+        ..PLAIN
+    },
+    // A vote that was lost with its disk was given twice (the review of KCORE-349).
+    Script {
+        name: "wiped-disk-same-id",
+        play: |stage, chance| Box::pin(members::wiped_disk_same_id(stage, chance)),
+        done: |counts| counts.replacements,
+        seconds_per_round: 30,
+        ..PLAIN
+    },
+    // A partition together with a change of members lost updates and made two leaders (RedisRaft #17, #43).
+    Script {
+        name: "membership-in-partition",
+        nodes: 5,
+        play: |stage, chance| Box::pin(members::membership_in_partition(stage, chance)),
+        done: |counts| counts.partitions.min(counts.removals),
+        seconds_per_round: 30,
+        ..PLAIN
+    },
+    // The membership that a node had survived the snapshot that it was sent (openraft #1808).
+    Script {
+        name: "snapshot-vs-membership",
+        newcomers: 2,
+        snapshot_every: 12,
+        play: |stage, chance| Box::pin(members::snapshot_vs_membership(stage, chance)),
+        done: |counts| counts.partitions.min(counts.removals),
+        seconds_per_round: 30,
         ..PLAIN
     },
 ];
