@@ -52,6 +52,16 @@ fn a_leader_killed_and_back_at_once_answers_no_old_reads() {
 }
 
 #[test]
+fn an_empty_disk_under_a_known_id_counts_for_nothing_until_it_is_replaced() {
+    check_clean(1, 30, 3, "wiped-disk-same-id");
+}
+
+#[test]
+fn a_leader_that_is_removed_leaves_a_group_that_goes_on() {
+    check_clean(1, 30, 3, "remove-leader");
+}
+
+#[test]
 fn requests_that_come_late_and_twice_harm_nobody() {
     check_clean(1, 12, 3, "delayed-duplicates");
 }

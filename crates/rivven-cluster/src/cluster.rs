@@ -25,7 +25,7 @@ use crate::{
     founding::{Founders, Founding, Introduce, Propose, View, bootstrap, bootstrap::Resolver},
     gossip_keys::{self, KeyRequests},
     health,
-    inner::{Inner, Stage},
+    inner::{Inner, Newcomer, Stage},
     joining, membership, probe,
     published::Published,
     ring_meta::RingMeta,
@@ -128,8 +128,8 @@ impl Cluster {
         let tasks = TaskGroup::current();
         let first_key = gossip_keys::bootstrap(&config.tls_dir)?;
         let keeper = gossip_keys::open(first_key.clone(), dir.path(), &tasks)?;
-        let founders = Founders::open(local.clone(), dir.path().join("founding.json"), tasks.clone())?;
-        let founders = Arc::new(founders);
+        let founding = dir.path().join("founding.json");
+        let founders = Arc::new(Founders::open(local.clone(), founding, tasks.clone())?);
         let router = Router::new();
         serve(&router, &founders);
         let identity = IdentityWatch::from(identity);
@@ -164,8 +164,7 @@ impl Cluster {
             raft: SetOnce::new(),
             dir: Mutex::new(Some(dir)),
             stage: watch::Sender::new(Stage::Up),
-            joins: Mutex::default(),
-            double: Mutex::default(),
+            newcomer: Newcomer::default(),
             problems: Mutex::default(),
             report: tokio::sync::Mutex::default(),
             holds_data,

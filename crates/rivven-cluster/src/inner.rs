@@ -35,12 +35,25 @@ use crate::{
 /// How long an address may stay unknown because nobody has said yet what it looks like from outside.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Founders that Raft is told of, beside this node. They matter until the membership is known; a node that joins
+/// is none of them, and would be one too many where the most there can be have founded the cluster.
+const MAX_CONTACTS: usize = 14;
+
 /// Whether the node runs, is on its way out, or is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     Up,
     Stopping,
     Stopped,
+}
+
+/// What a node knows of its own place while the cluster does not know it yet.
+#[derive(Debug, Default)]
+pub(crate) struct Newcomer {
+    /// While this node asks to join a cluster that runs: whom, and what came of it.
+    joins: Mutex<Option<String>>,
+    /// Another data directory that gossip has met under this node's id.
+    pub(crate) double: Mutex<Option<InstanceId>>,
 }
 
 /// One node.
@@ -70,10 +83,7 @@ pub(crate) struct Inner {
     /// The data directory, until Raft takes it over.
     pub(crate) dir: Mutex<Option<NodeDir>>,
     pub(crate) stage: watch::Sender<Stage>,
-    /// While this node asks to join a cluster that runs: whom, and what came of it.
-    pub(crate) joins: Mutex<Option<String>>,
-    /// Another data directory that gossip has met under this node's id.
-    pub(crate) double: Mutex<Option<InstanceId>>,
+    pub(crate) newcomer: Newcomer,
     /// What an operator must mend, by code.
     pub(crate) problems: Mutex<BTreeMap<&'static str, String>>,
     pub(crate) report: tokio::sync::Mutex<Option<ShutdownReport>>,
@@ -170,7 +180,8 @@ impl Inner {
             .founders
             .keys()
             .copied()
-            .filter(|node| *node != self.local.node);
+            .filter(|node| *node != self.local.node)
+            .take(MAX_CONTACTS);
         let config = RaftConfig {
             node_id: self.local.node,
             peers: peers.collect(),
@@ -287,11 +298,11 @@ impl Inner {
     /// Notes that this node asks to join by way of `contact`, and what came of it.
     pub(crate) fn wait_to_join(&self, contact: NodeId, cause: impl fmt::Display) {
         let waits = format!("this node asks to join the cluster through node {contact}: {cause}");
-        *self.joins.lock().unwrap_or_else(PoisonError::into_inner) = Some(waits);
+        *self.newcomer.joins.lock().unwrap_or_else(PoisonError::into_inner) = Some(waits);
     }
 
     fn asks_to_join(&self) -> Option<String> {
-        let joins = self.joins.lock().unwrap_or_else(PoisonError::into_inner);
+        let joins = self.newcomer.joins.lock().unwrap_or_else(PoisonError::into_inner);
         joins.clone().filter(|_| self.founders.accepted().is_none())
     }
 

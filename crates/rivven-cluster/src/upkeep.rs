@@ -175,7 +175,11 @@ fn forget_strangers(inner: &Inner, raft: &RaftNode<ClusterState>) {
             inner.swim.forget(member.node, member.instance);
         }
     }
-    let mut double = inner.double.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut double = inner
+        .newcomer
+        .double
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     if double.is_some_and(|other| raft.is_shut_out(inner.local.node, other)) {
         // What gossip has met was news of the disk that this one replaces.
         *double = None;
@@ -207,7 +211,11 @@ pub(crate) async fn watch_gossip(inner: Arc<Inner>) {
             MemberEvent::Conflict {
                 node, other, addr, ..
             } if node == inner.local.node => {
-                *inner.double.lock().unwrap_or_else(PoisonError::into_inner) = Some(other);
+                *inner
+                    .newcomer
+                    .double
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(other);
                 let problem = format!(
                     "another process at {addr} uses node id {node} with data directory {other}; give each node \
                      an id and a certificate of its own"

@@ -251,3 +251,72 @@ async fn a_promised_write_that_is_missing_or_altered_is_counted_as_lost() {
         "only what was promised counts"
     );
 }
+
+/// What `rivven-node member` prints, by way of node 1, and its exit code.
+fn member(harness: &Harness, args: &[&str]) -> (String, Option<i32>) {
+    let spec = harness.node(1).unwrap().spec();
+    let token = rivven_node::harness::token_path(&spec.data_dir);
+    let mut command = Command::new(BINARY);
+    command
+        .arg("member")
+        .args(args)
+        .args(["--admin", &spec.admin.to_string()]);
+    if args[0] != "list" {
+        command.arg("--admin-token").arg(token);
+    }
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8(text).unwrap(), output.status.code())
+}
+
+/// A node is let in, joins, is asked to vote and leaves again, each time as planned.
+#[tokio::test]
+async fn members_are_shown_planned_and_changed_from_the_command_line() {
+    let mut options = HarnessOptions::new(BINARY);
+    options.nodes = 1;
+    let mut harness = Harness::start(options).unwrap();
+    harness.wait_ready(&[1], LIMIT).await.unwrap();
+    let check = |harness: &Harness, args: &[&str], code: i32, parts: &[&str]| {
+        let (text, exit) = member(harness, args);
+        assert_eq!(exit, Some(code), "{args:?}: {text}");
+        for part in parts {
+            assert!(text.contains(part), "{args:?}: {part:?} is not in {text}");
+        }
+    };
+    check(
+        &harness,
+        &["list"],
+        0,
+        &["leader", "1 of 1 voters live", "nothing is left to do"],
+    );
+    check(
+        &harness,
+        &["remove", "1", "--plan"],
+        1,
+        &["error[no-successor]", "help: start or add one first"],
+    );
+    check(&harness, &["promote", "9"], 1, &["error[unknown-member]"]);
+    check(
+        &harness,
+        &["add", "2", "--role", "observer"],
+        0,
+        &["node 2 may join; start it"],
+    );
+
+    harness.add(2).unwrap().start().unwrap();
+    harness.wait_ready(&[2], LIMIT).await.unwrap();
+    check(&harness, &["list"], 0, &["learner", "observer"]);
+    let plan = [
+        "voters   1  ->  1, 2",
+        "2 of 2 voters live",
+        "nothing was changed",
+    ];
+    check(&harness, &["promote", "2", "--plan"], 0, &plan);
+    check(&harness, &["list"], 0, &["1 of 1 voters live"]);
+    check(&harness, &["promote", "2"], 0, &["node 2 votes", "done"]);
+    check(&harness, &["list"], 0, &["2 of 2 voters live"]);
+    check(&harness, &["replace", "2"], 1, &["error[member-lives]"]);
+    check(&harness, &["remove", "2"], 0, &["shut out for good", "done"]);
+    check(&harness, &["list"], 0, &["1 of 1 voters live", "removed  2"]);
+    harness.client(1).unwrap().put("k", "v".into()).await.unwrap();
+}

@@ -285,6 +285,13 @@ impl StatusSource {
         );
     }
 
+    /// Whether the newest membership that this node knows has `node`.
+    pub(crate) fn has_member(&self, node: NodeId) -> bool {
+        let metrics = self.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&node).is_some()
+    }
+
     /// Waits until the node has learned that it was removed.
     pub(crate) async fn until_removed(&self) {
         self.until_stopped().await;

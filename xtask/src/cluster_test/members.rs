@@ -24,17 +24,17 @@ pub(super) async fn run(context: &mut Context<'_>) -> anyhow::Result<()> {
     context.create_topic().await?;
     let load = context.load("members")?;
     context.traffic(&load).await?;
-    join(context, &load).await?;
+    let joined = join(context, &load).await?;
+    context.floor("members joined", joined, usize::try_from(NEWCOMERS)?)?;
     remove_leader(context, &load).await?;
     replace_disk(context, &load).await?;
     let history = load.stop().await?;
-    context.floor("members joined", usize::try_from(NEWCOMERS)?, 2)?;
     context.verify(&history).await?;
     context.harness.stop_all().await
 }
 
-/// New nodes are started, and the group takes them in by itself.
-async fn join(context: &mut Context<'_>, load: &Load) -> anyhow::Result<()> {
+/// New nodes are started, and the group takes them in by itself. How many it has taken in.
+async fn join(context: &mut Context<'_>, load: &Load) -> anyhow::Result<usize> {
     let founders = context.harness.ids();
     let first = founders.last().copied().unwrap_or(0) + 1;
     let newcomers: Vec<NodeId> = (first..first + NEWCOMERS).collect();
@@ -51,7 +51,11 @@ async fn join(context: &mut Context<'_>, load: &Load) -> anyhow::Result<()> {
     let view = membership(context, "the newcomers are members", settled).await?;
     context.facts.time("joined", began.elapsed());
     context.facts.count("voters", view.quorum.voters);
-    load.wait_acknowledged(WRITES_AFTER, STEP_LIMIT).await
+    load.wait_acknowledged(WRITES_AFTER, STEP_LIMIT).await?;
+    let members = view.members.iter();
+    Ok(members
+        .filter(|member| newcomers.contains(&member.node_id))
+        .count())
 }
 
 /// The leader is removed by way of another node, and says so itself.

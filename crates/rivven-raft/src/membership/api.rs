@@ -414,6 +414,10 @@ pub(crate) async fn answer<S: StateMachine>(
             }
         });
     }
+    if !node.source.has_member(caller.peer.node) {
+        let text = "the sender is no member; it may ask to join, and nothing else";
+        return Err(Rejection::new("not-a-member", text));
+    }
     Ok(node.driver.answer(&ask).await)
 }
 

@@ -7,7 +7,8 @@ use rivven_transport::{CallCtx, CallError, Transport};
 
 use super::*;
 use crate::{
-    Fabric, KvCommand, KvStore, RaftConfig, RaftNode,
+    Fabric, JoinRequest, KvCommand, KvStore, MemberChange, MemberRole, RaftConfig, RaftNode,
+    membership::{WireAnswer, WireAsk},
     system::SystemCommand,
     types::{NAMESPACE_APPLICATION, NAMESPACE_SESSION, NAMESPACE_SYSTEM, log_id, vote},
     wire::{WireProposal, WireProposeResponse, client::MAX_BATCH},
@@ -54,6 +55,47 @@ async fn nobody_speaks_in_another_nodes_name() {
             .unwrap_err();
         assert_eq!(refused.code(), "sender-mismatch");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_no_member_may_ask_to_join_for_itself_and_nothing_else() {
+    let fabric = Fabric::new();
+    let config = RaftConfig {
+        node_id: 1,
+        peers: Vec::new(),
+        election_timeout_ms: 150..300,
+        heartbeat_interval_ms: 50,
+    };
+    let builder = RaftNode::builder(config).fabric(&fabric);
+    let node = builder.state_machine(KvStore::new()).start().await.unwrap();
+    let stranger = fabric.join((3, "test"), None, None, Router::new()).unwrap();
+    let local = stranger.local();
+    let request = |node| JoinRequest {
+        node,
+        instance: local.instance,
+        addr: "node3:9093".parse().unwrap(),
+        zone: String::new(),
+        role: MemberRole::Auto,
+    };
+    let remove = MemberChange::Remove { node: 1 };
+    for (ask, code) in [
+        (WireAsk::View, "not-a-member"),
+        (
+            WireAsk::Change {
+                change: remove,
+                force: None,
+            },
+            "not-a-member",
+        ),
+        (WireAsk::ForwardedJoin(request(4)), "not-a-member"),
+        (WireAsk::Join(request(4)), "sender-mismatch"),
+    ] {
+        let refused = call::<AskMembership>(&stranger, &ask).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{ask:?}");
+    }
+    let joined = call::<AskMembership>(&stranger, &WireAsk::Join(request(3))).await;
+    assert_eq!(joined.unwrap(), WireAnswer::Joined);
+    assert!(node.membership().await.unwrap().member(3).is_some());
 }
 
 fn proposal_of(body: &'static [u8]) -> WireProposal {

@@ -355,7 +355,7 @@ fn a_snapshot_with_two_replies_of_one_proposal_or_of_one_entry_is_refused() {
     let replies = [record(1, 8), record(2, 9)].concat();
     let mut members = Vec::new();
     crate::records::write_u64(&mut members, 0).unwrap();
-    crate::records::write_record(&mut members, &crate::membership::Records::default().shut_out()).unwrap();
+    crate::records::write_record(&mut members, &Records::default().shut_out()).unwrap();
     let head = whole.strip_suffix(&members[..]).unwrap();
     let head = head.strip_suffix(&replies[..]).unwrap();
     assert!(restored(&[head, &replies, &members].concat()).is_ok());

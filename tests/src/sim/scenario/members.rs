@@ -5,10 +5,8 @@ use std::time::Duration;
 use rivven_raft::{MemberChange, MemberOptions, MembershipView, NodeId};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    super::{chance::Chance, cluster::Cluster, host::Host},
-    Stage,
-};
+use super::Stage;
+use crate::sim::{chance::Chance, cluster::Cluster, host::Host};
 
 /// How long a change is waited for.
 const CHANGE_TIME: Duration = Duration::from_secs(10);
