@@ -2,18 +2,22 @@
 
 use std::{
     fmt,
+    future::Future,
     sync::{PoisonError, RwLock},
     time::Duration,
 };
 
-use openraft::{Raft, async_runtime::watch::WatchReceiver};
+use openraft::{
+    Raft, async_runtime::watch::WatchReceiver, errors::Fatal, type_config::alias::WatchReceiverOf,
+};
 use rivven_raft_store::LogMonitor;
 use rivven_transport::TaskGroup;
 
 use crate::{
     StateMachine,
     adapter::{FaultCell, Machine},
-    types::TypeConfig,
+    runtime::NodeScope,
+    types::{RaftMetrics, TypeConfig},
 };
 
 /// How long a core may take to finish what it is doing when it is ended in order.
@@ -21,6 +25,69 @@ pub(crate) const END_GRACE: Duration = Duration::from_secs(5);
 
 /// The consensus library's handle.
 pub(crate) type RaftHandle<S> = Raft<TypeConfig, Machine<S>>;
+
+/// A core, for those who call it. Clones are the same core.
+pub(crate) struct CoreHandle<S: StateMachine> {
+    raft: RaftHandle<S>,
+    scope: NodeScope,
+}
+
+impl<S: StateMachine> Clone for CoreHandle<S> {
+    fn clone(&self) -> Self {
+        Self {
+            raft: self.raft.clone(),
+            scope: self.scope.clone(),
+        }
+    }
+}
+
+impl<S: StateMachine> CoreHandle<S> {
+    /// A core whose calls run in `scope`, that of the node: it outlives every core.
+    pub(crate) const fn new(raft: RaftHandle<S>, scope: NodeScope) -> Self {
+        Self { raft, scope }
+    }
+
+    /// Calls into the core, in a task of the node. Dropped, this only stops to listen: the call goes on to its end.
+    ///
+    /// Whoever first calls a core that has ended waits for its last task on behalf of all who call it after. Dropped
+    /// in that wait, it would leave nobody to end it, and the library panics in each of the others
+    /// (`RaftInner::join_core_task`).
+    pub(crate) async fn call<T, E, F>(&self, call: impl FnOnce(RaftHandle<S>) -> F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Fatal<TypeConfig>> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let (scope, call) = (self.scope.clone(), call(self.raft.clone()));
+        let called = self.scope.group().spawn(async move { scope.run(call).await });
+        match called.await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err(Fatal::Stopped.into()),
+            Err(_panic) => Err(Fatal::Panicked.into()),
+        }
+    }
+
+    /// Follows what the core says of itself.
+    pub(crate) fn metrics(&self) -> WatchReceiverOf<TypeConfig, RaftMetrics> {
+        self.raft.metrics()
+    }
+
+    /// From this moment on the core stands for election when it hears of no leader.
+    pub(crate) fn let_stand(&self) {
+        self.raft.runtime_config().elect(true);
+    }
+
+    /// Lets the core finish what it is doing, but not for long.
+    pub(crate) async fn end(&self) {
+        let ended = self.call(|raft| async move {
+            let _joined = raft.shutdown().await;
+            Ok::<(), Fatal<TypeConfig>>(())
+        });
+        if tokio::time::timeout(END_GRACE, ended).await.is_err() {
+            tracing::warn!("the core did not stop in time");
+        }
+    }
+}
 
 /// Why a node has no core to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +108,7 @@ impl fmt::Display for Down {
 
 /// A running core with everything that ends with it.
 pub(crate) struct Core<S: StateMachine> {
-    pub(crate) raft: RaftHandle<S>,
+    pub(crate) raft: CoreHandle<S>,
     pub(crate) group: TaskGroup,
     /// Tells why the log has stopped; none for one in memory.
     pub(crate) log: Option<LogMonitor<TypeConfig>>,
@@ -52,7 +119,7 @@ pub(crate) struct Core<S: StateMachine> {
 impl<S: StateMachine> Core<S> {
     /// Ends what is left of it. Then its log is closed, and can be opened again.
     pub(crate) async fn end(self) {
-        end_raft(&self.raft).await;
+        self.raft.end().await;
         self.group.abort();
         if !self.group.join(END_GRACE).await {
             tracing::warn!("some tasks of a core did not end in time");
@@ -71,26 +138,19 @@ impl<S: StateMachine> Core<S> {
     }
 }
 
-/// Lets a core finish what it is doing, but not for long.
-pub(crate) async fn end_raft<S: StateMachine>(raft: &RaftHandle<S>) {
-    if tokio::time::timeout(END_GRACE, raft.shutdown()).await.is_err() {
-        tracing::warn!("the core did not stop in time");
-    }
-}
-
 /// Where a node keeps its core, if it has one.
-pub(crate) struct CoreSlot<S: StateMachine>(RwLock<Option<RaftHandle<S>>>);
+pub(crate) struct CoreSlot<S: StateMachine>(RwLock<Option<CoreHandle<S>>>);
 
 impl<S: StateMachine> CoreSlot<S> {
-    pub(crate) const fn new(raft: RaftHandle<S>) -> Self {
+    pub(crate) const fn new(raft: CoreHandle<S>) -> Self {
         Self(RwLock::new(Some(raft)))
     }
 
-    pub(crate) fn get(&self) -> Option<RaftHandle<S>> {
+    pub(crate) fn get(&self) -> Option<CoreHandle<S>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn set(&self, raft: Option<RaftHandle<S>>) {
+    pub(crate) fn set(&self, raft: Option<CoreHandle<S>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = raft;
     }
 }

@@ -149,7 +149,8 @@ async fn stand<S: StateMachine>(node: &Inner<S>) {
     // What this node has is enough: whoever has more does not vote for it.
     let request = TransferLeaderRequest::new(vote, node.node_id, None);
     let Ok(raft) = node.raft() else { return };
-    match raft.handle_transfer_leader(request).await {
+    let stood = raft.call(|raft| async move { raft.handle_transfer_leader(request).await });
+    match stood.await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => tracing::debug!(%refused, "could not stand for election"),
         Err(fatal) => tracing::debug!(%fatal, "could not stand for election"),

@@ -14,7 +14,7 @@ use crate::{
     applied::Shared,
     codec::LogCodec,
     config::Timing,
-    core::{Core, END_GRACE, RaftHandle},
+    core::{Core, CoreHandle, END_GRACE},
     log_disk::LogDisk,
     membership::Policy,
     network::Peers,
@@ -218,7 +218,7 @@ impl<S: StateMachine> Plant<S> {
         let started = scope.run(starting).await;
         let raft = started.map_err(|fatal| not_started(monitor.as_ref(), &fatal))?;
         Ok(Core {
-            raft,
+            raft: CoreHandle::new(raft, self.scope.clone()),
             group: scope.group().clone(),
             log: monitor,
             fault,
@@ -227,7 +227,7 @@ impl<S: StateMachine> Plant<S> {
 
     /// Starts what goes on beside a core and ends with it.
     pub(crate) fn accompany(&self, core: &Core<S>, source: &Arc<StatusSource>) {
-        let raft: RaftHandle<S> = core.raft.clone();
+        let raft = core.raft.clone();
         let keeper = keep_snapshots(raft.clone(), self.snapshots.clone(), self.news.subscribe());
         drop(core.group.spawn(keeper));
         drop(core.group.spawn(tell_lag(raft.metrics())));
@@ -240,9 +240,9 @@ impl<S: StateMachine> Plant<S> {
 }
 
 /// Lets a core stand for election once whatever this node confirmed to a leader before has run out.
-async fn stand_later<S: StateMachine>(raft: RaftHandle<S>, lease: Duration) {
+async fn stand_later<S: StateMachine>(raft: CoreHandle<S>, lease: Duration) {
     sleep(lease).await;
-    raft.runtime_config().elect(true);
+    raft.let_stand();
 }
 
 /// Restores the newest snapshot, or the next older one if that fails, unless the state is as far already.

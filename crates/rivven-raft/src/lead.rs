@@ -47,8 +47,9 @@ impl<S: StateMachine> Inner<S> {
         let raft = self.raft().map_err(LocalFailure::Down)?;
         self.check_level(proposal).await?;
         let proposed = Instant::now();
-        let written = timeout_at(deadline, raft.client_write(command(proposal))).await;
-        match written.map_err(|_| too_late())? {
+        let command = command(proposal);
+        let written = raft.call(|raft| async move { raft.client_write(command).await });
+        match timeout_at(deadline, written).await.map_err(|_| too_late())? {
             Ok(done) => {
                 self.stages.answered(done.log_id.index, proposed);
                 Ok(done.data.0)
@@ -80,9 +81,10 @@ impl<S: StateMachine> Inner<S> {
         }
         let proposed = Instant::now();
         let mut last = None;
-        let written = raft.client_write_many(commands).await;
-        let mut written = match written {
-            Ok(written) => written,
+        let written = raft.call(|raft| async move { raft.client_write_many(commands).await });
+        let mut written = match written.await {
+            // A core that ends answers the rest of them all at once.
+            Ok(written) => written.fuse(),
             Err(fatal) => {
                 Box::pin(self.until_down()).await;
                 let ended = || Err(ended(&fatal));

@@ -5,6 +5,7 @@
 
 mod adapter;
 mod applied;
+mod arrivals;
 mod builder;
 mod client;
 mod codec;

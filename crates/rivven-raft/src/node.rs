@@ -18,7 +18,8 @@ use crate::{
     Fabric, InitializeError, KvStore, NoLeader, RaftBuilder, RaftConfig, RaftStatus, RaftWatch, StartError,
     StateMachine, TransferError,
     applied::Shared,
-    core::{CoreSlot, Down, RaftHandle, end_raft},
+    arrivals::Arrivals,
+    core::{CoreHandle, CoreSlot, Down},
     courier::Courier,
     divergence::compare_replicas,
     launch::{Disk, Plant},
@@ -93,6 +94,7 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) scope: NodeScope,
     pub(crate) source: Arc<StatusSource>,
     pub(crate) reception: Reception,
+    pub(crate) arrivals: Arrivals,
     pub(crate) driver: Arc<Driver<S>>,
     /// The feature levels of this release and this application.
     pub(crate) supported: Levels,
@@ -264,6 +266,7 @@ impl<S: StateMachine> Inner<S> {
             scope: plant.scope.clone(),
             source: Arc::clone(&source),
             reception: Reception::default(),
+            arrivals: Arrivals::default(),
             driver: Driver::start(&plant, &slot, &source),
             supported: plant
                 .shared
@@ -294,7 +297,7 @@ impl<S: StateMachine> Inner<S> {
     }
 
     /// The consensus core, or why there is none at this moment.
-    pub(crate) fn raft(&self) -> Result<RaftHandle<S>, Down> {
+    pub(crate) fn raft(&self) -> Result<CoreHandle<S>, Down> {
         if let Some(down) = self.source.down() {
             return Err(down);
         }
@@ -335,8 +338,8 @@ impl<S: StateMachine> Inner<S> {
         let raft = self.raft().map_err(|down| InitializeError::Stopped {
             cause: down.to_string(),
         })?;
-        let initialized = raft.initialize(voters).await;
-        initialized.map_err(|error| match error {
+        let initialized = raft.call(|raft| async move { raft.initialize(voters).await });
+        initialized.await.map_err(|error| match error {
             RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)) => {
                 InitializeError::AlreadyInitialized
             }
@@ -451,7 +454,7 @@ impl<S: StateMachine> Inner<S> {
         let raft = self.raft();
         self.source.stop(reason.into());
         if let Ok(raft) = raft {
-            end_raft(&raft).await;
+            raft.end().await;
         }
         self.kill(reason).await;
     }

@@ -238,17 +238,20 @@ impl<S: StateMachine> Inner<S> {
             (Freshness::Lease, None) | (Freshness::Round, _) => Duration::ZERO,
         };
         let option = LinearizerOption::new(Some(confirmed_within), true);
-        let asked = timeout_at(deadline, raft.get_read_linearizer(option)).await;
-        let asked = asked.map_err(|_| ReadIndexFailure::Unconfirmed("the deadline passed".into()))?;
-        asked
-            .map(|linearizer| linearizer.read_log_id().index())
-            .map_err(|error| match error {
-                RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
-                    ReadIndexFailure::NotLeader(forward.leader_id)
-                }
-                RaftError::APIError(error) => ReadIndexFailure::Unconfirmed(error.to_string()),
-                RaftError::Fatal(fatal) => ReadIndexFailure::Stopped(fatal.to_string()),
-            })
+        let asked = raft.call(move |raft| async move {
+            let linearizer = raft.get_read_linearizer(option).await?;
+            Ok(linearizer.read_log_id().index())
+        });
+        let asked = timeout_at(deadline, asked)
+            .await
+            .map_err(|_| ReadIndexFailure::Unconfirmed("the deadline passed".into()))?;
+        asked.map_err(|error| match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+                ReadIndexFailure::NotLeader(forward.leader_id)
+            }
+            RaftError::APIError(error) => ReadIndexFailure::Unconfirmed(error.to_string()),
+            RaftError::Fatal(fatal) => ReadIndexFailure::Stopped(fatal.to_string()),
+        })
     }
 
     async fn read_index_at(

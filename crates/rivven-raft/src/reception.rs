@@ -84,10 +84,10 @@ async fn receive<S: StateMachine>(
     let node = running(&node)?;
     let snapshot = Snapshot { meta, snapshot };
     let raft = node.raft().map_err(stopped)?;
-    let installed = raft.install_full_snapshot(offer.vote.into(), snapshot).await;
-    Ok(WireSnapshotReceipt::Installed(
-        installed.map_err(stopped)?.vote.into(),
-    ))
+    let vote = offer.vote.into();
+    let installed = raft.call(move |raft| async move { raft.install_full_snapshot(vote, snapshot).await });
+    let installed = installed.await.map_err(stopped)?;
+    Ok(WireSnapshotReceipt::Installed(installed.vote.into()))
 }
 
 impl Attempt {

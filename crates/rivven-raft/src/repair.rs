@@ -112,10 +112,10 @@ async fn find_snapshot<S: StateMachine>(
     {
         return Ok(Some(data.transfer().into()));
     }
-    if node.shared.applied_index() >= Some(needed)
-        && let Err(fatal) = node.raft().map_err(stopped)?.trigger().snapshot().await
-    {
-        return Err(stopped(fatal));
+    if node.shared.applied_index() >= Some(needed) {
+        let raft = node.raft().map_err(stopped)?;
+        let begun = raft.call(|raft| async move { raft.trigger().snapshot().await });
+        begun.await.map_err(stopped)?;
     }
     Ok(None)
 }

@@ -7,9 +7,13 @@ pub(crate) mod tests;
 
 use std::{
     future::Future,
+    pin::pin,
     sync::{Arc, Weak},
+    task::Poll,
 };
 
+use futures_util::poll;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest};
 use rivven_transport::{Caller, Method, Rejection, Router};
 use rivven_types::NodeId;
@@ -122,12 +126,9 @@ async fn request_vote<S: StateMachine>(
 ) -> Result<WireVoteResponse, Rejection> {
     own_vote(&caller, request.vote)?;
     may_vote(&node)?;
-    let response = node
-        .raft()
-        .map_err(stopped)?
-        .vote(request.into())
-        .await
-        .map_err(stopped)?;
+    let raft = node.raft().map_err(stopped)?;
+    let asked = raft.call(|raft| async move { raft.vote(request.into()).await });
+    let response = asked.await.map_err(stopped)?;
     Ok(response.into())
 }
 
@@ -138,12 +139,9 @@ async fn request_pre_vote<S: StateMachine>(
 ) -> Result<WireVoteResponse, Rejection> {
     own_vote(&caller, request.vote)?;
     may_vote(&node)?;
-    let response = node
-        .raft()
-        .map_err(stopped)?
-        .pre_vote(request.into())
-        .await
-        .map_err(stopped)?;
+    let raft = node.raft().map_err(stopped)?;
+    let asked = raft.call(|raft| async move { raft.pre_vote(request.into()).await });
+    let response = asked.await.map_err(stopped)?;
     Ok(response.into())
 }
 
@@ -153,13 +151,29 @@ async fn append_entries<S: StateMachine>(
     request: WireAppend,
 ) -> Result<WireAppendResponse, Rejection> {
     own_vote(&caller, request.vote)?;
+    let leader = request.vote;
     let request = AppendEntriesRequest::try_from(request).map_err(malformed)?;
-    let response = node
-        .raft()
-        .map_err(stopped)?
-        .append_entries(request)
-        .await
-        .map_err(stopped)?;
+    let raft = node.raft().map_err(stopped)?;
+    let end = request.entries.last().map(|entry| entry.log_id.index);
+    if end.is_some() {
+        let log_end = node.source.metrics().borrow_watched().last_log_index;
+        let prev = request.prev_log_id.map(|id| id.index);
+        node.arrivals.turn(leader, prev, log_end).await;
+    }
+    let passing = Arc::clone(&node);
+    let asked = raft.call(|raft| async move {
+        let mut appending = pin!(raft.append_entries(request));
+        // The first poll puts it into the core's queue.
+        let first = poll!(appending.as_mut());
+        if let Some(end) = end {
+            passing.arrivals.pass(leader, end);
+        }
+        match first {
+            Poll::Ready(appended) => appended,
+            Poll::Pending => appending.await,
+        }
+    });
+    let response = asked.await.map_err(stopped)?;
     Ok(response.into())
 }
 
@@ -171,12 +185,9 @@ async fn transfer_leader<S: StateMachine>(
     own_vote(&caller, request.from)?;
     let last_log_id = request.last_log_id.map(Into::into);
     let request = TransferLeaderRequest::new(request.from.into(), request.to, last_log_id);
-    let response = node
-        .raft()
-        .map_err(stopped)?
-        .handle_transfer_leader(request)
-        .await
-        .map_err(stopped)?;
+    let raft = node.raft().map_err(stopped)?;
+    let asked = raft.call(|raft| async move { raft.handle_transfer_leader(request).await });
+    let response = asked.await.map_err(stopped)?;
     Ok(match response {
         Ok(()) => WireTransferResponse::Accepted,
         Err(TransferLeaderError::VoteChanged { expected, actual }) => WireTransferResponse::VoteChanged {

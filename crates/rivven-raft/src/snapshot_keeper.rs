@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{StateMachine, core::RaftHandle, snapshot::Snapshots};
+use crate::{StateMachine, core::CoreHandle, snapshot::Snapshots};
 
 /// Pause before a snapshot for which there was no room is tried again. Doubles with every failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl SnapshotNews {
 
 /// Acts on the news of snapshots for as long as `raft` runs.
 pub(crate) async fn keep_snapshots<S: StateMachine>(
-    raft: RaftHandle<S>,
+    raft: CoreHandle<S>,
     snapshots: Snapshots,
     mut news: watch::Receiver<SnapshotNews>,
 ) {
@@ -75,7 +75,8 @@ pub(crate) async fn keep_snapshots<S: StateMachine>(
             let upto = snapshots.purge_upto();
             if let Some(upto) = upto.filter(|upto| purged < Some(*upto)) {
                 purged = Some(upto);
-                if raft.trigger().purge_log(upto).await.is_err() {
+                let purged = raft.call(move |raft| async move { raft.trigger().purge_log(upto).await });
+                if purged.await.is_err() {
                     return;
                 }
             }
@@ -91,7 +92,8 @@ pub(crate) async fn keep_snapshots<S: StateMachine>(
                 }
                 () = sleep_until(retry_at) => {}
             }
-            if raft.trigger().snapshot().await.is_err() {
+            let begun = raft.call(|raft| async move { raft.trigger().snapshot().await });
+            if begun.await.is_err() {
                 return;
             }
         }

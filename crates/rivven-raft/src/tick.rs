@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     StateMachine,
     applied::Shared,
-    core::RaftHandle,
+    core::CoreHandle,
     status::StatusSource,
     system::SystemCommand,
     types::{LogCommand, NAMESPACE_SYSTEM},
@@ -50,7 +50,7 @@ impl Reckoning {
 /// Proposes ticks as long as this node leads and something needs them. Ends with the node.
 pub(crate) async fn propose_ticks<S: StateMachine>(
     node_id: NodeId,
-    raft: RaftHandle<S>,
+    raft: CoreHandle<S>,
     shared: Arc<Shared<S>>,
     source: Arc<StatusSource>,
 ) {
@@ -77,8 +77,9 @@ pub(crate) async fn propose_ticks<S: StateMachine>(
             namespace: NAMESPACE_SYSTEM,
             body: body.into(),
         };
+        let written = raft.call(|raft| async move { raft.client_write(command).await });
         // Time in which nothing is written does not pass: nobody could renew anything in it either.
-        if let Ok(Ok(_)) = timeout(MAX_ADVANCE, raft.client_write(command)).await {
+        if let Ok(Ok(_)) = timeout(MAX_ADVANCE, written).await {
             running = Some(reckoning);
         }
     }

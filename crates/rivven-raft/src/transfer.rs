@@ -25,10 +25,8 @@ impl<S: StateMachine> Inner<S> {
         let raft = self.raft().map_err(|down| down.to_string())?;
         let begun = <TokioInstant as openraft::Instant>::now();
         // Whoever answers this is there: what was heard before may have been the last.
-        raft.trigger()
-            .heartbeat()
-            .await
-            .map_err(|fatal| fatal.to_string())?;
+        let beat = raft.call(|raft| async move { raft.trigger().heartbeat().await });
+        beat.await.map_err(|fatal| fatal.to_string())?;
         let mut metrics = raft.metrics();
         loop {
             let (caught_up, leads) = {
@@ -52,8 +50,8 @@ impl<S: StateMachine> Inner<S> {
                 return Err("the node was ended".into());
             }
         }
-        let triggered = raft.trigger().transfer_leader(to).await;
-        triggered.map(|()| true).map_err(|fatal| fatal.to_string())
+        let triggered = raft.call(move |raft| async move { raft.trigger().transfer_leader(to).await });
+        triggered.await.map(|()| true).map_err(|fatal| fatal.to_string())
     }
 }
 

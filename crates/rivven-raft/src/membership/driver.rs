@@ -20,7 +20,7 @@ use super::{
 use crate::{
     StateMachine,
     applied::Shared,
-    core::{CoreSlot, RaftHandle, end_raft},
+    core::{CoreHandle, CoreSlot},
     launch::Plant,
     status::StatusSource,
     system::{SystemCommand, SystemResponse},
@@ -99,7 +99,7 @@ impl<S: StateMachine> Driver<S> {
         driver
     }
 
-    fn raft(&self) -> Result<RaftHandle<S>, String> {
+    fn raft(&self) -> Result<CoreHandle<S>, String> {
         self.core
             .get()
             .ok_or_else(|| "this node has no consensus core at the moment".into())
@@ -302,8 +302,10 @@ impl<S: StateMachine> Driver<S> {
         let unchanged = Precondition::LastMembershipLogId {
             last_membership_log_id: basis.membership,
         };
-        let changed = self.raft()?.change_membership_if(change, true, [unchanged]).await;
-        changed.map(drop).map_err(|error| error.to_string())
+        let raft = self.raft()?;
+        let changed =
+            raft.call(|raft| async move { raft.change_membership_if(change, true, [unchanged]).await });
+        changed.await.map(drop).map_err(|error| error.to_string())
     }
 
     /// Has the log carry a command of the records.
@@ -314,15 +316,17 @@ impl<S: StateMachine> Driver<S> {
             namespace: NAMESPACE_SYSTEM,
             body: body.into(),
         };
-        let written = self.raft()?.client_write(command).await;
-        let reply = written.map_err(|error| error.to_string())?.data.0;
+        let raft = self.raft()?;
+        let written = raft.call(|raft| async move { raft.client_write(command).await });
+        let reply = written.await.map_err(|error| error.to_string())?.data.0;
         postcard::from_bytes(&reply).map_err(|error| io::Error::other(error).to_string())
     }
 
     async fn hand_over(&self, to: NodeId) -> Result<(), String> {
         let mut metrics = self.source.metrics();
-        let asked = self.raft()?.trigger().transfer_leader(to).await;
-        asked.map_err(|fatal| fatal.to_string())?;
+        let raft = self.raft()?;
+        let asked = raft.call(move |raft| async move { raft.trigger().transfer_leader(to).await });
+        asked.await.map_err(|fatal| fatal.to_string())?;
         let taken = async {
             while metrics.borrow_watched().current_leader == Some(self.node_id) {
                 if metrics.changed().await.is_err() {
@@ -387,6 +391,6 @@ async fn keep_out(node_id: NodeId, gate: Arc<Gate>, transport: Transport) {
 async fn rest_once_removed<S: StateMachine>(core: Arc<CoreSlot<S>>, source: Arc<StatusSource>) {
     source.until_removed().await;
     if let Some(raft) = core.get() {
-        end_raft(&raft).await;
+        raft.end().await;
     }
 }
