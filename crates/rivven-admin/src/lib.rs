@@ -16,11 +16,13 @@ mod server;
 mod service;
 
 pub use api::{
-    APPLIED_INDEX_HEADER, AssignmentsBody, ChangeTopicBody, ChangedBody, ChangesBody, CreateTopicBody,
-    CreatedTopicBody, GossipKeysBody, JoinTokenBody, KeyBody, KeyChangeBody, ListingBody, MakeJoinTokenBody,
-    MemberBody, MemberChangedBody, MemberPlanBody, MemberStepBody, MemberWaitBody, MembersBody,
-    MembershipBody, MembershipMemberBody, PartitionBody, PlanBody, ProblemBody, QuorumBody, REVISION_HEADER,
-    RebalanceBody, RebalanceStateBody, SessionBody, StatusBody, TopicBody, TopicsBody, TransferBody,
+    APPLIED_INDEX_HEADER, AssignmentsBody, ChangeTopicBody, ChangedBody, ChangesBody, ConfigureBody,
+    CreateTopicBody, CreatedTopicBody, GossipKeysBody, JoinTokenBody, KeyBody, KeyChangeBody, ListingBody,
+    MakeJoinTokenBody, MemberBody, MemberChangedBody, MemberPlanBody, MemberStepBody, MemberWaitBody,
+    MembersBody, MembershipBody, MembershipMemberBody, NodeBody, NodesBody, PartitionBody, PlanBody,
+    ProblemBody, QuorumBody, REVISION_HEADER, RebalanceBody, RebalanceStateBody, RingBody, RingShareBody,
+    SessionBody, SettingBody, SettingsBody, StatusBody, TopicBody, TopicsBody, TransferBody,
+    UncleanElectionBody, UncleanElectionsBody,
 };
 pub use error::ErrorBody;
 pub use guard::{AdminToken, TOKEN_BYTES};

@@ -7,7 +7,10 @@ use hyper::Method;
 use rivven_cluster::RebalanceAction;
 use rivven_types::NodeId;
 
-pub(crate) use self::{members::MemberRoute, partitions::PlanQuery};
+pub(crate) use self::{
+    members::MemberRoute,
+    partitions::{PlanQuery, UncleanQuery},
+};
 
 use crate::{
     error::ApiError,
@@ -207,6 +210,11 @@ impl Route {
             "/v1/status" => get(method, Self::Status),
             "/v1/members" => get(method, Self::Members),
             "/v1/membership" => get(method, Self::Membership),
+            "/v1/nodes" => get(method, Self::Nodes),
+            "/v1/ring" => get(method, Self::Ring),
+            "/v1/ring.svg" => get(method, Self::RingSvg),
+            "/v1/settings" => partitions::settings(method),
+            "/v1/unclean-elections" => partitions::unclean(method, query),
             "/v1/assignments" => get(method, Self::Assignments),
             "/v1/topics" => match *method {
                 Method::GET => Ok(Self::Topics),

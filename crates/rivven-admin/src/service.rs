@@ -2,6 +2,7 @@
 
 mod kv;
 mod members;
+mod nodes;
 mod rebalance;
 mod refuse;
 mod view;

@@ -112,15 +112,11 @@ impl Cluster {
     async fn open(config: ClusterConfig, holds_data: bool) -> Result<Self, StartError> {
         let config = config.check()?;
         let (identity, issuer) = joining::load(&config)?;
-        let dir = NodeDir::open(
-            &config.data_dir,
-            identity.cluster(),
-            identity.node(),
-            random_bytes()?,
-        )?;
+        let (cluster, node) = (identity.cluster(), identity.node());
+        let dir = NodeDir::open(&config.data_dir, cluster, node, random_bytes()?)?;
         let local = LocalIdentity {
-            cluster: identity.cluster(),
-            node: identity.node(),
+            cluster,
+            node,
             instance: dir.instance(),
             boot_epoch: dir.boot_epoch(),
         };

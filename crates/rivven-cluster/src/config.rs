@@ -20,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rivven_partition::NORMAL_WEIGHT;
 use rivven_raft::MemberRole;
 use rivven_transport::Provider;
 use rivven_types::{NodeId, PeerAddr};
@@ -85,6 +86,17 @@ pub struct ClusterConfig {
     /// What this node may become when it joins a running cluster: `auto`, the default, votes if a place is free
     /// and stands by otherwise; `voter` votes even beyond `raft.voter_target`; `observer` never votes.
     pub role: MemberRole,
+    /// How much this node takes of partitions and leaderships, in percent of a normal node. Default 100, from 0 to
+    /// 10,000.
+    ///
+    /// Takes effect with placing new topics and with the next rebalance; 0 empties the node by and by. A weight
+    /// that an operator has set for the running cluster wins over this one.
+    pub weight: u16,
+    /// Addresses of the application by name, as clients reach them. At most 16; default none.
+    ///
+    /// Registered with the node, so that whoever knows who leads a partition knows where to connect to. The cluster
+    /// itself never dials them.
+    pub endpoints: BTreeMap<String, PeerAddr>,
     /// Source of the timeouts that are not given. Default [`Profile::Lan`].
     pub profile: Profile,
     /// Consensus.
@@ -229,6 +241,8 @@ impl ClusterConfig {
             tls: TlsSection::default(),
             zone: None,
             role: MemberRole::Auto,
+            weight: NORMAL_WEIGHT,
+            endpoints: BTreeMap::new(),
             profile: Profile::default(),
             raft: RaftSection::default(),
             gossip: GossipSection::default(),

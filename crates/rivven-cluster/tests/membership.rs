@@ -35,6 +35,10 @@ fn voters(view: &MembershipView) -> Vec<NodeId> {
     members.map(|member| member.node).collect()
 }
 
+fn settled(view: &MembershipView) -> bool {
+    view.next.is_none() && view.holds.is_empty()
+}
+
 fn problem(node: &Cluster, code: &str) -> Option<String> {
     let problems = node.status().problems;
     let found = problems.into_iter().find(|problem| problem.code == code);
@@ -56,7 +60,6 @@ async fn nodes_join_vote_by_the_target_and_leave_for_good() {
     config.zone = Some("b".into());
     nodes.push(Cluster::start(config).await.unwrap());
     ready(&nodes[3..]).await;
-    let settled = |view: &MembershipView| view.next.is_none() && view.holds.is_empty();
     let four = |view: &MembershipView| view.member(4).is_some_and(|member| member.zone == "b");
     let view = until(&nodes[0], "node 4 stands by", |view| settled(view) && four(view)).await;
     assert_eq!(
@@ -77,6 +80,11 @@ async fn nodes_join_vote_by_the_target_and_leave_for_good() {
     assert_eq!(view.member(5).unwrap().standing, MemberStanding::Learner);
     nodes[5].kv().put("k", "w").await.unwrap();
 
+    leave_for_good(&hosts, nodes).await;
+}
+
+/// Removes node 6, the last of `nodes`.
+async fn leave_for_good(hosts: &Nodes, mut nodes: Vec<Cluster>) {
     let spec = TopicSpec::new(6).replication_factor(3);
     nodes[0].partitions().create_topic("orders", spec).await.unwrap();
     let change = MemberChange::Remove { node: 6 };

@@ -1,6 +1,7 @@
 //! A small client of the admin API: one kept connection, typed answers, honest failures.
 
 mod member;
+mod partitions;
 
 use std::{fmt, net::SocketAddr, pin::Pin, time::Duration};
 
@@ -13,9 +14,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rivven_admin::{
-    APPLIED_INDEX_HEADER, AssignmentsBody, ChangedBody, CreateTopicBody, CreatedTopicBody, ErrorBody,
-    GossipKeysBody, JoinTokenBody, MakeJoinTokenBody, MemberChangedBody, MemberPlanBody, MembersBody,
-    MembershipBody, REVISION_HEADER, StatusBody, TopicsBody, TransferBody,
+    APPLIED_INDEX_HEADER, ChangedBody, ErrorBody, GossipKeysBody, JoinTokenBody, MakeJoinTokenBody,
+    MemberChangedBody, MemberPlanBody, MembersBody, MembershipBody, REVISION_HEADER, StatusBody,
+    TransferBody,
 };
 use rivven_cluster::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
@@ -213,31 +214,6 @@ impl AdminClient {
     pub async fn change_member(&mut self, ask: &MemberAsk) -> Result<MemberChangedBody, ClientError> {
         let (method, path) = ask.request(false);
         self.json(method, &path, Bytes::new()).await
-    }
-
-    /// The topics the node knows.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn topics(&mut self) -> Result<TopicsBody, ClientError> {
-        self.get_json("/v1/topics").await
-    }
-
-    /// The assignment of every partition, as the node has applied it.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn assignments(&mut self) -> Result<AssignmentsBody, ClientError> {
-        self.get_json("/v1/assignments").await
-    }
-
-    /// Creates a topic.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn create_topic(&mut self, topic: &CreateTopicBody) -> Result<CreatedTopicBody, ClientError> {
-        let body = encode(topic);
-        self.json(Method::POST, "/v1/topics", body).await
     }
 
     /// Has a token made with which `node` can join, good for `life`; the server's default when left out.

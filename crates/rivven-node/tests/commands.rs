@@ -165,6 +165,66 @@ async fn the_keys_of_gossip_are_changed_with_one_command() {
     }
 }
 
+/// Topics, nodes, rebalances and the ring, as an operator types them.
+fn partitions_are_managed_from_the_shell(harness: &Harness, picture: &std::path::Path) {
+    let spec = harness.node(1).unwrap().spec();
+    let (admin, token) = (spec.admin.to_string(), spec.data_dir.join("admin.token"));
+    let run = |words: &str, changes: bool| {
+        let mut command = Command::new(BINARY);
+        command.args(words.split(' ')).args(["--admin", &admin]);
+        if changes {
+            command.arg("--admin-token").arg(&token);
+        }
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        (output.status.code(), text)
+    };
+    let says = |words: &str, changes: bool, expected: &[&str]| {
+        let (code, text) = run(words, changes);
+        assert_eq!(code, Some(0), "{words}: {text}");
+        for part in expected {
+            assert!(text.contains(part), "{words}: no {part:?} in {text}");
+        }
+    };
+    says(
+        "topic create orders --partitions 3 --replication-factor 1",
+        true,
+        &["created orders"],
+    );
+    says(
+        "topic change orders --partitions 4 --set x-owner=me",
+        true,
+        &["changed orders"],
+    );
+    says("topic list", false, &["TOPIC", "orders", "4"]);
+    says("topic list orders", false, &["LEADER", "IN SYNC"]);
+    says("node weight 1 50", true, &["node 1 has the weight 50"]);
+    says("node list", false, &["active", "50", "LEADERS"]);
+    says("node weight 1", true, &["the weight of its configuration"]);
+    says("rebalance plan --pin orders", false, &["MAX/MEAN"]);
+    says(
+        "rebalance start --pin orders/1",
+        true,
+        &["nothing is to be moved"],
+    );
+    says("rebalance status", false, &["no rebalance is under way"]);
+    says(
+        &format!("ring --svg {}", picture.display()),
+        false,
+        &["fingerprint", "100.00 %", "drawn to"],
+    );
+    assert!(std::fs::read_to_string(picture).unwrap().starts_with("<svg "));
+    says("topic delete orders", true, &["deleted orders"]);
+    let (code, text) = run("rebalance pause 9", true);
+    assert!(
+        code == Some(1) && text.contains("error[unknown-rebalance]"),
+        "{text}"
+    );
+    let (code, text) = run("rebalance plan --pin orders", false);
+    assert!(code == Some(1) && text.contains("error[unknown-topic]"), "{text}");
+}
+
 /// `--dev` needs no file: certificates, data and all.
 #[tokio::test]
 async fn dev_runs_without_any_file() {
@@ -255,7 +315,7 @@ async fn a_promised_write_that_is_missing_or_altered_is_counted_as_lost() {
 /// What `rivven-node member` prints, by way of node 1, and its exit code.
 fn member(harness: &Harness, args: &[&str]) -> (String, Option<i32>) {
     let spec = harness.node(1).unwrap().spec();
-    let token = rivven_node::harness::token_path(&spec.data_dir);
+    let token = token_path(&spec.data_dir);
     let mut command = Command::new(BINARY);
     command
         .arg("member")

@@ -63,6 +63,7 @@ impl Arrivals {
 mod tests {
     use std::sync::Arc;
 
+    use rivven_transport::TaskGroup;
     use tokio::time::Instant;
 
     use super::*;
@@ -80,7 +81,7 @@ mod tests {
         arrivals.turn(leader(1), Some(7), Some(7)).await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
 
-        let overtaking = tokio::spawn({
+        let overtaking = TaskGroup::current().spawn({
             let arrivals = Arc::clone(&arrivals);
             async move { arrivals.turn(leader(1), Some(9), Some(7)).await }
         });

@@ -27,6 +27,8 @@ mod text;
 mod view;
 mod wire;
 
+#[cfg(test)]
+pub(crate) use self::wire::{WireAnswer, WireAsk};
 pub(crate) use self::{
     api::answer,
     driver::Driver,
@@ -39,8 +41,6 @@ pub(crate) use self::{
     view::{Health, Policy, Seated, View},
     wire::{AskMembership, RemovedNotice},
 };
-#[cfg(test)]
-pub(crate) use self::wire::{WireAnswer, WireAsk};
 pub use self::{
     api::{MemberChanged, MemberError, MemberOptions, ask_to_join},
     events::{MAX_MEMBERSHIP_EVENTS, MembershipEvent, MembershipEventKind},

@@ -67,7 +67,7 @@ impl Report {
                 .collect(),
         };
         println!(
-            "{:<36}{:<14}{:>10} {:<8} {}",
+            "{:<38}{:<12}{:>10} {:<8} {}",
             figure.case,
             figure.metric,
             number(figure.value),

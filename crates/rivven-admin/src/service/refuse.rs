@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 use rivven_cluster::{
     JoinTokenError, KvReadError, MemberError, MemberRefusal, MembershipError, Outcome, PartitionError,
-    ReadError, RotateError, TransferError, WriteError,
+    ReadError, RingError, RotateError, TransferError, WriteError,
 };
 
 use crate::error::ApiError;

@@ -39,6 +39,8 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
     })?;
     visit.field("zone", &mut config.zone)?;
     visit.field("role", &mut config.role)?;
+    visit.field("weight", &mut config.weight)?;
+    visit.field("endpoints", &mut config.endpoints)?;
     visit.field("profile", &mut config.profile)?;
     let raft = &mut config.raft;
     visit.section("raft", |visit| {

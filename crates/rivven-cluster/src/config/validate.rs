@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rivven_partition::MAX_REPLICATION_FACTOR;
+use rivven_partition::{MAX_ENDPOINT_NAME_LEN, MAX_ENDPOINTS, MAX_REPLICATION_FACTOR, MAX_WEIGHT};
 use rivven_raft::MemberRole;
 use rivven_transport::{
     Provider, ProviderError,
@@ -77,6 +77,8 @@ pub(crate) struct CheckedConfig {
     pub(crate) role: MemberRole,
     pub(crate) voter_target: usize,
     pub(crate) voter_replace_after: Duration,
+    pub(crate) weight: u16,
+    pub(crate) endpoints: BTreeMap<String, PeerAddr>,
     pub(crate) peers: Vec<PeerAddr>,
     pub(crate) election_timeout_ms: Range<u64>,
     pub(crate) heartbeat_interval_ms: u64,
@@ -209,6 +211,8 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         role: full.role,
         voter_target,
         voter_replace_after,
+        weight: full.weight,
+        endpoints: full.endpoints,
         peers: full.raft.peers,
         election_timeout_ms,
         heartbeat_interval_ms,

@@ -52,6 +52,165 @@ enum Command {
     /// Show and change who belongs to the cluster and who votes.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// List, create, change and delete topics.
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Spread partitions over the nodes anew.
+    #[command(subcommand)]
+    Rebalance(RebalanceCommand),
+    /// List registered nodes, and weigh them.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Show the hash ring of the active nodes.
+    Ring {
+        /// Draw it to this file, as SVG.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// Which running node to ask.
+#[derive(Clone, Debug, Args)]
+struct AskArgs {
+    /// Admin address of the node to ask.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9640")]
+    admin: SocketAddr,
+}
+
+/// Which running node to have change something.
+#[derive(Clone, Debug, Args)]
+struct ChangeArgs {
+    /// Admin address of the node to ask.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9640")]
+    admin: SocketAddr,
+    /// The asked node's admin.token, in its data directory.
+    #[arg(long, value_name = "FILE")]
+    admin_token: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum TopicCommand {
+    /// List topics, or show the partitions of one.
+    List {
+        /// Name of a topic.
+        name: Option<String>,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Create a topic.
+    Create {
+        /// Name of the topic.
+        name: String,
+        /// Number of partitions.
+        #[arg(long, value_name = "N")]
+        partitions: u32,
+        /// Replicas of each partition; the node's `partitioning.replication_factor` when left out.
+        #[arg(long, value_name = "N")]
+        replication_factor: Option<u16>,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Change a topic. Partitions can only be added, and keys of records then belong to other ones, mostly.
+    Change {
+        /// Name of the topic.
+        name: String,
+        /// Partitions in all.
+        #[arg(long, value_name = "N")]
+        partitions: Option<u32>,
+        /// Replicas of each partition.
+        #[arg(long, value_name = "N")]
+        replication_factor: Option<u16>,
+        /// A setting, `KEY=VALUE`; `KEY=` unsets it. May be repeated.
+        #[arg(long = "set", value_name = "KEY=VALUE", value_parser = partitions::setting)]
+        settings: Vec<(String, Option<String>)>,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Delete a topic and its partitions.
+    Delete {
+        /// Name of the topic.
+        name: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// What a plan is to reach.
+#[derive(Clone, Debug, Args)]
+struct GoalArgs {
+    /// Nodes to be emptied, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "ID,…")]
+    exclude: Vec<NodeId>,
+    /// Empty nodes that are down, too.
+    #[arg(long)]
+    replace_down: bool,
+    /// Topics, or partitions such as `orders/3`, that stay as they are, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "TOPIC[/N],…")]
+    pin: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum RebalanceCommand {
+    /// Show what a rebalance would move, and what it would be good for. Changes nothing.
+    Plan {
+        #[command(flatten)]
+        goal: GoalArgs,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Plan and begin. The controller goes on by itself.
+    Start {
+        #[command(flatten)]
+        goal: GoalArgs,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Show how far the rebalance under way is.
+    Status {
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Begin no further moves; those under way end.
+    Pause {
+        /// Number of the rebalance.
+        id: u64,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Go on.
+    Resume {
+        /// Number of the rebalance.
+        id: u64,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Bring every partition back to the replicas that it had.
+    Cancel {
+        /// Number of the rebalance.
+        id: u64,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// List registered nodes: status, zone, weight, endpoints, and how much each holds and leads.
+    List {
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Give a node another weight, or the one of its configuration again. With 0 it is emptied by and by.
+    Weight {
+        /// Number of the node.
+        node: NodeId,
+        /// Percent of a normal node; left out: that of its configuration.
+        percent: Option<u16>,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
 }
 
 /// How to run a node. Flags win over the environment, the environment over the file.
@@ -231,6 +390,10 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args.admin, &mut out),
         Command::GossipKeys(GossipKeysCommand::Rotate(args)) => gossip_keys::rotate(&args, &mut out),
         Command::Member(command) => member::run(command, &mut out),
+        Command::Topic(command) => partitions::topic(command, &mut out),
+        Command::Rebalance(command) => partitions::rebalance(command, &mut out),
+        Command::Node(command) => partitions::node(command, &mut out),
+        Command::Ring { svg, ask } => partitions::ring(svg.as_deref(), &ask, &mut out),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

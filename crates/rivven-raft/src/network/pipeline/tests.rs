@@ -1,3 +1,5 @@
+//! Requests as they come, and what the core is told of their answers.
+
 use bytes::Bytes;
 use futures_util::future::join;
 use openraft::{EntryPayload, errors::Unreachable};
@@ -55,6 +57,7 @@ async fn run(steps: Vec<Step>) -> (Vec<(u64, u64)>, Vec<(u64, &'static str)>) {
         let number = commit(&request);
         word.send((number, now())).unwrap();
         let answer = answers.iter().find(|(other, _)| *other == number).unwrap().1;
+        let prev = request.prev_log_id.unwrap();
         let last = request
             .entries
             .last()
