@@ -25,7 +25,7 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 21] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
@@ -63,6 +63,11 @@ const STEPS: [Step; 19] = [
     cargo("providers", &["xtask", "providers", "--require"]),
     cargo("demo", &["run", "--release", "-p", "rivven-node", "--", "demo"]),
     cargo("cluster-test", &["xtask", "cluster-test"]),
+    cargo("simulation", &["xtask", "sim", "--seeds", "0..300"]),
+    cargo(
+        "simulation: scripts",
+        &["xtask", "sim", "--seeds", "0..4", "--scenario", "all"],
+    ),
     cargo("bench: rpc", &["xtask", "bench", "rpc", "--quick"]),
     cargo("bench: raft", &["xtask", "bench", "raft", "--quick"]),
     cargo("bench: ring", &["xtask", "bench", "ring", "--quick"]),
