@@ -1,6 +1,6 @@
 //! All partitions as flat lists of nodes, as they are and as they shall be.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use rivven_types::NodeId;
 
@@ -8,7 +8,7 @@ use super::Goal;
 use crate::{
     Effective, Liveness, MAX_REPLICATION_FACTOR, Node, NodeStatus, PartitionError, PartitionMap, Topic,
     ZoneRule,
-    cell::{Cell, Slot},
+    cell::{Cell, Seat, Slot},
     ids::Spot,
     place::quota::spread_level,
 };
@@ -53,6 +53,8 @@ pub(super) struct Layout {
     pub(super) fixed: Vec<u64>,
     /// Leaders likewise.
     pub(super) fixed_leaders: Vec<u64>,
+    /// Replicas that each node holds, those taken out of full zones not counted, by slot.
+    held: Vec<u64>,
     /// For each zone the most replicas that all partitions together allow it.
     pub(super) zone_caps: Vec<u64>,
 }
@@ -94,6 +96,10 @@ impl Layout {
         let mut layout = Self {
             fixed: vec![0; hosts.len()],
             fixed_leaders: vec![0; hosts.len()],
+            held: (0..)
+                .zip(&hosts)
+                .map(|(slot, _)| map.loads.of(slot).replicas.into())
+                .collect(),
             zone_caps: vec![0; zones.len()],
             hosts,
             zones,
@@ -159,7 +165,7 @@ impl Layout {
         self.was_ends
             .push(u32::try_from(self.was.len()).unwrap_or(u32::MAX));
         let start = self.is.len();
-        let mut frozen = 0;
+        let (mut frozen, mut crowded) = (0, false);
         for seat in seats {
             let host = self.host(seat.slot);
             let here = self.is.get(start..).unwrap_or_default();
@@ -170,7 +176,11 @@ impl Layout {
                 Role::Emptied => false,
             };
             frozen += usize::from(kept && host.role == Role::Frozen);
+            crowded |= !kept && host.role == Role::Taker;
             self.is.push(if kept { seat.slot } else { HOLE });
+        }
+        if crowded {
+            self.relieve(start, seats);
         }
         let wanted = factor.min(room + frozen);
         while self.is.len() - start > wanted {
@@ -181,6 +191,44 @@ impl Layout {
             .push(u32::try_from(self.is.len()).unwrap_or(u32::MAX));
         self.levels.push(u8::try_from(level).unwrap_or(u8::MAX));
         self.spots.push(spot);
+    }
+
+    /// Where a zone holds too many replicas of the partition that begins at `start`, has those leave whose nodes hold
+    /// the most for their weight: another one would have to leave these later.
+    fn relieve(&mut self, start: usize, seats: &[Seat]) {
+        for (at, seat) in seats.iter().enumerate() {
+            let host = self.host(seat.slot);
+            if host.role != Role::Taker || self.is.get(start + at) != Some(&HOLE) {
+                continue;
+            }
+            let kept = self.is.get(start..).unwrap_or_default().iter().enumerate();
+            let rivals = kept.filter(|(_, slot)| {
+                let rival = self.host(**slot);
+                **slot != HOLE && rival.role == Role::Taker && rival.zone == host.zone
+            });
+            let fullest = rivals
+                .map(|(rival, slot)| (rival, *slot))
+                .max_by(|a, b| self.fuller(a.1, b.1));
+            let mut leaves = seat.slot;
+            if let Some((rival, slot)) = fullest.filter(|(_, slot)| self.fuller(*slot, seat.slot).is_gt()) {
+                for (place, taken) in [(rival, HOLE), (at, seat.slot)] {
+                    if let Some(place) = self.is.get_mut(start + place) {
+                        *place = taken;
+                    }
+                }
+                leaves = slot;
+            }
+            if let Some(held) = self.held.get_mut(usize::from(leaves)) {
+                *held = held.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Which of two nodes holds more for its weight.
+    fn fuller(&self, a: Slot, b: Slot) -> Ordering {
+        let held = |slot: Slot| self.held.get(usize::from(slot)).copied().unwrap_or(0);
+        let weight = |slot: Slot| self.host(slot).weight.max(1);
+        (held(a) * weight(b)).cmp(&(held(b) * weight(a)))
     }
 
     /// Takes one replica out of the partition that begins at `start`: a hole, else the last.

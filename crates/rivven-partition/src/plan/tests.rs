@@ -316,6 +316,23 @@ proptest! {
     }
 }
 
+#[test]
+fn a_full_zone_is_left_by_the_replica_of_the_fullest_node() {
+    let (mut state, members) = cluster(&["a", "a", "b", "b"]);
+    let assignment = vec![vec![3, 1], vec![1, 3], vec![1, 2], vec![3, 4]];
+    let command = PartitionCommand::CreateTopic {
+        name: "orders".into(),
+        replication_factor: 2,
+        allow_fewer_replicas: false,
+        settings: BTreeMap::new(),
+        assignment,
+    };
+    apply(&mut state, command);
+    let made = plan(&state, &members, &Goal::default()).unwrap();
+    assert_eq!(made.summary().replica_moves, 2, "{:?}", made.summary());
+    check_plan(&state, &members, &made).unwrap();
+}
+
 /// The fewest copies with which these sets become exactly balanced, by trying everything.
 fn fewest(sets: &[Set], choices: &[Set], held: &mut BTreeMap<NodeId, u64>, quota: (u64, u64)) -> Option<u64> {
     let Some((set, rest)) = sets.split_first() else {
