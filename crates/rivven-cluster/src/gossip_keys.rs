@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,8 +57,29 @@ impl Method for RotateKeys {
 /// What was asked of this node, should it be the controller.
 #[derive(Debug, Default)]
 pub(crate) struct KeyRequests {
-    by_hand: AtomicBool,
+    /// How many have asked for other keys, and how many of them have seen those staged. One who asks while a change
+    /// is under way, and has seen the key of that already, is owed another.
+    made: AtomicU64,
+    served: AtomicU64,
     asked: Notify,
+}
+
+impl KeyRequests {
+    fn make(&self) {
+        self.made.fetch_add(1, Ordering::AcqRel);
+        self.asked.notify_one();
+    }
+
+    /// How many were made, and whether any of them waits.
+    fn waiting(&self) -> (u64, bool) {
+        let made = self.made.load(Ordering::Acquire);
+        (made, made != self.served.load(Ordering::Acquire))
+    }
+
+    /// The first `made` of them have what they asked for.
+    fn serve(&self, made: u64) {
+        self.served.store(made, Ordering::Release);
+    }
 }
 
 /// The keys of this node: those it has kept, else the first one of its cluster, else none yet.
@@ -176,7 +197,7 @@ impl Reign {
     }
 
     async fn round(&mut self, inner: &Arc<Inner>, raft: &RaftNode<ClusterState>) {
-        let by_hand = inner.key_demand.by_hand.load(Ordering::Relaxed);
+        let (asked, by_hand) = inner.key_demand.waiting();
         let input = self.input(inner, by_hand);
         if !input.members.contains_key(&inner.local.node) {
             // The replicated state does not have this node yet, nor whoever else belongs to the cluster.
@@ -196,7 +217,7 @@ impl Reign {
             .round(&inner.keeper, &inner.transport, &input, confirm)
             .await;
         if done.iter().any(|step| matches!(step, KeyStep::Stage { .. })) {
-            inner.key_demand.by_hand.store(false, Ordering::Relaxed);
+            inner.key_demand.serve(asked);
         }
         self.report(inner, &input);
     }
@@ -283,8 +304,7 @@ async fn begin(inner: &Inner) -> Result<u64, Rejection> {
     };
     let before = newest(&inner.keeper);
     let mut changed = inner.keeper.subscribe();
-    inner.key_demand.by_hand.store(true, Ordering::Relaxed);
-    inner.key_demand.asked.notify_one();
+    inner.key_demand.make();
     let staged = async {
         loop {
             match newest(&inner.keeper) {
@@ -298,4 +318,24 @@ async fn begin(inner: &Inner) -> Result<u64, Rejection> {
         let message = "some live member has not acknowledged the keys in use; see `problems` in the status";
         Rejection::new("gossip-keys-unacknowledged", message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_while_others_are_served_is_served_next() {
+        let requests = KeyRequests::default();
+        assert!(!requests.waiting().1);
+        requests.make();
+        let (asked, waits) = requests.waiting();
+        assert!(waits);
+        requests.make();
+        requests.serve(asked);
+        let (asked, waits) = requests.waiting();
+        assert!(waits, "the second is still owed a key");
+        requests.serve(asked);
+        assert!(!requests.waiting().1);
+    }
 }

@@ -54,7 +54,7 @@ async fn write_until(node: &Node, key: &str, end: Instant) -> (Duration, u32) {
         put(node, key, "v").await;
         longest = longest.max(begin.elapsed());
         count += 1;
-        sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(20)).await;
     }
     (longest, count)
 }
@@ -68,7 +68,7 @@ async fn stalls_of_half_a_second_elect_nobody_with_the_timing_of_a_lan() {
         let leader = agreed_leader(&nodes).await;
         put(&nodes[0], "k", "v").await;
         let term = nodes[0].status().term;
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(8);
         let stalls = async {
             while Instant::now() < end {
                 for (at, disk) in disks
@@ -101,7 +101,7 @@ async fn stalls_of_half_a_second_elect_nobody_with_the_timing_of_a_lan() {
         }
         let longest = written.iter().map(|(longest, _)| *longest).max().unwrap();
         let count: u32 = written.iter().map(|(_, count)| count).sum();
-        assert!(count > 200, "disks {stalled:03b}: only {count} writes");
+        assert!(count > 50, "disks {stalled:03b}: only {count} writes");
         // Two disks that stall are half of every quorum but one; the stalls must have been felt.
         if stalled.count_ones() >= 2 {
             assert!(longest >= STALL / 2, "disks {stalled:03b}: {longest:?}");
