@@ -373,8 +373,8 @@ async fn a_denied_node_loses_the_calls_in_flight_in_both_directions_at_once() {
         assert!(error.to_string().contains("denies"), "{error}");
     }
     assert_eq!(start.elapsed(), ms(0));
-    for (from, to) in [(&one, 2), (&two, 1)] {
-        assert_eq!(said(from, to, 100).await, "unreachable");
+    for (from, to, code) in [(&one, 2, "unreachable"), (&two, 1, "member-removed")] {
+        assert_eq!(said(from, to, 100).await, code);
     }
     assert!(
         other.await.unwrap().unwrap().is_ok(),

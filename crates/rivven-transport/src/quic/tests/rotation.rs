@@ -259,12 +259,15 @@ async fn files_are_followed_without_being_told() {
     assert!(!before.is(&one.watch.current()));
 }
 
-/// Waits until a call from `from` to `to` fails because the peer cannot be reached, and says after how long.
+/// Waits until a call from `from` to `to` fails because the peer cannot be reached or lets nobody in, and says after
+/// how long.
 async fn until_refused(from: &Transport, to: NodeId) -> (Duration, CallError) {
     let began = Instant::now();
     loop {
         match echo(from, to, ctx(700)).await {
-            Err(error) if error.code() == "unreachable" => return (began.elapsed(), error),
+            Err(error) if ["unreachable", "member-removed"].contains(&error.code()) => {
+                return (began.elapsed(), error);
+            }
             Ok(_) | Err(_) => assert!(began.elapsed() < Duration::from_secs(10)),
         }
     }
@@ -294,6 +297,7 @@ async fn a_removed_node_loses_its_connections_at_once_and_says_why() {
     assert_eq!(error.outcome(), crate::Outcome::NotDone);
     assert!(error.to_string().contains("removed from the cluster"), "{error}");
     let (_, error) = until_refused(&two, 1).await;
+    assert_eq!(error.code(), "member-removed");
     assert!(error.to_string().contains("removed from the cluster"), "{error}");
     let text = warnings.text();
     assert!(text.contains("refused connection"), "{text}");
