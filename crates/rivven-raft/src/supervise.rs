@@ -14,6 +14,7 @@ use crate::{
     adapter::Fault,
     core::{Core, CoreSlot},
     launch::{Disk, Plant},
+    membership::Gate,
     status::StatusSource,
 };
 
@@ -49,7 +50,7 @@ pub(crate) async fn supervise<S: StateMachine>(
     let mut not_restored = 0;
     loop {
         plant.accompany(&core, &source);
-        follow(&core, &source).await;
+        follow(&core, &source, plant.shared.gate()).await;
         if source.stop_reason().is_some() {
             slot.set(None);
             return core.end().await;
@@ -122,7 +123,7 @@ fn after(
 }
 
 /// Announces who leads, until the core has ended or is to end.
-async fn follow<S: StateMachine>(core: &Core<S>, source: &StatusSource) {
+async fn follow<S: StateMachine>(core: &Core<S>, source: &StatusSource, gate: &Gate) {
     let mut metrics = core.raft.metrics();
     let mut seen = (0, None);
     loop {
@@ -137,6 +138,9 @@ async fn follow<S: StateMachine>(core: &Core<S>, source: &StatusSource) {
         if now != seen {
             seen = now;
             source.set_leader(now.1);
+            if let Some(leader) = now.1 {
+                gate.heed(leader);
+            }
             tracing::info!(node_id, term = now.0, leader = now.1, "leadership");
         }
         tokio::select! {

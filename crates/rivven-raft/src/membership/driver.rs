@@ -373,7 +373,7 @@ async fn keep_out(node_id: NodeId, gate: Arc<Gate>, transport: Transport) {
     let mut changes = gate.watch();
     let mut denied = BTreeSet::new();
     loop {
-        let removed = changes.borrow_and_update().removed.clone();
+        let removed = changes.borrow_and_update().refused();
         for node in removed.difference(&denied).filter(|node| **node != node_id) {
             transport.deny(*node);
         }

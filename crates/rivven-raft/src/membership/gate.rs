@@ -28,6 +28,8 @@ pub(crate) struct Gate {
 pub(crate) struct Shut {
     pub(crate) removed: BTreeSet<NodeId>,
     pub(crate) fenced: BTreeSet<InstanceId>,
+    /// The last leader that this node has followed since it was started.
+    leader: Option<NodeId>,
     /// Grows with every change of the records, whatever it is.
     pub(crate) changes: u64,
 }
@@ -37,7 +39,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Shut {
+    /// The removed nodes to refuse.
+    ///
+    /// What a node has applied may be old, and a node that was let in again meanwhile may lead: then it is the one that
+    /// brings the news. So nobody is refused before a leader is known, and never the leader; who leads was elected by a
+    /// quorum that knew better.
+    pub(crate) fn refused(&self) -> BTreeSet<NodeId> {
+        let Some(leader) = self.leader else {
+            return BTreeSet::new();
+        };
+        let mut refused = self.removed.clone();
+        refused.remove(&leader);
+        refused
+    }
+
+    fn refuses(&self, node: NodeId) -> bool {
+        self.leader.is_some_and(|leader| leader != node) && self.removed.contains(&node)
+    }
+}
+
 impl Gate {
+    /// Notes whom this node follows.
+    pub(crate) fn heed(&self, leader: NodeId) {
+        self.shut
+            .send_if_modified(|shut| shut.leader.replace(leader) != Some(leader));
+    }
+
     /// Notes the data directory that the membership binds `node` to.
     pub(crate) fn bind(&self, node: NodeId, instance: Option<InstanceId>) {
         let mut bound = lock(&self.bound);
@@ -87,7 +115,7 @@ impl Gate {
         }
         let peer = &caller.peer;
         let shut = self.shut.borrow();
-        if shut.removed.contains(&peer.node) {
+        if shut.refuses(peer.node) {
             let message = format!("node {} was removed from the cluster", peer.node);
             return Err(Rejection::new("member-removed", message));
         }
@@ -173,6 +201,14 @@ mod tests {
         records.apply(join(1, 0, "", crate::MemberRole::Auto)).unwrap();
         records.apply(MemberCommand::Forget { node: 1 }).unwrap();
         gate.follow(&records);
+        assert_eq!(
+            gate.vet(&peer(1, 1)),
+            Ok(()),
+            "it may have been let in again, and lead"
+        );
+        gate.heed(1);
+        assert_eq!(gate.vet(&peer(1, 1)), Ok(()), "it leads");
+        gate.heed(2);
         assert_eq!(gate.vet(&peer(1, 1)).unwrap_err().code, "member-removed");
         let node = 1;
         records

@@ -61,7 +61,7 @@ pub(super) async fn wiped_disk_same_id(stage: &Stage, chance: &mut Chance) {
     };
     stage.kill(&lost).await;
     lost.wipe();
-    if chance.percent(50) {
+    if stage.cluster.hosts().len() == 3 && chance.percent(50) {
         // What is left and the empty disk would be a majority, if an empty disk counted.
         stage.kill(&leader).await;
         stage.cluster.boot(&lost).await;
