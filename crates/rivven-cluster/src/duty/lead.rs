@@ -106,7 +106,7 @@ impl Lead {
     /// Whether this process leads the partition at this moment, and nobody else does. Local, tens of nanoseconds.
     ///
     /// Check before a write is accepted, and again before it is acknowledged, once the in-sync replicas have it.
-    /// A lease ([`LEADER_LEASE`]) makes it hold: a quorum has confirmed the leadership within it, and no successor
+    /// A lease (`LEADER_LEASE`) makes it hold: a quorum has confirmed the leadership within it, and no successor
     /// begins before it is over. It rests on clocks that run at the same rate within a tenth, and on none that show
     /// the same time. What a process does after a check, it may do late: whoever is written to must refuse epochs
     /// below the highest it has seen.
