@@ -1,6 +1,7 @@
 //! Making connections: one attempt, and the task that keeps a way to a peer open while it is wanted.
 
 use std::{
+    future::pending,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -20,7 +21,8 @@ use super::{
     hello::{Hello, Purpose, Refusal, close},
     lane::{Lane, Lanes},
     limits::{
-        ANSWER_TIMEOUT, DIAL_TIMEOUT, HELLO_TIMEOUT, MAX_BACKOFF, MIN_BACKOFF, STABLE_AFTER, TAPPED_ATTEMPTS,
+        ANSWER_TIMEOUT, DIAL_TIMEOUT, HELLO_TIMEOUT, MAX_BACKOFF, MIN_BACKOFF, QUICK_ATTEMPTS,
+        SLOW_TAP_INTERVAL, STABLE_AFTER, TAP_INTERVAL,
     },
     line::Line,
     peer::{DialError, Link, Peer},
@@ -43,6 +45,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Pur
     let mut changes = (way.subscribe(), watch.subscribe());
     let mut failures = 0_u32;
     let mut made: Option<Instant> = None;
+    let mut tried: Option<SocketAddr> = None;
     loop {
         while !way.is_needed(&watch.current()) {
             if way.is_up() {
@@ -65,6 +68,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Pur
             tokio::select! {
                 biased;
                 () = way.poked.notified() => failures = 0,
+                () = returns(&shared, tried) => {}
                 () = sleep(backoff(failures)) => {}
             }
             if !way.is_needed(&watch.current()) {
@@ -72,7 +76,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, peer: Arc<Peer>, purpose: Pur
             }
         }
         way.note(Link::Dialing);
-        match connect(&shared, &peer, purpose, failures).await {
+        match connect(&shared, &peer, purpose, failures, &mut tried).await {
             Ok(()) => made = Some(Instant::now()),
             Err(DialError::Needless) if !way.is_needed(&watch.current()) => {}
             Err(error) => {
@@ -99,13 +103,14 @@ async fn connect(
     peer: &Arc<Peer>,
     purpose: Purpose,
     attempt: u32,
+    tried: &mut Option<SocketAddr>,
 ) -> Result<(), DialError> {
     let addr = peer
         .addr()
         .ok_or_else(|| DialError::Unreachable("no address is known for this node".into()))?;
     let own = shared.trust.watch().current();
     let to = Whom::Peer(peer, &own);
-    let dialled = dial(shared, &addr, to, purpose, attempt).await?;
+    let dialled = dial(shared, &addr, to, purpose, (attempt, tried)).await?;
     let lanes = open_lanes(shared, peer.node, &dialled.connection, purpose)
         .await
         .map_err(|error| DialError::Unreachable(explain(&error).to_string()))?;
@@ -152,7 +157,7 @@ async fn dial(
     addr: &PeerAddr,
     whom: Whom<'_>,
     purpose: Purpose,
-    attempt: u32,
+    (attempt, tried): (u32, &mut Option<SocketAddr>),
 ) -> Result<Dialled, DialError> {
     let until = Instant::now() + DIAL_TIMEOUT;
     let remotes = resolve(shared, addr, until).await?;
@@ -160,7 +165,8 @@ async fn dial(
     let Some(remote) = picked.and_then(|picked| remotes.get(picked)) else {
         return Err(DialError::Unreachable(format!("{addr} has no address")));
     };
-    let taps = matches!(whom, Whom::Peer(..)) && attempt < TAPPED_ATTEMPTS;
+    *tried = Some(*remote);
+    let taps = matches!(whom, Whom::Peer(..)).then(|| tap_interval(attempt));
     dial_at(shared, *remote, whom, purpose, (taps, until)).await
 }
 
@@ -175,7 +181,7 @@ pub(super) async fn discover(
     let mut failure = DialError::Unreachable(format!("{addr} has no address"));
     for (at, remote) in remotes.iter().enumerate() {
         let until = share(deadline, remotes.len() - at, DIAL_TIMEOUT);
-        match dial_at(shared, *remote, Whom::Anybody, Purpose::Discover, (false, until)).await {
+        match dial_at(shared, *remote, Whom::Anybody, Purpose::Discover, (None, until)).await {
             Ok(dialled) => return Ok(dialled),
             // Who answered and does not fit says more than who did not answer.
             Err(error) => {
@@ -201,7 +207,7 @@ async fn dial_at(
     remote: SocketAddr,
     whom: Whom<'_>,
     purpose: Purpose,
-    (taps, until): (bool, Instant),
+    (taps, until): (Option<Duration>, Instant),
 ) -> Result<Dialled, DialError> {
     let unanswered = || {
         handshake_failed(Dialler::Us, "timeout");
@@ -226,26 +232,19 @@ async fn dial_at(
     }
 }
 
-/// Shakes hands with whoever listens at `remote`. With `taps` it is noticed when that begins only later, and a
-/// fresh handshake joins the first one; the first of both to be answered is used.
-async fn reach(shared: &Shared, remote: SocketAddr, taps: bool) -> Result<Connection, DialError> {
+/// Shakes hands with whoever listens at `remote`. With a pause between `taps` it is noticed when that begins only
+/// later, and a fresh handshake joins the first one; the first of both to be answered is used.
+async fn reach(shared: &Shared, remote: SocketAddr, taps: Option<Duration>) -> Result<Connection, DialError> {
     let begin = || {
         shared
             .connect(remote, SERVER_NAME)
             .map_err(DialError::Unreachable)
     };
     let mut first = begin()?;
-    // Beyond the limit a peer is met when QUIC repeats itself.
-    let turn = if taps {
-        shared.taps.try_acquire().ok()
-    } else {
-        None
-    };
     let answered = tokio::select! {
         biased;
         answered = &mut first => answered,
-        () = begins_to_listen(remote), if turn.is_some() => {
-            drop(turn);
+        () = taps_at(shared, remote, taps) => {
             let second = begin()?;
             tokio::select! {
                 biased;
@@ -255,6 +254,32 @@ async fn reach(shared: &Shared, remote: SocketAddr, taps: bool) -> Result<Connec
         }
     };
     answered.map_err(|error| failed(shared, remote, &error))
+}
+
+/// Resolves when somebody begins to listen at `remote`. Beyond [`MAX_TAPS`](super::limits::MAX_TAPS) peers never: such
+/// a peer is met when QUIC repeats itself, or with the next attempt.
+async fn taps_at(shared: &Shared, remote: SocketAddr, interval: Option<Duration>) {
+    match (interval, shared.taps.try_acquire()) {
+        (Some(interval), Ok(_turn)) => begins_to_listen(remote, interval).await,
+        _ => pending().await,
+    }
+}
+
+/// Resolves when somebody begins to listen where nobody did at the last attempt.
+async fn returns(shared: &Shared, tried: Option<SocketAddr>) {
+    match tried {
+        Some(remote) => taps_at(shared, remote, Some(SLOW_TAP_INTERVAL)).await,
+        None => pending().await,
+    }
+}
+
+/// The pause between taps during an attempt.
+const fn tap_interval(attempt: u32) -> Duration {
+    if attempt < QUICK_ATTEMPTS {
+        TAP_INTERVAL
+    } else {
+        SLOW_TAP_INTERVAL
+    }
 }
 
 /// The addresses that `addr` stands for, at least one.

@@ -40,14 +40,17 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// retransmissions, and a peer that has just come back should not have to wait for a slow one.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Pause between two packets that ask whether a peer listens by now, while a call waits for it.
+/// Pause between two packets that ask whether a peer listens by now, while a call waits for it: during the first
+/// attempts.
 pub(super) const TAP_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Attempts in a row during which a peer is tapped at: 3 s, a quick restart. One that takes longer dials by
-/// itself when it is back, or is met within [`MAX_BACKOFF`].
-pub(super) const TAPPED_ATTEMPTS: u32 = 2;
+/// The same during later attempts, and in the pauses between attempts: 30 kB/s for each peer that somebody waits for.
+pub(super) const SLOW_TAP_INTERVAL: Duration = Duration::from_millis(40);
 
-/// Peers tapped at by one node at a time; at one packet of 1,200 bytes each per interval.
+/// Attempts in a row during which [`TAP_INTERVAL`] holds: 3 s, a quick restart.
+pub(super) const QUICK_ATTEMPTS: u32 = 2;
+
+/// Peers tapped at by one node at a time, with packets of 1,200 bytes.
 pub(super) const MAX_TAPS: usize = 16;
 
 /// Longest time for which a transfer waits for an earlier one of its sender to end here too: the sender knows of

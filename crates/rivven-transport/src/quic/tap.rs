@@ -5,7 +5,10 @@
 //! packet of an unknown version at once with those it speaks, and keeps nothing of it (RFC 9000, sections 5.2.2
 //! and 6.1), so that can be asked often. The answer is believed only as far as one more handshake goes.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::{Buf, BufMut};
 use rivven_crypto::random_bytes;
@@ -13,8 +16,6 @@ use tokio::{
     net::UdpSocket,
     time::{Instant, timeout_at},
 };
-
-use super::limits::TAP_INTERVAL;
 
 /// Smallest datagram that is answered (RFC 9000, section 14.1).
 const LEN: usize = 1_200;
@@ -65,18 +66,18 @@ impl Ids {
     }
 }
 
-/// Resolves when `remote` answers a tap although it did not answer the first one: it has begun to listen. Never
-/// resolves otherwise.
+/// Resolves when `remote` answers a tap, one each `interval`, although it did not answer the first one: it has begun
+/// to listen. Never resolves otherwise.
 ///
 /// Cancel safe; the caller bounds the time.
-pub(super) async fn begins_to_listen(remote: SocketAddr) {
-    if taps(remote).await.is_none() {
+pub(super) async fn begins_to_listen(remote: SocketAddr, interval: Duration) {
+    if taps(remote, interval).await.is_none() {
         std::future::pending().await
     }
 }
 
 /// `None` when there is no telling: without a socket, or when the first tap was answered.
-async fn taps(remote: SocketAddr) -> Option<()> {
+async fn taps(remote: SocketAddr, interval: Duration) -> Option<()> {
     let any: SocketAddr = match remote {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -89,7 +90,7 @@ async fn taps(remote: SocketAddr) -> Option<()> {
     for number in 0..=u16::MAX {
         // A port where nobody listens may make this fail as well as silently lost.
         let _ = socket.send(&ids.tap(number)).await;
-        next += TAP_INTERVAL;
+        next += interval;
         loop {
             match timeout_at(next, socket.recv(&mut answer)).await {
                 Ok(Ok(len)) => match ids.answered(answer.get(..len)?) {

@@ -408,7 +408,7 @@ async fn a_port_is_free_as_soon_as_its_transport_is_shut_down() {
 async fn a_peer_that_begins_to_listen_is_noticed_and_one_that_always_did_is_not() {
     let ca = authority();
     let two = Restarting::new(&ca);
-    let waits = begins_to_listen(two.addr);
+    let waits = begins_to_listen(two.addr, limits::TAP_INTERVAL);
     let coming = async {
         // The first tap meets nobody who answers.
         two.hear_a_packet().await;
@@ -417,8 +417,28 @@ async fn a_peer_that_begins_to_listen_is_noticed_and_one_that_always_did_is_not(
     let ((), running) = timeout(Duration::from_secs(10), async { tokio::join!(waits, coming) })
         .await
         .unwrap();
-    let again = begins_to_listen(running.local_addr().unwrap());
+    let again = begins_to_listen(running.local_addr().unwrap(), limits::TAP_INTERVAL);
     assert!(timeout(20 * limits::TAP_INTERVAL, again).await.is_err());
+}
+
+#[tokio::test]
+async fn a_peer_that_was_gone_for_long_is_used_again_at_once() {
+    let ca = authority();
+    let one = start(identity(&ca, 1));
+    let two = Restarting::new(&ca);
+    one.set_address(2, two.addr.into());
+    let tasks = TaskGroup::current();
+    let (caller, (answered, mut answers)) = (one.clone(), tokio::sync::mpsc::channel(1));
+    tasks.spawn(async move {
+        while echo(&caller, 2, ctx(60_000)).await.is_err() {}
+        answered.send(()).await.unwrap();
+    });
+    // Longer than the attempts that begin with quick repetitions.
+    sleep((limits::QUICK_ATTEMPTS + 2) * limits::DIAL_TIMEOUT).await;
+    let _running = two.start(1, two.keys.clone()).await;
+    let answer = timeout(Duration::from_secs(1), answers.recv()).await;
+    assert_eq!(answer, Ok(Some(())));
+    tasks.abort();
 }
 
 #[tokio::test]
