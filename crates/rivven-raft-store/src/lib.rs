@@ -28,17 +28,18 @@ pub use codec::{CodecError, EntryCodec, FieldReader, put_bytes, put_u64};
 pub use error::{Record, StoreError};
 pub use log::{
     LogMonitor, LogOptions, LogOwner, LogReport, RedbLogReader, RedbLogStore, WriterMode, inspect, verify,
+    verify_each,
 };
 pub use mem::MemLogStore;
 pub use membership::{get_membership, put_membership};
-pub use node_dir::{NodeDir, NodeDirError};
+pub use node_dir::{NodeDir, NodeDirError, PartialDir};
 /// The openraft release this crate is built for, pinned to the letter because it is an alpha.
 pub use openraft;
 pub use plain::{CommandCodec, PlainCodec};
 pub use simulated::{DiskPace, DiskStats, SimulatedDisk};
 pub use snapshot::{
     DamagedSnapshot, SnapshotContent, SnapshotError, SnapshotFile, SnapshotGap, SnapshotReceiver,
-    SnapshotStore, SnapshotTransfer,
+    SnapshotStore, SnapshotTransfer, write_snapshot,
 };
 
 /// The README, so that its example is compiled and run with the tests.

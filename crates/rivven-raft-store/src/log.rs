@@ -28,7 +28,7 @@ use redb::StorageBackend;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 pub use self::{
-    inspect::{LogReport, inspect, verify},
+    inspect::{LogReport, inspect, verify, verify_each},
     options::{LogOptions, LogOwner, WriterMode},
     reader::RedbLogReader,
     shared::LogMonitor,
@@ -291,9 +291,16 @@ where
         let bytes = committed
             .as_ref()
             .map(|id| Self::log_id_record(Record::Committed, id));
-        let place = self.reserve(bytes.as_ref().map_or(0, Vec::len)).await?;
-        self.shared.state().committed = committed;
-        place.submit(Change::Committed(bytes), Answer::Nobody);
+        self.shared.check()?;
+        let boarded = {
+            let mut state = self.shared.state();
+            state.committed = committed;
+            state.rider.board(bytes)
+        };
+        if let Err(bytes) = boarded {
+            let place = self.reserve(bytes.as_ref().map_or(0, Vec::len)).await?;
+            place.submit(Change::Committed(bytes), Answer::Nobody);
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! [`NodeDir`]: the data directory of one node, and who that node is.
 
 mod identity;
+mod partial;
 mod room;
 
 use std::{
@@ -15,6 +16,7 @@ use openraft::RaftTypeConfig;
 use rivven_types::{BootEpoch, ClusterId, InstanceId, NodeId};
 
 use self::identity::{IDENTITY_VERSION, Identity};
+pub use self::partial::PartialDir;
 use crate::{
     EntryCodec, LogOptions, LogOwner, RedbLogStore, SimulatedDisk, SnapshotError, SnapshotStore, StoreError,
     durable, error::REPLACE,
@@ -24,6 +26,7 @@ use crate::{
 const LOG_FILE: &str = "log.redb";
 const IDENTITY_FILE: &str = "identity.json";
 const PROBE_FILE: &str = "room.probe";
+const LOCK_FILE: &str = "lock";
 
 /// The data directory of one node, held by one process at a time.
 ///
@@ -107,6 +110,18 @@ pub enum NodeDirError {
         /// The node that owns the directory.
         found: NodeId,
     },
+    /// There is no node in the directory. Check the path.
+    #[error("there is no node in {}; name the data directory of a node that has run", path.display())]
+    Empty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A node was to be made in a directory that is not empty. Retrying cannot help.
+    #[error("{} is not empty; name a directory that does not exist yet, or move what is there away", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is a log, but nothing says whose it is. Retrying cannot help.
     #[error("{} is missing beside an existing log, so nobody can say whose log it is; restore the file from a backup, or {REPLACE}", path.display())]
     IdentityMissing {
@@ -141,6 +156,8 @@ impl NodeDirError {
             Self::Locked { .. } => "data-dir-locked",
             Self::ForeignCluster { .. } => "data-dir-foreign-cluster",
             Self::ForeignNode { .. } => "data-dir-foreign-node",
+            Self::Empty { .. } => "data-dir-empty",
+            Self::NotEmpty { .. } => "data-dir-not-empty",
             Self::IdentityMissing { .. } => "data-dir-identity-missing",
             Self::IdentityDamaged { .. } => "data-dir-identity-damaged",
             Self::NewerFormat { .. } => "data-dir-newer-format",
@@ -164,6 +181,38 @@ impl NodeDir {
     ) -> Result<Self, NodeDirError> {
         let path = path.as_ref().to_path_buf();
         let lock = lock(&path)?;
+        Self::open_locked(path, lock, (cluster, node), random)
+    }
+
+    /// Opens the directory of whichever node it is, to look at it or to mend it while that node does not run.
+    ///
+    /// Nothing is changed: nobody connects as this node, so the boot epoch stays.
+    ///
+    /// # Errors
+    /// [`NodeDirError::Empty`] where no node has run, [`NodeDirError::Locked`] while one does, and what is
+    /// wrong with its identity.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, NodeDirError> {
+        let path = path.as_ref().to_path_buf();
+        if !path.is_dir() || !holds_files(&path) {
+            return Err(NodeDirError::Empty { path });
+        }
+        let lock = lock(&path)?;
+        let identity_path = path.join(IDENTITY_FILE);
+        match Identity::read(&identity_path)? {
+            Some(identity) => Ok(Self::of(path, lock, &identity)),
+            None if path.join(LOG_FILE).exists() => {
+                Err(NodeDirError::IdentityMissing { path: identity_path })
+            }
+            None => Err(NodeDirError::Empty { path }),
+        }
+    }
+
+    fn open_locked(
+        path: PathBuf,
+        lock: File,
+        (cluster, node): (ClusterId, NodeId),
+        random: [u8; 16],
+    ) -> Result<Self, NodeDirError> {
         // Left behind by a process that ended while it looked for room.
         drop(fs::remove_file(path.join(PROBE_FILE)));
         let identity_path = path.join(IDENTITY_FILE);
@@ -198,21 +247,19 @@ impl NodeDir {
         }
         identity.boot_epoch = identity.boot_epoch.next();
         identity.write(&identity_path)?;
-        let Identity {
-            instance,
-            boot_epoch,
-            has_log,
-            ..
-        } = identity;
-        Ok(Self {
+        Ok(Self::of(path, lock, &identity))
+    }
+
+    const fn of(path: PathBuf, lock: File, identity: &Identity) -> Self {
+        Self {
             path,
-            cluster,
-            node,
-            instance,
-            boot_epoch,
-            has_log: AtomicBool::new(has_log),
+            cluster: identity.cluster,
+            node: identity.node,
+            instance: identity.instance,
+            boot_epoch: identity.boot_epoch,
+            has_log: AtomicBool::new(identity.has_log),
             _lock: lock,
-        })
+        }
     }
 
     /// Opens the log of this node, creating it the first time.
@@ -375,7 +422,7 @@ fn lock(path: &Path) -> Result<File, NodeDirError> {
         |source| NodeDirError::NotWritable { path, source }
     };
     durable::create_dir(path).map_err(not_writable(path))?;
-    let lock_path = path.join("lock");
+    let lock_path = path.join(LOCK_FILE);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)

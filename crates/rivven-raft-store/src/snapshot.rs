@@ -20,13 +20,14 @@ use openraft::{RaftTypeConfig, type_config::alias::SnapshotMetaOf};
 use rivven_types::ClusterId;
 
 use self::{
-    dir::{DAMAGED, Name, Unfinished, WHOLE, index_of, open_file, scan, unusable},
-    format::{ChunkWriter, Header},
+    dir::{DAMAGED, Name, Unfinished, WHOLE, index_of, open_file, scan, unusable, whole},
+    format::Header,
     receive::{Claim, remove_outrun},
 };
 pub use self::{
     error::SnapshotError,
     file::{SnapshotContent, SnapshotFile},
+    format::write_snapshot,
     receive::{SnapshotReceiver, SnapshotTransfer},
     repair::SnapshotGap,
 };
@@ -125,6 +126,26 @@ where
         })
     }
 
+    /// The newest whole snapshot in a directory that nobody has open. Changes nothing: whatever is damaged or
+    /// left over stays where it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn newest(
+        path: impl AsRef<Path>,
+        cluster: ClusterId,
+    ) -> Result<Option<SnapshotFile<C>>, SnapshotError> {
+        let path = path.as_ref();
+        for name in whole(path)?.into_iter().rev() {
+            let file = path.join(name.file(WHOLE));
+            match open_file::<C, K>(&file, cluster) {
+                Ok(snapshot) => return Ok(Some(snapshot)),
+                Err(error) => drop(unusable(&file, error)?),
+            }
+        }
+        Ok(None)
+    }
+
     /// Writes a snapshot with `write` and keeps it.
     ///
     /// # Errors
@@ -134,18 +155,15 @@ where
         meta: &SnapshotMetaOf<C>,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<SnapshotFile<C>, SnapshotError> {
-        let header = Header::<C>::encode::<K>(self.dir.cluster, meta).map_err(SnapshotError::Encode)?;
+        // Refused before there is a file.
+        drop(Header::<C>::encode::<K>(self.dir.cluster, meta).map_err(SnapshotError::Encode)?);
         let name = Name {
             index: index_of::<C>(meta),
             number: self.state().number(),
         };
         let (unfinished, file) = Unfinished::create(&self.dir.path, name)?;
         let written = || -> io::Result<()> {
-            let mut out = BufWriter::new(&file);
-            out.write_all(&header)?;
-            let mut content = ChunkWriter::new(out);
-            write(&mut content)?;
-            content.finish()?.flush()?;
+            write_snapshot::<C, K>(self.dir.cluster, meta, BufWriter::new(&file), write)?;
             file.sync_all()
         };
         written().map_err(|source| unfinished.io(source))?;

@@ -102,6 +102,25 @@ where
     walk::<C, K>(path.as_ref(), .., |_| Ok(()))
 }
 
+/// As [`verify`], and hands every entry to `each`, the oldest first.
+///
+/// # Errors
+/// As [`verify`]. Whatever is whole in front of the first damage has been handed out by then.
+pub fn verify_each<C, K>(
+    path: impl AsRef<Path>,
+    mut each: impl FnMut(&C::Entry),
+) -> Result<LogReport<C>, StoreError>
+where
+    C: RaftTypeConfig,
+    C::Entry: Clone,
+    K: EntryCodec<C>,
+{
+    walk::<C, K>(path.as_ref(), .., |entry| {
+        each(entry);
+        Ok(())
+    })
+}
+
 /// Writes a readable dump of a log to `out`: a line for each entry in `range`, then what [`verify`] reports.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use rivven_types::{ClusterId, InstanceId};
 
 use super::{
     options::{LogOptions, LogOwner},
-    shared::{Shared, State, contain},
+    shared::{Rider, Shared, State, contain},
     writer::{self, LOG, META},
 };
 use crate::{
@@ -182,6 +182,7 @@ where
         owner,
         appends: 0,
         spare: Vec::new(),
+        rider: Rider::default(),
     };
     Ok(Shared::new(path, db, state))
 }

@@ -12,7 +12,7 @@ use std::{
 use openraft::{RaftTypeConfig, storage::IOFlushed, type_config::alias::VoteOf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{metrics::LogMetrics, options::LogOptions};
+use super::{options::LogOptions, shared::Shared};
 use crate::error::StoreError;
 
 /// How often the owner looks at an empty queue in one batch, for each append that the last batch had: a
@@ -215,7 +215,7 @@ pub(super) struct Batch<'a, C: RaftTypeConfig> {
     limits: Limits,
     /// Looks at an empty queue that are left for the whole batch, so that it ends whatever arrives how fast.
     patience: usize,
-    metrics: &'a LogMetrics,
+    shared: &'a Shared<C>,
     pub(super) taken: Taken<C>,
 }
 
@@ -246,14 +246,14 @@ impl<'a, C: RaftTypeConfig> Batch<'a, C> {
         first: Op<C>,
         queue: Option<&'a Receiver<Waiting<C>>>,
         limits: Limits,
-        metrics: &'a LogMetrics,
+        shared: &'a Shared<C>,
     ) -> Self {
         Self {
             first: Some(first),
             queue,
             limits,
             patience: limits.expected.saturating_mul(PATIENCE),
-            metrics,
+            shared,
             taken: Taken {
                 answers: Vec::with_capacity(limits.expected),
                 room: Vec::with_capacity(limits.expected),
@@ -298,16 +298,27 @@ impl<'a, C: RaftTypeConfig> Batch<'a, C> {
         }
         let queue = self.queue?;
         loop {
-            if let Ok((op, room)) = queue.try_recv() {
-                self.taken.room.push(room);
-                self.metrics.dequeued();
-                return Some(op);
+            if let Ok(waiting) = queue.try_recv() {
+                return Some(self.accept(waiting));
             }
             if self.taken.appends >= self.limits.expected || self.patience == 0 {
-                return None;
+                break;
             }
             self.patience -= 1;
             std::hint::spin_loop();
         }
+        match self.shared.take_rider(queue) {
+            Ok(rider) => {
+                self.taken.committed = rider.or_else(|| self.taken.committed.take());
+                None
+            }
+            Err(waiting) => Some(self.accept(waiting)),
+        }
+    }
+
+    fn accept(&mut self, (op, room): Waiting<C>) -> Op<C> {
+        self.taken.room.push(room);
+        self.shared.metrics.dequeued();
+        op
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, mpsc::Receiver},
 };
 
 use openraft::{
@@ -12,7 +12,12 @@ use openraft::{
 };
 use redb::{Database, WriteTransaction};
 
-use super::{metrics::LogMetrics, options::LogOwner, queue::Records, writer};
+use super::{
+    metrics::LogMetrics,
+    options::LogOwner,
+    queue::{Records, Waiting},
+    writer,
+};
 use crate::{error::StoreError, window::Window};
 
 pub(super) struct Shared<C: RaftTypeConfig> {
@@ -37,6 +42,43 @@ pub(super) struct State<C: RaftTypeConfig> {
     pub(super) appends: u64,
     /// Buffers for the next appends.
     pub(super) spare: Vec<Records>,
+    pub(super) rider: Rider,
+}
+
+/// The newest committed id on its way to the owner. It wakes nobody who looks by himself: whoever hears of a commit
+/// would otherwise wake the owner once more for each batch, to write nothing.
+#[derive(Debug, Default)]
+pub(super) struct Rider {
+    /// Goes with the next transaction that empties the queue; the inner `None` erases it.
+    waiting: Option<Option<Vec<u8>>>,
+    /// Whether the owner looks before long.
+    is_awaited: bool,
+}
+
+impl Rider {
+    /// Leaves `bytes` for the owner; gives them back if it has to be woken for them.
+    pub(super) fn board(&mut self, bytes: Option<Vec<u8>>) -> Result<(), Option<Vec<u8>>> {
+        if !self.is_awaited {
+            return Err(bytes);
+        }
+        self.waiting = Some(bytes);
+        Ok(())
+    }
+
+    /// From now on the owner looks by itself.
+    pub(super) const fn listen(&mut self) {
+        self.is_awaited = true;
+    }
+
+    /// The owner stops to look, unless something has boarded or it is `busy`; whether it still looks.
+    pub(super) const fn rest_unless(&mut self, busy: bool) -> bool {
+        self.is_awaited = busy || self.waiting.is_some();
+        self.is_awaited
+    }
+
+    pub(super) const fn take(&mut self) -> Option<Option<Vec<u8>>> {
+        self.waiting.take()
+    }
 }
 
 impl<C: RaftTypeConfig> State<C> {
@@ -66,6 +108,19 @@ impl<C: RaftTypeConfig> Shared<C> {
     pub(super) fn state(&self) -> MutexGuard<'_, State<C>> {
         // Nothing panics half-way through a change of the state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What rides along, if `queue` is empty: its entries are on disk then, or in the hands of who asks. Otherwise
+    /// what arrived first.
+    pub(super) fn take_rider(
+        &self,
+        queue: &Receiver<Waiting<C>>,
+    ) -> Result<Option<Option<Vec<u8>>>, Waiting<C>> {
+        let mut state = self.state();
+        match queue.try_recv() {
+            Ok(waiting) => Err(waiting),
+            Err(_) => Ok(state.rider.take()),
+        }
     }
 
     /// The database, unless the store is closed.

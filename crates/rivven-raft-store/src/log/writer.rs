@@ -28,6 +28,8 @@ pub(super) struct Writer<C: RaftTypeConfig> {
     pub(super) shared: Arc<Shared<C>>,
     /// The newest committed id that no transaction has taken along yet; the inner `None` erases it.
     committed: Option<Option<Vec<u8>>>,
+    /// Whether it looks at what rides along without being woken.
+    listens: bool,
     limits: Limits,
     tail_bytes: usize,
     committed_flush: Duration,
@@ -44,6 +46,7 @@ impl<C: RaftTypeConfig> Writer<C> {
         Self {
             shared,
             committed: None,
+            listens: false,
             limits: Limits {
                 bytes: options.batch_bytes,
                 entries: options.batch_entries,
@@ -58,21 +61,44 @@ impl<C: RaftTypeConfig> Writer<C> {
     pub(super) fn run(mut self, queue: &Receiver<Waiting<C>>) {
         loop {
             match queue::wait(queue, self.quiet()) {
-                Next::Op((op, room)) => {
-                    self.shared.metrics.dequeued();
-                    self.commit(op, Some(queue));
-                    drop(room);
-                }
-                Next::Quiet => self.flush_committed(),
+                Next::Op(waiting) => self.serve(waiting, queue),
+                Next::Quiet => self.quieten(queue),
                 Next::Closed => break,
             }
         }
         self.close();
     }
 
-    /// How long the log has to be quiet until a committed id is written by itself, if one waits.
+    /// From here on a committed id need not wake the owner.
+    fn listen(&mut self) {
+        if !self.listens {
+            self.listens = true;
+            self.shared.state().rider.listen();
+        }
+    }
+
+    /// The log has been quiet for a while: writes a committed id that has waited, or rests until it is woken.
+    fn quieten(&mut self, queue: &Receiver<Waiting<C>>) {
+        match self.shared.take_rider(queue) {
+            Ok(rider) => {
+                self.committed = rider.or_else(|| self.committed.take());
+                self.listens = self.shared.state().rider.rest_unless(self.committed.is_some());
+                self.flush_committed();
+            }
+            Err(waiting) => self.serve(waiting, queue),
+        }
+    }
+
+    fn serve(&mut self, (op, room): Waiting<C>, queue: &Receiver<Waiting<C>>) {
+        self.shared.metrics.dequeued();
+        self.commit(op, Some(queue));
+        drop(room);
+        self.listen();
+    }
+
+    /// How long the log has to be quiet until a committed id is written by itself, if one waits or may come.
     pub(super) fn quiet(&self) -> Option<Duration> {
-        self.committed.is_some().then_some(self.committed_flush)
+        (self.listens || self.committed.is_some()).then_some(self.committed_flush)
     }
 
     /// Makes `first` and what arrives behind it durable, then answers; a store that has stopped only
@@ -94,7 +120,7 @@ impl<C: RaftTypeConfig> Writer<C> {
         }
         let shared = Arc::clone(&self.shared);
         let committed = self.committed.take();
-        let mut batch = Batch::new(first, queue, self.limits, &shared.metrics);
+        let mut batch = Batch::new(first, queue, self.limits, &shared);
         let begin = Instant::now();
         let outcome = shared.transact(|txn| {
             apply(txn, &mut batch)?;
@@ -125,6 +151,9 @@ impl<C: RaftTypeConfig> Writer<C> {
 
     /// Writes what waits, then closes the file. Later operations and readers find the store closed.
     pub(super) fn close(&mut self) {
+        if let Some(rider) = self.shared.state().rider.take() {
+            self.committed = Some(rider);
+        }
         self.flush_committed();
         let Some(db) = self.shared.take_db() else { return };
         let path = &self.shared.path;

@@ -9,7 +9,7 @@ use std::{
 use openraft::{RaftTypeConfig, type_config::alias::SnapshotMetaOf};
 use rivven_types::ClusterId;
 
-use super::{error::SnapshotError, file::SnapshotFile, format::FormatError};
+use super::{error::SnapshotError, file::SnapshotFile};
 use crate::codec::EntryCodec;
 
 /// Damaged files kept for whoever wants to know what happened.
@@ -94,22 +94,15 @@ pub(super) fn open_file<C: RaftTypeConfig, K: EntryCodec<C>>(
     path: &Path,
     expected: ClusterId,
 ) -> Result<SnapshotFile<C>, SnapshotError> {
-    let at = path.to_path_buf();
-    match SnapshotFile::<C>::verify::<K>(path) {
-        Ok(snapshot) if snapshot.cluster() == expected => Ok(snapshot),
-        Ok(snapshot) => Err(SnapshotError::Foreign {
-            path: at,
-            expected,
-            found: snapshot.cluster(),
-        }),
-        Err(FormatError::Io(source)) => Err(SnapshotError::Io { path: at, source }),
-        Err(FormatError::Damaged(detail)) => Err(SnapshotError::Damaged { path: at, detail }),
-        Err(FormatError::Newer { what, found }) => Err(SnapshotError::NewerFormat {
-            path: at,
-            what,
-            found,
-        }),
+    let snapshot = SnapshotFile::<C>::open::<K>(path)?;
+    if snapshot.cluster() == expected {
+        return Ok(snapshot);
     }
+    Err(SnapshotError::Foreign {
+        path: path.to_path_buf(),
+        expected,
+        found: snapshot.cluster(),
+    })
 }
 
 /// Why a snapshot must be set aside; an error that an operator has to cure instead is handed back.
@@ -167,4 +160,23 @@ pub(super) fn scan(dir: &Path) -> Result<Found, SnapshotError> {
     }
     whole.sort_unstable();
     Ok(Found { whole, next })
+}
+
+/// Lists the snapshots, from the oldest to the newest, and leaves all as it is. None where there is no directory.
+pub(super) fn whole(dir: &Path) -> Result<Vec<Name>, SnapshotError> {
+    let at = |source| SnapshotError::Io {
+        path: dir.to_path_buf(),
+        source,
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(at)?.file_name();
+        names.extend(name.to_str().and_then(|name| Name::parse(name, WHOLE)));
+    }
+    names.sort_unstable();
+    Ok(names)
 }

@@ -12,6 +12,7 @@ use openraft::{RaftTypeConfig, type_config::alias::SnapshotMetaOf};
 use rivven_types::ClusterId;
 
 use super::{
+    SnapshotError,
     format::{ChunkReader, FormatError, Header, Summed},
     receive::{Claim, SnapshotTransfer},
 };
@@ -100,6 +101,15 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
         SnapshotContent(ChunkReader::new(BufReader::new(at)))
     }
 
+    /// Opens a snapshot anywhere on this machine, of any cluster, and verifies it from the first byte to the
+    /// last. Nothing is changed, and no more than a chunk is in memory at a time. Blocks.
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, or was written by a newer release.
+    pub fn open<K: EntryCodec<C>>(path: &Path) -> Result<Self, SnapshotError> {
+        Self::verify::<K>(path).map_err(|error| error.of(path))
+    }
+
     /// Opens and verifies the file at `path`, from the first byte to the last.
     pub(super) fn verify<K: EntryCodec<C>>(path: &Path) -> Result<Self, FormatError> {
         let file = File::open(path)?;
@@ -120,7 +130,8 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
     }
 
     /// The cluster whose state this is.
-    pub(super) fn cluster(&self) -> ClusterId {
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
         self.inner.header.cluster
     }
 

@@ -1,10 +1,14 @@
 //! The bytes of a snapshot file: header, chunks, end. `docs/formats/disk.md` has the layout.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    path::Path,
+};
 
 use openraft::{RaftTypeConfig, type_config::alias::SnapshotMetaOf};
 use rivven_types::ClusterId;
 
+use super::error::SnapshotError;
 use crate::codec::{CodecError, EntryCodec, FieldReader, put_bytes};
 
 const MAGIC: [u8; 8] = *b"RVNSNAP\0";
@@ -33,6 +37,18 @@ pub(super) enum FormatError {
     Io(io::Error),
     Damaged(String),
     Newer { what: &'static str, found: u64 },
+}
+
+impl FormatError {
+    /// The same, about the file at `path`.
+    pub(super) fn of(self, path: &Path) -> SnapshotError {
+        let path = path.to_path_buf();
+        match self {
+            Self::Io(source) => SnapshotError::Io { path, source },
+            Self::Damaged(detail) => SnapshotError::Damaged { path, detail },
+            Self::Newer { what, found } => SnapshotError::NewerFormat { path, what, found },
+        }
+    }
 }
 
 impl From<io::Error> for FormatError {
@@ -134,6 +150,26 @@ impl<C: RaftTypeConfig> Header<C> {
         let len = PREFIX_BYTES as u64 + u64::from(len);
         Ok(Self { cluster, meta, len })
     }
+}
+
+/// Writes a snapshot of `cluster` to `out` as it stands in a file, with what `write` writes as its content.
+///
+/// For snapshots that are kept elsewhere than in a [`SnapshotStore`](super::SnapshotStore). Holds one chunk
+/// in memory at a time.
+///
+/// # Errors
+/// Those of `out` and of `write`, and a membership that is too large for a header.
+pub fn write_snapshot<C: RaftTypeConfig, K: EntryCodec<C>>(
+    cluster: ClusterId,
+    meta: &SnapshotMetaOf<C>,
+    mut out: impl Write,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let header = Header::<C>::encode::<K>(cluster, meta).map_err(io::Error::other)?;
+    out.write_all(&header)?;
+    let mut content = ChunkWriter::new(out);
+    write(&mut content)?;
+    content.finish()?.flush()
 }
 
 fn header_checksum(version: u32, header: &[u8]) -> u32 {
