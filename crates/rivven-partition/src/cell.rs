@@ -196,6 +196,17 @@ impl Cell {
         self.leader = at.and_then(|at| u8::try_from(at).ok()).unwrap_or(NO_LEADER);
     }
 
+    /// The partition in a cluster that begins anew: nobody leads, and whoever led may still believe to.
+    pub(crate) fn refounded(&self, gap: u64) -> Self {
+        let mut cell = self.clone();
+        cell.set_leader(None);
+        cell.set_hand_over(None);
+        cell.cleared = false;
+        cell.leader_epoch.0 = cell.leader_epoch.0.saturating_add(gap);
+        cell.partition_epoch.0 = cell.partition_epoch.0.saturating_add(gap);
+        cell
+    }
+
     pub(crate) fn moving(&self) -> Option<&Move> {
         self.extra.as_ref()?.moving.as_ref()
     }

@@ -70,7 +70,7 @@ impl PartialEq for PartitionMap {
 impl Eq for PartitionMap {}
 
 impl PartitionMap {
-    /// Log index of the last change; 0 before the first.
+    /// Log index of the last change; 0 before the first. Higher since the cluster began anew.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation

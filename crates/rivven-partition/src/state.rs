@@ -16,8 +16,8 @@ pub(crate) use self::topics::check_counts;
 use crate::{
     Applied, PartitionCommand, PartitionError, PartitionMap, PartitionResponse, TopicId,
     cell::{Cell, MovePhase},
-    history::Changed,
-    ids::Spot,
+    history::{Changed, History},
+    ids::{MAX_TOPIC_ID, Spot},
 };
 
 /// Nodes, topics and partitions, alike on every member at the same log index.
@@ -28,7 +28,13 @@ use crate::{
 pub struct PartitionState {
     map: PartitionMap,
     next_topic: u64,
+    /// What is added to a log index for a generation, see [`Self::refounded`].
+    offset: u64,
 }
+
+/// By how much topic numbers jump when a cluster begins anew: no lost end of a history has created more. Few enough
+/// that thousands of refoundings stay below the highest number.
+const TOPIC_GAP: u64 = 1 << 32;
 
 /// What a command that was not refused has done.
 #[derive(Debug, Default)]
@@ -68,7 +74,7 @@ impl PartitionState {
     /// # Errors
     /// Why the command was refused. The state is then unchanged.
     pub fn apply(&mut self, log_index: u64, command: PartitionCommand) -> PartitionResponse {
-        let generation = self.map.generation.max(log_index);
+        let generation = self.generation_at(log_index);
         let effect = self.run(generation, command)?;
         if effect.changed.is_empty() {
             let generation = self.map.generation;
@@ -83,6 +89,30 @@ impl PartitionState {
             Some(topic) => Applied::TopicCreated { generation, topic },
             None => Applied::Changed { generation },
         })
+    }
+
+    /// The cluster begins anew with this entry of its log, as from a backup: what came after in the history that is
+    /// given up is lost, and has handed out numbers that nobody here remembers.
+    ///
+    /// None of them is handed out again. Leader epochs, partition epochs and generations jump by `gap`, which is more
+    /// than any lost end of a history can have counted, and topic numbers by 2^32. And nobody leads: whoever led last
+    /// there is not known here, so the next leaders wait out a lease that may still run.
+    pub fn refounded(&mut self, log_index: u64, gap: u64) {
+        self.offset = self.offset.saturating_add(gap);
+        let generation = self.generation_at(log_index);
+        self.next_topic = self.next_topic.saturating_add(TOPIC_GAP).min(MAX_TOPIC_ID);
+        let unled = |(spot, cell): (Spot, &Cell)| (spot, cell.refounded(gap));
+        let cells = self.map.topics.cells().map(unled).collect();
+        self.replace(cells);
+        self.map.generation = generation;
+        self.map.placed = generation;
+        // Everything has changed: whoever follows the map reads all of it.
+        self.map.history = History::new(generation);
+    }
+
+    /// The generation of an entry of the log. It never goes back.
+    fn generation_at(&self, log_index: u64) -> u64 {
+        self.map.generation.max(log_index.saturating_add(self.offset))
     }
 
     fn run(&mut self, generation: u64, command: PartitionCommand) -> Result<Effect, PartitionError> {
@@ -142,7 +172,7 @@ impl PartitionState {
         &self.map
     }
 
-    /// Log index of the last change; 0 before the first.
+    /// Log index of the last change; 0 before the first. Higher since a [refounding](Self::refounded).
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.map.generation

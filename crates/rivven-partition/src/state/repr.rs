@@ -21,6 +21,7 @@ struct Repr<N, T> {
     generation: u64,
     placed: u64,
     next_topic: u64,
+    offset: u64,
     removals: u64,
     /// By slot.
     nodes: Vec<N>,
@@ -39,6 +40,7 @@ impl Serialize for PartitionState {
             generation: map.generation,
             placed: map.placed,
             next_topic: self.next_topic,
+            offset: self.offset,
             removals: map.removals,
             nodes: map.nodes.by_slot().collect(),
             settings: map.settings.clone(),
@@ -95,6 +97,7 @@ impl TryFrom<Owned> for PartitionState {
         }
         let state = Self {
             next_topic: repr.next_topic,
+            offset: repr.offset,
             map: PartitionMap {
                 generation: repr.generation,
                 placed: repr.placed,

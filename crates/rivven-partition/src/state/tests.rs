@@ -2,6 +2,7 @@
 
 mod model;
 mod nodes;
+mod refounded;
 
 use std::collections::BTreeMap;
 
