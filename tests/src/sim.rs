@@ -11,6 +11,7 @@ pub mod host;
 pub mod invariants;
 pub mod linear;
 pub mod oracle;
+pub mod priority;
 pub mod run;
 pub mod scenario;
 pub mod trace;

@@ -6,7 +6,13 @@
     reason = "a test that cannot go on fails"
 )]
 
-use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -23,12 +29,35 @@ fn programs() -> PathBuf {
 
 #[test]
 fn the_commands_of_the_operating_guide_work_in_order() {
-    let guide = fs::read_to_string(root().join("docs/operating/README.md")).unwrap();
+    let shown = run("README.md", &["cert init", "kill -TERM"]);
+    assert!(shown.contains("hello"), "{shown}");
+}
+
+#[test]
+fn the_commands_of_the_page_on_backups_work_in_order() {
+    let shown = run("backup.md", &["snapshot save", "snapshot restore"]);
+    assert!(
+        shown.contains("all checked") && shown.contains("NEW cluster"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("hello") && shown.contains(r#""cause":"restored""#),
+        "{shown}"
+    );
+}
+
+/// Both pages use the default ports.
+static PORTS: Mutex<()> = Mutex::new(());
+
+/// Runs the commands of a page, which are to contain `expected`; what they show.
+fn run(page: &str, expected: &[&str]) -> String {
+    let _alone = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let guide = fs::read_to_string(root().join("docs/operating").join(page)).unwrap();
     let blocks = guide.split("```sh\n").skip(1);
     let commands: String = blocks
         .map(|rest| rest.split_once("```").expect("an open fence").0)
         .collect();
-    assert!(commands.contains("cert init") && commands.contains("kill -TERM"));
+    assert!(expected.iter().all(|command| commands.contains(command)));
 
     // A test of this package does not build the program by itself.
     let build = Command::new(env!("CARGO"))
@@ -53,5 +82,5 @@ fn the_commands_of_the_operating_guide_work_in_order() {
         shown(&run.stdout),
         shown(&run.stderr)
     );
-    assert!(shown(&run.stdout).contains("hello"), "{}", shown(&run.stdout));
+    shown(&run.stdout)
 }

@@ -2,17 +2,21 @@
 //!
 //! Fields are only added; a client ignores those it does not know.
 
+mod features;
 mod membership;
+mod snapshot;
 
 use std::{collections::BTreeMap, fmt};
 
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
+pub use self::features::{FeatureBody, FeaturesBody, FinalizedBody, MemberLevelBody};
 pub use self::membership::{
     MemberChangedBody, MemberPlanBody, MemberStepBody, MemberWaitBody, MembershipBody, MembershipMemberBody,
     QuorumBody,
 };
+pub use self::snapshot::{RefoundingBody, RefoundingsBody, SNAPSHOT_CHECKSUM_HEADER, SNAPSHOT_INDEX_HEADER};
 
 /// Header with the log index up to which the answering node had applied when it answered.
 pub const APPLIED_INDEX_HEADER: &str = "x-rivven-applied-index";

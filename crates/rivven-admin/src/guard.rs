@@ -145,7 +145,7 @@ fn is_allowed_host(host: &str, allowed: &[String]) -> bool {
         || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
 }
 
-/// Refuses a request that would change something without presenting the token.
+/// Refuses a request that needs the token and does not present it.
 pub(crate) fn check_token<B>(request: &Request<B>, token: &AdminToken) -> Result<(), ApiError> {
     let presented = request
         .headers()
@@ -154,7 +154,10 @@ pub(crate) fn check_token<B>(request: &Request<B>, token: &AdminToken) -> Result
     let (code, message) = match presented {
         Some(presented) if token.matches(presented) => return Ok(()),
         Some(_) => ("wrong-token", "the token is not the one of this node"),
-        None => ("token-missing", "changing anything needs the node's admin token"),
+        None => (
+            "token-missing",
+            "changing anything, and taking a backup, needs the node's admin token",
+        ),
     };
     Err(ApiError::new(
         StatusCode::UNAUTHORIZED,

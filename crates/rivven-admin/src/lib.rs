@@ -17,12 +17,13 @@ mod service;
 
 pub use api::{
     APPLIED_INDEX_HEADER, AssignmentsBody, ChangeTopicBody, ChangedBody, ChangesBody, ConfigureBody,
-    CreateTopicBody, CreatedTopicBody, GossipKeysBody, JoinTokenBody, KeyBody, KeyChangeBody, ListingBody,
-    MakeJoinTokenBody, MemberBody, MemberChangedBody, MemberPlanBody, MemberStepBody, MemberWaitBody,
-    MembersBody, MembershipBody, MembershipMemberBody, NodeBody, NodesBody, PartitionBody, PlanBody,
-    ProblemBody, QuorumBody, REVISION_HEADER, RebalanceBody, RebalanceStateBody, RingBody, RingShareBody,
-    SessionBody, SettingBody, SettingsBody, StatusBody, TopicBody, TopicsBody, TransferBody,
-    UncleanElectionBody, UncleanElectionsBody,
+    CreateTopicBody, CreatedTopicBody, FeatureBody, FeaturesBody, FinalizedBody, GossipKeysBody,
+    JoinTokenBody, KeyBody, KeyChangeBody, ListingBody, MakeJoinTokenBody, MemberBody, MemberChangedBody,
+    MemberLevelBody, MemberPlanBody, MemberStepBody, MemberWaitBody, MembersBody, MembershipBody,
+    MembershipMemberBody, NodeBody, NodesBody, PartitionBody, PlanBody, ProblemBody, QuorumBody,
+    REVISION_HEADER, RebalanceBody, RebalanceStateBody, RefoundingBody, RefoundingsBody, RingBody,
+    RingShareBody, SNAPSHOT_CHECKSUM_HEADER, SNAPSHOT_INDEX_HEADER, SessionBody, SettingBody, SettingsBody,
+    StatusBody, TopicBody, TopicsBody, TransferBody, UncleanElectionBody, UncleanElectionsBody,
 };
 pub use error::ErrorBody;
 pub use guard::{AdminToken, TOKEN_BYTES};
@@ -30,6 +31,6 @@ pub use health::HealthService;
 pub use metrics::{MAX_SERIES, MetricsRecorder, RecorderInUse};
 pub use server::{
     BODY_TIMEOUT, BindError, HEADER_TIMEOUT, HEALTH_HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES,
-    MAX_HEADERS, STOP_GRACE, bind_admin, bind_health,
+    MAX_HEADERS, STOP_GRACE, WRITE_TIMEOUT, bind_admin, bind_health,
 };
-pub use service::{AdminOptions, AdminService, MAX_BODY_BYTES, MAX_WATCHES};
+pub use service::{AdminOptions, AdminService, MAX_BACKUPS, MAX_BODY_BYTES, MAX_WATCHES};

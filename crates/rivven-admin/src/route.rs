@@ -1,5 +1,6 @@
 //! Which request is which: a pure function from method, path and query.
 
+mod features;
 mod members;
 mod partitions;
 
@@ -8,6 +9,7 @@ use rivven_cluster::RebalanceAction;
 use rivven_types::NodeId;
 
 pub(crate) use self::{
+    features::FeatureRoute,
     members::MemberRoute,
     partitions::{PlanQuery, UncleanQuery},
 };
@@ -74,6 +76,10 @@ pub(crate) enum Route {
     TransferLeader { to: NodeId },
     MakeJoinToken,
     RotateGossipKeys,
+    Features,
+    FinalizeFeature(FeatureRoute),
+    Snapshot,
+    Refoundings,
     Health(HealthRoute),
 }
 
@@ -136,13 +142,14 @@ pub(crate) enum HealthRoute {
 }
 
 impl Route {
-    /// Whether the request changes something, and so needs the token.
-    pub(crate) const fn is_mutation(&self) -> bool {
+    /// Whether the request needs the token: it changes something, or takes everything there is.
+    pub(crate) const fn needs_token(&self) -> bool {
         match self {
             Self::ChangeMember(asked) => !asked.plan,
             Self::Status
             | Self::Members
             | Self::Membership
+            | Self::Features
             | Self::Topics
             | Self::Topic { .. }
             | Self::Nodes
@@ -156,6 +163,7 @@ impl Route {
             | Self::KvGet { .. }
             | Self::KvList(_)
             | Self::Watch(_)
+            | Self::Refoundings
             | Self::Health(_) => false,
             Self::CreateTopic
             | Self::ChangeTopic { .. }
@@ -170,7 +178,9 @@ impl Route {
             | Self::Session(_)
             | Self::TransferLeader { .. }
             | Self::MakeJoinToken
-            | Self::RotateGossipKeys => true,
+            | Self::FinalizeFeature(_)
+            | Self::RotateGossipKeys
+            | Self::Snapshot => true,
         }
     }
 
@@ -203,6 +213,9 @@ impl Route {
         if let Some(rest) = path.strip_prefix("/v1/members/") {
             return members::change(method, rest, query);
         }
+        if let Some(rest) = path.strip_prefix("/v1/features") {
+            return features::parse(method, rest, query);
+        }
         if let Some(rest) = path.strip_prefix("/v1/nodes/") {
             return partitions::weight(method, rest, query);
         }
@@ -229,6 +242,8 @@ impl Route {
             }
             "/v1/sessions" => Err(ApiError::method_not_allowed("POST")),
             "/v1/leader/transfer" => transfer(method, query),
+            "/v1/snapshot" => get(method, Self::Snapshot),
+            "/v1/refoundings" => get(method, Self::Refoundings),
             "/v1/join-tokens" if *method == Method::POST => Ok(Self::MakeJoinToken),
             "/v1/join-tokens" => Err(ApiError::method_not_allowed("POST")),
             "/v1/gossip-keys" if *method == Method::POST => Ok(Self::RotateGossipKeys),
@@ -406,6 +421,9 @@ mod tests {
         );
         check(Method::POST, "/v1/join-tokens", Route::MakeJoinToken);
         check(Method::POST, "/v1/gossip-keys", Route::RotateGossipKeys);
+        check(Method::GET, "/v1/snapshot", Route::Snapshot);
+        assert!(Route::Snapshot.needs_token() && !Route::Refoundings.needs_token());
+        check(Method::GET, "/v1/refoundings", Route::Refoundings);
         check(Method::GET, "/livez", Route::Health(HealthRoute::Livez(None)));
         check(
             Method::GET,

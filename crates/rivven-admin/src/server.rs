@@ -1,5 +1,7 @@
 //! Accepting connections, within limits.
 
+mod stream;
+
 use std::{
     collections::VecDeque, convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc,
     time::Duration,
@@ -8,11 +10,13 @@ use std::{
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinSet},
 };
 
+use self::stream::Impatient;
 use crate::error::Body;
 
 /// Connections served at a time. Further ones of the admin API wait in the kernel's accept queue; further ones of
@@ -24,6 +28,12 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 pub const HEALTH_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the body of a request.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait until a client takes more of an answer; then its connection is cut, and with it ends whatever is kept
+/// for the answer.
+///
+/// A kernel says that there is room only once a good part of its buffer is free, a megabyte or so: a client that takes
+/// less than that in this time may be cut too.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most bytes of request line and headers.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// Most header lines of a request.
@@ -154,6 +164,8 @@ pub(crate) async fn serve<S>(
         }
         match accepted {
             Ok((stream, remote)) => {
+                // Answers are small and complete: waiting to coalesce them only adds delay.
+                let _ = stream.set_nodelay(true);
                 let peer = (stream, remote);
                 let connection = connection(peer, service.clone(), patience.headers, stopped.clone());
                 let served_by = connections.spawn(async move {
@@ -178,22 +190,21 @@ pub(crate) async fn serve<S>(
     }
 }
 
-async fn connection<S>(
-    (stream, remote): (TcpStream, SocketAddr),
+async fn connection<T, S>(
+    (stream, remote): (T, SocketAddr),
     service: S,
     headers: Duration,
     mut stopped: watch::Receiver<bool>,
 ) where
+    T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    // Answers are small and complete: waiting to coalesce them only adds delay.
-    let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(headers)
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Impatient::new(stream)), service);
     let mut connection = pin!(connection);
     let stopped = async {
         // An error means that the server is gone, which is a reason to stop too.
@@ -213,76 +224,4 @@ async fn connection<S>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{future::pending, io};
-
-    use hyper::service::service_fn;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        time::timeout,
-    };
-
-    use super::*;
-    use bytes::Bytes;
-    use http_body_util::{BodyExt as _, Full};
-
-    /// A server that answers every request with `ok`, and its address.
-    async fn start(replaces_oldest: bool, connections: &mut JoinSet<()>) -> SocketAddr {
-        let listener = bind_health(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let service = service_fn(|_| async {
-            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("ok")).boxed_unsync()))
-        });
-        let patience = Patience {
-            headers: HEADER_TIMEOUT,
-            replaces_oldest,
-        };
-        connections.spawn(serve(listener, service, patience, pending()));
-        address
-    }
-
-    async fn ask(address: SocketAddr) -> io::Result<String> {
-        let mut stream = TcpStream::connect(address).await?;
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
-    }
-
-    #[tokio::test]
-    async fn those_who_ask_nothing_keep_nobody_from_the_health_endpoints() {
-        let mut servers = JoinSet::new();
-        let address = start(true, &mut servers).await;
-        let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            silent.push(TcpStream::connect(address).await.unwrap());
-        }
-        for _ in 0..3 {
-            let answer = timeout(Duration::from_secs(10), ask(address)).await.unwrap();
-            assert!(answer.unwrap().ends_with("ok"));
-        }
-        // The oldest has made room, and the newest has not.
-        let mut byte = [0];
-        let oldest = timeout(Duration::from_secs(10), silent[0].read(&mut byte)).await;
-        assert_eq!(oldest.unwrap().unwrap_or_default(), 0);
-        let newest = silent.last_mut().unwrap().read(&mut byte);
-        assert!(timeout(Duration::from_millis(50), newest).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn further_connections_of_the_admin_api_wait() {
-        let mut servers = JoinSet::new();
-        let address = start(false, &mut servers).await;
-        let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            silent.push(TcpStream::connect(address).await.unwrap());
-        }
-        let mut waiting = Box::pin(ask(address));
-        assert!(timeout(Duration::from_millis(100), &mut waiting).await.is_err());
-        silent.pop();
-        let answer = timeout(Duration::from_secs(10), waiting).await.unwrap();
-        assert!(answer.unwrap().ends_with("ok"));
-    }
-}
+mod tests;

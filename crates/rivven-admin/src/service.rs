@@ -1,10 +1,12 @@
 //! The admin API as a service over `Cluster`.
 
+mod features;
 mod kv;
 mod members;
 mod nodes;
 mod rebalance;
 mod refuse;
+mod snapshot;
 mod view;
 mod watch;
 
@@ -30,7 +32,7 @@ use crate::{
     server::{self, BODY_TIMEOUT, HEADER_TIMEOUT, Patience},
 };
 
-pub use self::watch::MAX_WATCHES;
+pub use self::{snapshot::MAX_BACKUPS, watch::MAX_WATCHES};
 
 /// Most bytes of a request body: the largest value of the key-value map.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -67,6 +69,8 @@ struct Inner {
     options: AdminOptions,
     /// For watches that are served.
     watches: Arc<Semaphore>,
+    /// For backups that are served.
+    backups: Arc<Semaphore>,
 }
 
 impl AdminService {
@@ -77,6 +81,7 @@ impl AdminService {
             cluster,
             options,
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            backups: Arc::new(Semaphore::new(MAX_BACKUPS)),
         }))
     }
 
@@ -141,7 +146,7 @@ impl Inner {
         check_host(&request, &self.options.host_names)?;
         let uri = request.uri();
         let route = Route::parse(request.method(), uri.path(), uri.query())?;
-        if route.is_mutation() {
+        if route.needs_token() {
             check_token(&request, &self.options.token)?;
         }
         let cluster = &self.cluster;
@@ -196,6 +201,10 @@ impl Inner {
             Route::Session(session) => self.session(session).await,
             Route::TransferLeader { to } => self.transfer_leader(to).await,
             Route::MakeJoinToken => self.join_token(from_json(&read_body(request).await?)?).await,
+            Route::Features => features::list(cluster).await,
+            Route::FinalizeFeature(asked) => features::finalize(cluster, asked).await,
+            Route::Snapshot => snapshot::serve(cluster, &self.backups).await,
+            Route::Refoundings => Ok(snapshot::refoundings(cluster).await),
             Route::RotateGossipKeys => self.rotate_gossip_keys().await,
             Route::Health(route) => Ok(health::answer(cluster, self.options.metrics.as_ref(), &route)),
         }

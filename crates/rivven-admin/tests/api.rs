@@ -23,6 +23,10 @@ use tempfile::TempDir;
 
 #[path = "api/partitions.rs"]
 mod partitions;
+#[path = "api/snapshot.rs"]
+mod snapshot;
+#[path = "api/traces.rs"]
+mod traces;
 
 struct Api {
     service: AdminService,
@@ -113,8 +117,10 @@ async fn keys_topics_and_views_work_and_mistakes_are_named() {
     sessions(&api).await;
     partitions::topics(&api).await;
     views(&api).await;
+    traces::follow(&api).await;
     join_tokens(&api).await;
     gossip_keys(&api).await;
+    snapshot::backups(&api).await;
     guards(&api).await;
     api.cluster.shutdown().await;
     api.check_error(Method::PUT, "/v1/kv/late", "v", 503, "not-ready")

@@ -26,7 +26,7 @@ use crate::{
     gossip_keys::{self, KeyRequests},
     health,
     inner::{Inner, Newcomer, Stage},
-    joining, membership, probe,
+    joining, membership, offline, probe,
     published::Published,
     ring_meta::RingMeta,
     upkeep,
@@ -120,11 +120,12 @@ impl Cluster {
             instance: dir.instance(),
             boot_epoch: dir.boot_epoch(),
         };
+        offline::settle(&dir)?;
         let keys = QuicKeys::load_or_create(&dir.path().join("quic.key"))?;
         let tasks = TaskGroup::current();
         let first_key = gossip_keys::bootstrap(&config.tls_dir)?;
         let keeper = gossip_keys::open(first_key.clone(), dir.path(), &tasks)?;
-        let founding = dir.path().join("founding.json");
+        let founding = dir.path().join(offline::FOUNDING_FILE);
         let founders = Arc::new(Founders::open(local.clone(), founding, tasks.clone())?);
         let router = Router::new();
         serve(&router, &founders);
@@ -415,7 +416,7 @@ async fn found(inner: Arc<Inner>) {
         return;
     }
     // The others ask to join, and stand by.
-    let voters = founding.founders.iter().take(inner.config.voter_target);
+    let voters = founding.founders.iter().take(inner.config.members.voter_target);
     let voters = voters.map(|(node, founder)| (*node, (founder.addr.clone(), founder.instance)));
     match raft.initialize_bound(voters.collect()).await {
         Ok(()) => {

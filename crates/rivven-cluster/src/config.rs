@@ -2,6 +2,7 @@
 
 mod document;
 mod error;
+mod members;
 mod read;
 mod schema;
 mod tls;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use rivven_partition::NORMAL_WEIGHT;
-use rivven_raft::MemberRole;
+use rivven_raft::{DEFAULT_PRIORITY, MemberRole, Replace};
 use rivven_transport::Provider;
 use rivven_types::{NodeId, PeerAddr};
 
@@ -111,7 +112,7 @@ pub struct ClusterConfig {
 }
 
 /// Consensus: who founds the cluster and how patient it is.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RaftSection {
     /// Addresses of the other founders; this node's own address is ignored. Default: none, which founds a
     /// cluster of one.
@@ -128,6 +129,24 @@ pub struct RaftSection {
     ///
     /// Shorter than a restart takes, it moves votes about for nothing. The leader's setting counts.
     pub voter_replace_after_ms: Option<u64>,
+    /// How much this node should lead the Raft group, and so be the controller. Default 100, from 0 to 1,000.
+    ///
+    /// A leader hands over to a voter of a higher priority once that has lived for `priority_hold_ms`. One of priority
+    /// 0 leads only while nobody else can.
+    pub priority: u16,
+    /// How long a voter of a higher priority has to have lived without a break before it is given the lead. Default
+    /// 30,000; from 1,000 to 3,600,000, an hour.
+    ///
+    /// Doubled for each break of the last hour, so that a node that comes and goes does not take the lead with it each
+    /// time. The leader's setting counts.
+    pub priority_hold_ms: Option<u64>,
+    /// What is done about a member that comes back with an empty disk: `refuse`, the default, or `auto`.
+    ///
+    /// `refuse` keeps it out until an operator says that the disk is lost. With `auto` the Raft leader gives the old
+    /// data directory up by itself and lets the node learn and vote anew, once that directory has been silent for a
+    /// while and as long as all other voters answer. Meant for nodes whose disks come and go with their machines;
+    /// leave it off where a second process might be started under an id by mistake. The leader's setting counts.
+    pub replace: Replace,
     /// Least time from the last sign of the Raft leader to an election, all included.
     ///
     /// Default from the profile. Below about ten times the disk's sync time, elections come for nothing.
@@ -146,6 +165,23 @@ pub struct RaftSection {
     /// noticed by the election timeout alone. Must be the same on every node: ask for lease reads only once all nodes
     /// run with it, and no more before the first one runs without.
     pub lease_reads: bool,
+}
+
+impl Default for RaftSection {
+    fn default() -> Self {
+        Self {
+            peers: Vec::new(),
+            voter_target: None,
+            voter_replace_after_ms: None,
+            priority: DEFAULT_PRIORITY,
+            priority_hold_ms: None,
+            replace: Replace::Refuse,
+            election_timeout_min_ms: None,
+            election_timeout_max_ms: None,
+            heartbeat_interval_ms: None,
+            lease_reads: false,
+        }
+    }
 }
 
 /// Membership: SWIM over sealed UDP datagrams.

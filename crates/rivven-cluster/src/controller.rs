@@ -28,6 +28,9 @@ const RELEASE_MS: u64 = 10_000;
 /// Rounds in a row before other work gets its turn; each round moves tens of thousands of leaders.
 const MAX_ROUNDS: usize = 16;
 
+/// Stands for this process where the map has another data directory under its id. No node has this id.
+const WHOEVER_ASKS: NodeId = 0;
+
 /// What gossip and the node's own start say about a member before anybody is probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Evidence {
@@ -182,7 +185,12 @@ async fn liveness(inner: &Inner, state: &PartitionState, since: Instant) -> BTre
             }
         }
     });
-    join_all(judged).await.into_iter().collect()
+    let mut judged: BTreeMap<NodeId, Liveness> = join_all(judged).await.into_iter().collect();
+    // In a cluster that began anew the map knows of nobody else but disks that were given up.
+    if judged.get(&inner.local.node) != Some(&Liveness::Alive) {
+        judged.insert(WHOEVER_ASKS, Liveness::Alive);
+    }
+    judged
 }
 
 /// What gossip says of a member, whose news of earlier starts were left out.

@@ -11,7 +11,7 @@
 //!   founding once the cluster has let it in.
 
 pub(crate) mod bootstrap;
-mod file;
+pub(crate) mod file;
 #[cfg(test)]
 mod tests;
 
@@ -32,9 +32,13 @@ use crate::{StartError, status::Problem};
 /// Most bytes of any message below: room for the most founders with the longest host names.
 const MAX_MESSAGE: usize = 64 * 1024;
 
+/// Foundings given up that a founding remembers. Beyond it the oldest are forgotten: who comes back from before
+/// them is told of two clusters, and shut out like the others.
+const MAX_PREDECESSORS: usize = 16;
+
 /// The history a node belongs to. Two histories under one certificate authority differ in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FoundingId(InstanceId);
+pub(crate) struct FoundingId(pub(crate) InstanceId);
 
 impl FoundingId {
     pub(crate) const fn from_random(random: [u8; 16]) -> Self {
@@ -63,9 +67,20 @@ pub(crate) struct Founder {
 pub(crate) struct Founding {
     pub(crate) id: FoundingId,
     pub(crate) founders: BTreeMap<NodeId, Founder>,
+    /// The foundings of the same cluster that a recovery has given up, the last first.
+    pub(crate) predecessors: Vec<FoundingId>,
 }
 
 impl Founding {
+    /// The first founding of a cluster.
+    pub(crate) const fn new(id: FoundingId, founders: BTreeMap<NodeId, Founder>) -> Self {
+        Self {
+            id,
+            founders,
+            predecessors: Vec::new(),
+        }
+    }
+
     pub(crate) fn instances(&self) -> Instances {
         self.founders
             .iter()
@@ -86,6 +101,24 @@ impl Founding {
     /// Whether it is for this node to bring the founding about.
     pub(crate) fn is_led_by(&self, local: &LocalIdentity) -> bool {
         self.lowest() == Some(local.node) && self.names(local)
+    }
+
+    /// The founding by which `founder` goes on alone after a recovery.
+    pub(crate) fn recovered(id: FoundingId, founder: (NodeId, Founder), before: Option<&Self>) -> Self {
+        let given_up = before.into_iter().flat_map(|before| {
+            let older = before.predecessors.iter().copied();
+            std::iter::once(before.id).chain(older)
+        });
+        Self {
+            id,
+            founders: BTreeMap::from([founder]),
+            predecessors: given_up.take(MAX_PREDECESSORS).collect(),
+        }
+    }
+
+    /// Whether this founding came of a recovery that gave `other` up.
+    fn succeeds(&self, other: &Self) -> bool {
+        self.predecessors.contains(&other.id)
     }
 
     /// Equal but for addresses, which may change.
@@ -369,6 +402,21 @@ fn differ(me: NodeId, mine: &Instances, peer: NodeId, theirs: &Instances) -> Pro
 
 /// Two nodes accepted different foundings: two histories under one certificate authority.
 fn other_founding(me: NodeId, mine: &Founding, peer: NodeId, theirs: &Founding) -> Problem {
+    let (old, by) = match (mine.succeeds(theirs), theirs.succeeds(mine)) {
+        (true, false) => (peer, &mine.id),
+        (false, true) => (me, &theirs.id),
+        _ => return two_clusters(me, mine, peer, theirs),
+    };
+    Problem::new(
+        "cluster-recovered",
+        format!(
+            "the cluster was recovered without the data directory of node {old}, as founding {by}: node {old} is shut \
+             out and holds a history that was given up; move its data directory away and start it with an empty one"
+        ),
+    )
+}
+
+fn two_clusters(me: NodeId, mine: &Founding, peer: NodeId, theirs: &Founding) -> Problem {
     Problem::new(
         "other-founding",
         format!(

@@ -188,10 +188,13 @@ impl Inner {
             election_timeout_ms: self.config.election_timeout_ms.clone(),
             heartbeat_interval_ms: self.config.heartbeat_interval_ms,
         };
+        let members = &self.config.members;
         let mut builder = RaftNode::builder(config)
             .cluster_name(&self.local.cluster.to_string())
-            .voter_target(self.config.voter_target)
-            .voter_replace_after(self.config.voter_replace_after)
+            .voter_target(members.voter_target)
+            .voter_replace_after(members.voter_replace_after)
+            .priority_hold(members.priority_hold)
+            .replace(members.replace)
             .transport(self.transport.clone(), self.router.clone())
             .state_machine(ClusterState::new(Arc::clone(&self.published)));
         if let Some(dir) = dir {

@@ -4,7 +4,7 @@ use std::{sync::Weak, time::Duration};
 
 use bytes::Bytes;
 use rivven_raft::{
-    Consistency, KeyRange, KvCommand, KvEntry, KvOpResult, KvReadError, KvResponse, KvTxn, KvUpdate,
+    Consistency, KeyRange, KvCommand, KvEntry, KvLease, KvOpResult, KvReadError, KvResponse, KvTxn, KvUpdate,
     KvWatchError, LeaseId, Lifetime, ProposalId, ProposeOptions, Read, SessionId, WatchFrom,
 };
 
@@ -223,6 +223,20 @@ impl Kv {
             KvResponse::DeletedRange { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// A lease as it stands; `None` once it has ended.
+    ///
+    /// # Errors
+    /// As for [`Self::get`].
+    pub async fn lease(
+        &self,
+        lease: LeaseId,
+        consistency: Consistency,
+    ) -> Result<Option<KvLease>, ReadError> {
+        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
+        let read = inner.read(consistency, self.timeout, |state| state.kv.lease(lease));
+        Ok(read.await?.value)
     }
 
     /// Forgets what was before `revision`. Returns the oldest revision that can be read.

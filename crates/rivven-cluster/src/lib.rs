@@ -32,6 +32,7 @@
 //! # }
 //! ```
 
+mod backup;
 mod clock;
 mod cluster;
 mod config;
@@ -39,6 +40,7 @@ mod controller;
 mod data_plane;
 mod duty;
 mod error;
+mod features;
 mod founding;
 mod gossip_keys;
 mod health;
@@ -47,6 +49,7 @@ mod joining;
 mod kv;
 mod members;
 mod membership;
+pub mod offline;
 mod partitions;
 mod probe;
 mod published;
@@ -59,6 +62,7 @@ mod status_watch;
 mod tokens;
 mod upkeep;
 
+pub use backup::BackupError;
 pub use cluster::{Cluster, NotReady};
 pub use config::{
     AdminSection, ClusterConfig, ConfigError, ConfigErrorKind, GossipSection, IssuerSection,
@@ -67,6 +71,7 @@ pub use config::{
 pub use data_plane::{DataPlane, MetadataOnly};
 pub use duty::{Duties, Duty, Fence, Follow, LEADER_LEASE, Lapsed, Lead, Release, Replica, ReportError};
 pub use error::{ReadError, RotateError, StartError, TransferError, WriteError};
+pub use features::FeatureError;
 pub use joining::JoinTokenError;
 pub use kv::{Kv, KvCommitted, KvListing, KvWatch, KvWritten, Swap};
 pub use members::{Member, MemberEvent, MemberEvents, Members};
@@ -85,12 +90,13 @@ pub use rivven_partition::{
     UncleanElection, ZoneRule,
 };
 pub use rivven_raft::{
-    CompareTarget, Comparison, Consistency, Fabric, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvOp,
-    KvOpResult, KvReadError, KvResponse, KvStore, KvTxn, KvUpdate, KvWatchError, LeaseId, Lifetime,
-    MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberChange, MemberChanged, MemberError, MemberHold, MemberInfo,
-    MemberOptions, MemberRefusal, MemberRole, MemberStanding, MemberStep, MembershipEvent,
-    MembershipEventKind, MembershipPlan, MembershipView, Outcome, QuorumState, RaftConfig, RaftNode,
-    RaftStatus, Read, Refusal, Role, SessionId, StateMachine, WatchFrom,
+    CompareTarget, Comparison, Consistency, DEFAULT_PRIORITY, Fabric, FeatureLevels, FeatureView,
+    FinalizeError, KeyRange, KvCommand, KvCompare, KvEntry, KvEvent, KvLease, KvOp, KvOpResult, KvReadError,
+    KvResponse, KvStore, KvTxn, KvUpdate, KvWatchError, LeaseId, Lifetime, MAX_KEY_BYTES, MAX_VALUE_BYTES,
+    MemberChange, MemberChanged, MemberError, MemberHold, MemberInfo, MemberOptions, MemberRefusal,
+    MemberRole, MemberStanding, MemberStep, MembershipEvent, MembershipEventKind, MembershipPlan,
+    MembershipView, Outcome, QuorumState, RaftConfig, RaftNode, RaftStatus, Read, Refusal, Replace, Role,
+    SessionId, StateMachine, WatchFrom,
 };
 pub use rivven_swim::{SwimConfig, SwimNode};
 pub use rivven_transport::{TraceContext, identity, join};

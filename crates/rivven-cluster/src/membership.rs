@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use rivven_raft::{
-    JoinRequest, MemberChange, MemberChanged, MemberError, MemberOptions, MembershipPlan, MembershipView,
-    Outcome, RaftNode, ask_to_join,
+    JoinAs, JoinRequest, MemberChange, MemberChanged, MemberError, MemberOptions, MembershipPlan,
+    MembershipView, Outcome, RaftNode, ask_to_join,
 };
 use rivven_types::NodeId;
 use tokio::time::sleep;
@@ -163,6 +163,7 @@ async fn introduction(inner: &Inner) -> JoinRequest {
         addr: inner.quic_addr().await,
         zone: inner.config.zone.clone().unwrap_or_default(),
         role: inner.config.role,
+        priority: inner.config.members.priority,
     }
 }
 
@@ -229,8 +230,7 @@ pub(crate) async fn keep_known(inner: Arc<Inner>, raft: RaftNode<ClusterState>) 
             continue;
         }
         let said = if member {
-            let JoinRequest { addr, zone, role, .. } = request.clone();
-            raft.announce(addr, &zone, role).await
+            raft.announce(JoinAs::from(request.clone())).await
         } else {
             ask_any(&inner, &request).await
         };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rivven_partition::{PartitionCommand, PartitionResponse, PartitionState};
-use rivven_raft::{ApplyCtx, KvCommand, KvResponse, KvStore, Refusal, StateMachine};
+use rivven_raft::{ApplyCtx, KvCommand, KvResponse, KvStore, REFOUNDING_GAP, Refusal, StateMachine};
 use rivven_transport::join::{TokenBook, TokenRefusal};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -172,6 +172,13 @@ impl StateMachine for ClusterState {
 
     fn tick(&mut self, ctx: &ApplyCtx) {
         self.kv.tick(ctx);
+    }
+
+    /// Revisions and leases of the map jump, and so do the epochs of partitions, the numbers of topics and the
+    /// generations of assignments.
+    fn refounded(&mut self, ctx: &ApplyCtx) {
+        self.kv.refounded(ctx);
+        self.partitions.refounded(ctx.log_index, REFOUNDING_GAP);
     }
 
     fn batch_applied(&mut self, _last: u64) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::{Nodes, PATIENCE, eventually, ready};
 use rivven_cluster::{
     Cluster, Consistency, MemberChange, MemberHold, MemberOptions, MemberRole, MemberStanding,
-    MembershipView, NodeId, NodeStatus, Phase, TopicSpec,
+    MembershipEventKind, MembershipView, NodeId, NodeStatus, Phase, Replace, TopicSpec,
 };
 
 /// Waits until the leader's view is as it should be.
@@ -186,6 +186,45 @@ async fn a_lost_disk_is_refused_until_it_is_replaced_and_then_votes_again() {
         },
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_disk_is_replaced_without_an_operator_where_the_configuration_allows_it() {
+    let hosts = Nodes::new(3);
+    let config = |node| {
+        let mut config = hosts.config(node);
+        config.raft.replace = Replace::Auto;
+        config
+    };
+    let mut nodes = Vec::new();
+    for node in 1..=3 {
+        nodes.push(Cluster::start(config(node)).await.unwrap());
+    }
+    ready(&nodes).await;
+    nodes[0].kv().put("k", "v").await.unwrap();
+    let old = nodes[2].status().instance_id;
+    nodes.remove(2).kill().await;
+    std::fs::remove_dir_all(hosts.path().join("data-3")).unwrap();
+    nodes.push(Cluster::start(config(3)).await.unwrap());
+    let new = nodes[2].status().instance_id;
+    assert_ne!(new, old);
+    ready(&nodes).await;
+    let votes = |view: &MembershipView| {
+        let member = view.member(3);
+        settled(view)
+            && voters(view) == [1, 2, 3]
+            && member
+                .and_then(|it| it.instance)
+                .is_some_and(|it| it.to_string() == new)
+    };
+    let view = until(&nodes[0], "the new disk votes", votes).await;
+    let replaced = view
+        .events
+        .iter()
+        .filter(|event| event.change == MembershipEventKind::Replaced(None));
+    assert_eq!(replaced.map(|event| event.node).collect::<Vec<_>>(), [3]);
+    let found = nodes[2].kv().get("k", Consistency::Linearizable).await.unwrap();
+    assert_eq!(found.unwrap().value, "v");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

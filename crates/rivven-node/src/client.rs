@@ -1,7 +1,9 @@
 //! A small client of the admin API: one kept connection, typed answers, honest failures.
 
+mod features;
 mod member;
 mod partitions;
+mod snapshot;
 
 use std::{fmt, net::SocketAddr, pin::Pin, time::Duration};
 
@@ -22,7 +24,10 @@ use rivven_cluster::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
 
-pub use self::member::{MemberAction, MemberAsk};
+pub use self::{
+    member::{MemberAction, MemberAsk},
+    snapshot::SnapshotStream,
+};
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 64 << 20;

@@ -329,6 +329,43 @@ fn member(harness: &Harness, args: &[&str]) -> (String, Option<i32>) {
     (String::from_utf8(text).unwrap(), output.status.code())
 }
 
+/// What `rivven-node feature` prints, and its exit code.
+fn feature(harness: &Harness, args: &[&str]) -> (String, Option<i32>) {
+    let spec = harness.node(1).unwrap().spec();
+    let mut command = Command::new(BINARY);
+    command
+        .arg("feature")
+        .args(args)
+        .args(["--admin", &spec.admin.to_string()]);
+    if args[0] != "list" {
+        command.arg("--admin-token").arg(token_path(&spec.data_dir));
+    }
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8(text).unwrap(), output.status.code())
+}
+
+#[tokio::test]
+async fn a_feature_level_is_shown_and_finalised_from_the_command_line() {
+    let mut options = HarnessOptions::new(BINARY);
+    options.nodes = 1;
+    let harness = Harness::start(options).unwrap();
+    harness.wait_ready(&[1], LIMIT).await.unwrap();
+    let (text, code) = feature(&harness, &["list"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("rivven-node feature finalize rivven 1"), "{text}");
+    let (text, code) = feature(&harness, &["finalize", "rivven", "9"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("error[feature-not-supported]"), "{text}");
+    let (text, code) = feature(&harness, &["finalize", "rivven", "1"]);
+    assert_eq!(
+        (text.trim(), code),
+        ("level 1 of feature rivven is finalised", Some(0))
+    );
+    let (text, _) = feature(&harness, &["list"]);
+    assert!(text.contains("nothing is left to finalise"), "{text}");
+}
+
 /// A node is let in, joins, is asked to vote and leaves again, each time as planned.
 #[tokio::test]
 async fn members_are_shown_planned_and_changed_from_the_command_line() {

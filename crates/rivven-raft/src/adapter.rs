@@ -16,6 +16,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     StateMachine,
     applied::{Shared, contain},
+    growth::{Growth, Reach},
     runtime::NodeScope,
     snapshot::{SnapshotData, Snapshots},
     snapshot_keeper::SnapshotNews,
@@ -86,12 +87,16 @@ impl<S: StateMachine> Machine<S> {
     }
 
     async fn builder(&self) -> SnapshotTask<S> {
+        // Before the state is taken, which then has at least as much.
+        let reach = self.shared.growth().reach();
         let (system, state, meta) = self.shared.snapshot().await;
         SnapshotTask {
             snapshot: Mutex::new(Some((system, state))),
             meta,
             snapshots: self.snapshots.clone(),
             news: self.news.clone(),
+            growth: Arc::clone(self.shared.growth()),
+            reach,
             scope: self.scope.clone(),
         }
     }
@@ -197,6 +202,8 @@ pub(crate) struct SnapshotTask<S: StateMachine> {
     meta: SnapshotMeta,
     snapshots: Snapshots,
     news: watch::Sender<SnapshotNews>,
+    growth: Arc<Growth>,
+    reach: Reach,
     scope: NodeScope,
 }
 
@@ -225,6 +232,7 @@ impl<S: StateMachine> RaftSnapshotBuilder<TypeConfig> for SnapshotTask<S> {
         let written = self.scope.group().blocking(write).await;
         match written.map_err(io::Error::other)? {
             Ok(snapshot) => {
+                self.growth.kept(self.reach, snapshot.snapshot.len());
                 self.news.send_modify(SnapshotNews::was_kept);
                 Ok(snapshot)
             }

@@ -17,6 +17,7 @@ use tokio::sync::{RwLock, watch};
 use crate::{
     ApplyCtx, StateMachine,
     codec::{KIND_BLANK, KIND_COMMAND, KIND_MEMBERSHIP},
+    growth::{Growth, SnapshotRule},
     membership::{Gate, Journal},
     snapshot::SnapshotData,
     system::{
@@ -39,6 +40,7 @@ pub(crate) struct Shared<S> {
     applied: watch::Sender<Option<u64>>,
     gate: Arc<Gate>,
     journal: Arc<Journal>,
+    growth: Arc<Growth>,
 }
 
 /// Writes a snapshot that was taken.
@@ -56,7 +58,7 @@ struct Applied<S> {
 }
 
 impl<S: StateMachine> Shared<S> {
-    pub(crate) fn new(machine: S, features: Features) -> Self {
+    pub(crate) fn new(machine: S, features: Features, snapshots: SnapshotRule) -> Self {
         let system = System {
             features,
             ..System::default()
@@ -78,6 +80,7 @@ impl<S: StateMachine> Shared<S> {
             state: RwLock::new(state),
             initial: Mutex::new(write),
             applied: watch::Sender::new(None),
+            growth: Arc::new(Growth::new(snapshots)),
         }
     }
 
@@ -89,6 +92,11 @@ impl<S: StateMachine> Shared<S> {
     /// The last changes of the membership.
     pub(crate) const fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+
+    /// When the next snapshot is due.
+    pub(crate) const fn growth(&self) -> &Arc<Growth> {
+        &self.growth
     }
 
     /// Index of the last entry applied.
@@ -128,6 +136,7 @@ impl<S: StateMachine> Shared<S> {
         batch: Vec<io::Result<EntryResponder<TypeConfig>>>,
     ) -> io::Result<Vec<(ApplyResponder<TypeConfig>, LogReply)>> {
         let mut replies = Vec::new();
+        let (mut entries, mut bytes) = (0_usize, 0_usize);
         let mut state = self.state.write().await;
         for item in batch {
             let (entry, responder) = item?;
@@ -139,6 +148,10 @@ impl<S: StateMachine> Shared<S> {
                 }
                 continue;
             }
+            entries += 1;
+            if let EntryPayload::Normal(command) = &entry.payload {
+                bytes = bytes.saturating_add(command.body.len());
+            }
             let reply = state.apply(entry).map_err(io::Error::other)?;
             replies.extend(responder.map(|responder| (responder, reply)));
         }
@@ -147,6 +160,7 @@ impl<S: StateMachine> Shared<S> {
             contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
         }
         drop(state);
+        self.growth.add(entries, bytes);
         self.announce(last);
         Ok(replies)
     }
@@ -188,6 +202,7 @@ impl<S: StateMachine> Shared<S> {
                 state.last = meta.last_log_id;
                 state.membership = meta.last_membership.clone();
                 state.torn = false;
+                self.growth.restored(data.len());
                 Ok(())
             }
             Err(cause) => match self.reset(&mut state) {
@@ -326,31 +341,43 @@ impl<S: StateMachine> Applied<S> {
 
     fn system_command(&mut self, id: &LogId, body: &Bytes) -> Result<Answer, String> {
         let command: SystemCommand = decode(id, body)?;
-        let response = if let SystemCommand::Tick { now_ms } = command {
-            self.system.tick(now_ms);
-            let ctx = self.ctx(id);
-            contain(|| self.machine.tick(&ctx)).map_err(|cause| at(id, &cause))?;
-            SystemResponse::Done
-        } else {
-            let member = match &command {
-                SystemCommand::Member(command) => Some(command.clone()),
-                _ => None,
-            };
-            let response = self
-                .system
-                .apply(id.index, command)
-                .map_err(|cause| at(id, &cause))?;
-            if let (Some(command), SystemResponse::Done) = (member, &response) {
-                self.journal.command(id.index, &command);
-                self.gate.follow(&self.system.members);
+        let response = match command {
+            SystemCommand::Tick { now_ms } => {
+                self.system.tick(now_ms);
+                let ctx = self.ctx(id);
+                contain(|| self.machine.tick(&ctx)).map_err(|cause| at(id, &cause))?;
+                SystemResponse::Done
             }
-            response
+            SystemCommand::Refound(refound) => {
+                self.system.refound(*refound);
+                let ctx = self.ctx(id);
+                contain(|| self.machine.refounded(&ctx)).map_err(|cause| at(id, &cause))?;
+                self.gate.follow(&self.system.members);
+                SystemResponse::Done
+            }
+            command => self.change_system(id, command)?,
         };
         let encode = |response| encode_system_response(response).map_err(|error| not_encoded(id, &error));
         Ok(Answer {
             reply: encode(&response)?,
             digested: response.without_texts().as_ref().map(encode).transpose()?,
         })
+    }
+
+    fn change_system(&mut self, id: &LogId, command: SystemCommand) -> Result<SystemResponse, String> {
+        let member = match &command {
+            SystemCommand::Member(command) => Some(command.clone()),
+            _ => None,
+        };
+        let response = self
+            .system
+            .apply(id.index, command)
+            .map_err(|cause| at(id, &cause))?;
+        if let (Some(command), SystemResponse::Done) = (member, &response) {
+            self.journal.command(id.index, &command);
+            self.gate.follow(&self.system.members);
+        }
+        Ok(response)
     }
 
     /// Carries out a session's proposal unless an entry before has done so.

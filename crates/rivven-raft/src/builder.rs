@@ -2,7 +2,7 @@
 
 mod members;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use rivven_raft_store::{MemLogStore, NodeDir, SimulatedDisk, WriterMode};
 use rivven_transport::{Router, TaskGroup, Transport};
@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use crate::{
     Fabric, InitializeError, RaftConfig, RaftNode, StartError, StateMachine,
     applied::Shared,
+    clock::Pace,
     config::Timing,
     fabric::fabric_addr,
+    growth::{DEFAULT_MAX_GROWTH_BYTES, SnapshotRule},
     hint::watch_leader,
     launch::{CoreConfig, Disk, Plant},
     log_disk::LogDisk,
@@ -30,9 +32,6 @@ use self::members::{MemberSettings, introduce_as};
 /// Name of the cluster that nodes without another name belong to.
 const DEFAULT_CLUSTER: &str = "rivven";
 
-/// Entries after which a new snapshot is taken.
-const DEFAULT_SNAPSHOT_EVERY: u64 = 10_000;
-
 /// Settings of a node; [`Self::start`] starts it.
 pub struct RaftBuilder<S: StateMachine> {
     config: RaftConfig,
@@ -41,11 +40,12 @@ pub struct RaftBuilder<S: StateMachine> {
     dir: Option<NodeDir>,
     transport: Option<(Transport, Router)>,
     machine: Option<S>,
-    snapshot_every: u64,
+    snapshots: SnapshotRule,
     writer: WriterMode,
     disk: Option<SimulatedDisk>,
     tasks: Option<TaskGroup>,
     seed: Option<u64>,
+    pace: Pace,
     features: BTreeMap<String, u32>,
     lease_reads: bool,
     members: MemberSettings,
@@ -71,11 +71,14 @@ impl<S: StateMachine> RaftBuilder<S> {
             dir: None,
             transport: None,
             machine: None,
-            snapshot_every: DEFAULT_SNAPSHOT_EVERY,
+            snapshots: SnapshotRule::Growth {
+                most: DEFAULT_MAX_GROWTH_BYTES,
+            },
             writer: WriterMode::default(),
             disk: None,
             tasks: None,
             seed: None,
+            pace: Pace::TRUE,
             features: BTreeMap::new(),
             lease_reads: false,
             members: MemberSettings::default(),
@@ -120,13 +123,26 @@ impl<S: StateMachine> RaftBuilder<S> {
         self
     }
 
-    /// Takes a snapshot whenever this many entries were committed since the last. Default 10,000.
+    /// Takes a snapshot whenever this many entries were committed since the last, however large the state is. Default:
+    /// by growth, see [`Self::max_log_growth`].
     ///
     /// The log is purged behind the older of the two snapshots kept, so it holds between one and two times
     /// as many entries.
     #[must_use]
     pub const fn snapshot_every(mut self, entries: u64) -> Self {
-        self.snapshot_every = if entries == 0 { 1 } else { entries };
+        self.snapshots = SnapshotRule::Entries(if entries == 0 { 1 } else { entries });
+        self
+    }
+
+    /// Takes a snapshot whenever the log has grown by as many bytes as the last snapshot has, by 8 MiB at least, and
+    /// by `bytes` at most. Default 256 MiB; less than 8 MiB counts as 8 MiB.
+    ///
+    /// So snapshots are about as much to write as the log is. A larger bound writes less where the state is large; a
+    /// smaller one has less to read at a start. The log is purged behind the older of the two snapshots kept, so it
+    /// holds between one and two times as many bytes.
+    #[must_use]
+    pub const fn max_log_growth(mut self, bytes: u64) -> Self {
+        self.snapshots = SnapshotRule::Growth { most: bytes };
         self
     }
 
@@ -156,6 +172,15 @@ impl<S: StateMachine> RaftBuilder<S> {
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Has the clock of the consensus core count so many seconds in a hundred: for simulation. Default 100.
+    ///
+    /// Election timeouts, leases and heartbeats go by it; deadlines of calls do not.
+    #[must_use]
+    pub const fn clock_percent(mut self, percent: u32) -> Self {
+        self.pace = Pace::percent(percent);
         self
     }
 
@@ -220,14 +245,14 @@ impl<S: StateMachine> RaftBuilder<S> {
             }
         };
         check_identity(node_id, transport.local().node, "transport")?;
-        let scope = NodeScope::new(
-            self.tasks.unwrap_or_else(TaskGroup::current),
-            self.seed.unwrap_or_else(entropy),
-        );
+        let tasks = self.tasks.unwrap_or_else(TaskGroup::current);
+        let scope = NodeScope::new(tasks, self.seed.unwrap_or_else(entropy))
+            .with_pace(self.pace)
+            .with_vote_ttl(Duration::from_millis(timing.election_min_ms));
         let config = CoreConfig {
             cluster_name: self.cluster_name,
             timing,
-            snapshot_every: self.snapshot_every,
+            snapshots: self.snapshots,
             durable,
             lease_reads: self.lease_reads,
         };
@@ -238,18 +263,21 @@ impl<S: StateMachine> RaftBuilder<S> {
                 (Disk::Memory(MemLogStore::new()), Snapshots::memory())
             }
         };
+        let shared = Shared::new(machine, Features::supporting(self.features), self.snapshots);
         let plant = Plant {
             node_id,
             config: config.build()?,
             peers: voters.clone(),
             transport,
-            shared: Arc::new(Shared::new(machine, Features::supporting(self.features))),
+            shared: Arc::new(shared),
             snapshots,
             news: watch::Sender::default(),
             scope,
             disk,
             stages: Arc::default(),
-            promise: self.lease_reads.then(|| Arc::new(Promise::new(timing.lease()))),
+            promise: self
+                .lease_reads
+                .then(|| Arc::new(Promise::new(timing.lease(), self.pace))),
             policy: self.members.policy(timing, durable),
         };
         let inner = Inner::start(plant, fabric).await?;

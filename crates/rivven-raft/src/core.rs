@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::Future,
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -12,16 +12,22 @@ use openraft::{
 };
 use rivven_raft_store::LogMonitor;
 use rivven_transport::TaskGroup;
+use tokio::sync::Semaphore;
 
 use crate::{
     StateMachine,
     adapter::{FaultCell, Machine},
     runtime::NodeScope,
-    types::{RaftMetrics, TypeConfig},
+    types::{RaftMetrics, RaftServerMetrics, TypeConfig},
 };
 
 /// How long a core may take to finish what it is doing when it is ended in order.
 pub(crate) const END_GRACE: Duration = Duration::from_secs(5);
+
+/// Calls that are under way in a core at a time. Those that somebody waits for are bounded by their callers, and far
+/// fewer; the rest is for calls whose callers gave up while the core stood still, on a stalled disk. Beyond it callers
+/// wait, as long as they care to.
+const MAX_CALLS: usize = 1 << 18;
 
 /// The consensus library's handle.
 pub(crate) type RaftHandle<S> = Raft<TypeConfig, Machine<S>>;
@@ -30,6 +36,7 @@ pub(crate) type RaftHandle<S> = Raft<TypeConfig, Machine<S>>;
 pub(crate) struct CoreHandle<S: StateMachine> {
     raft: RaftHandle<S>,
     scope: NodeScope,
+    calls: Arc<Semaphore>,
 }
 
 impl<S: StateMachine> Clone for CoreHandle<S> {
@@ -37,14 +44,16 @@ impl<S: StateMachine> Clone for CoreHandle<S> {
         Self {
             raft: self.raft.clone(),
             scope: self.scope.clone(),
+            calls: Arc::clone(&self.calls),
         }
     }
 }
 
 impl<S: StateMachine> CoreHandle<S> {
     /// A core whose calls run in `scope`, that of the node: it outlives every core.
-    pub(crate) const fn new(raft: RaftHandle<S>, scope: NodeScope) -> Self {
-        Self { raft, scope }
+    pub(crate) fn new(raft: RaftHandle<S>, scope: NodeScope) -> Self {
+        let calls = Arc::new(Semaphore::new(MAX_CALLS));
+        Self { raft, scope, calls }
     }
 
     /// Calls into the core, in a task of the node. Dropped, this only stops to listen: the call goes on to its end.
@@ -58,8 +67,13 @@ impl<S: StateMachine> CoreHandle<S> {
         E: From<Fatal<TypeConfig>> + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
+        // Never closed: without a place there is only one call more.
+        let place = Arc::clone(&self.calls).acquire_owned().await;
         let (scope, call) = (self.scope.clone(), call(self.raft.clone()));
-        let called = self.scope.group().spawn(async move { scope.run(call).await });
+        let called = self.scope.group().spawn(async move {
+            let _place = place;
+            scope.run(call).await
+        });
         match called.await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err(Fatal::Stopped.into()),
@@ -72,9 +86,14 @@ impl<S: StateMachine> CoreHandle<S> {
         self.raft.metrics()
     }
 
-    /// From this moment on the core stands for election when it hears of no leader.
-    pub(crate) fn let_stand(&self) {
-        self.raft.runtime_config().elect(true);
+    /// Follows what changes with the leader and the members only.
+    pub(crate) fn server_metrics(&self) -> WatchReceiverOf<TypeConfig, RaftServerMetrics> {
+        self.raft.server_metrics()
+    }
+
+    /// Whether the core stands for election by itself when it hears of no leader.
+    pub(crate) fn let_stand(&self, stand: bool) {
+        self.raft.runtime_config().elect(stand);
     }
 
     /// Lets the core finish what it is doing, but not for long.

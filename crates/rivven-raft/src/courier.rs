@@ -1,4 +1,4 @@
-//! Carries proposals to a leader elsewhere: those that wait go together, and nothing waits for company.
+//! Carries proposals to a leader elsewhere: one at once, and those that come while it is on its way together. No timer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,8 +17,11 @@ use crate::wire::{
     client::{BATCH_BYTES, HeldReply, MAX_BATCH, PROPOSAL_OVERHEAD_BYTES, ProposeMany},
 };
 
-/// Messages on their way to one leader at a time. While all are, proposals gather for the next: the busier
-/// the leader, the larger the messages.
+/// Messages on their way to one leader at a time.
+///
+/// As with Nagle's algorithm (RFC 896), a second one leaves only if it is full: each message costs the leader and its
+/// followers a round of wake-ups and an fsync, so what waits is better off in one of them. The busier the leader, the
+/// larger the messages.
 const MAX_CARRIERS: usize = 4;
 
 /// What became of a proposal on its way.
@@ -36,6 +39,8 @@ pub(crate) struct Courier {
 #[derive(Debug, Default)]
 struct Way {
     waiting: VecDeque<Parcel>,
+    /// Of what waits.
+    bytes: usize,
     carriers: usize,
     last: u64,
 }
@@ -50,17 +55,59 @@ struct Parcel {
     trace: Option<TraceContext>,
 }
 
+impl Parcel {
+    const fn bytes(&self) -> usize {
+        self.proposal.body.len() + PROPOSAL_OVERHEAD_BYTES
+    }
+}
+
 impl Way {
+    fn push(&mut self, parcel: Parcel) {
+        self.bytes = self.bytes.saturating_add(parcel.bytes());
+        self.waiting.push_back(parcel);
+    }
+
+    /// Whether a message should leave before the answers to those on their way.
+    fn is_due(&self) -> bool {
+        self.carriers == 0 || (self.is_full() && self.carriers < MAX_CARRIERS)
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_BATCH || self.bytes >= BATCH_BYTES
+    }
+
+    /// The next message of a carrier that has delivered one; without one it is dismissed.
+    fn next(&mut self) -> Option<Vec<Parcel>> {
+        if !self.waiting.is_empty() && (self.carriers == 1 || self.is_full()) {
+            return Some(self.take());
+        }
+        self.carriers -= 1;
+        None
+    }
+
     /// What goes together: in order, within the limits of a message.
     fn take(&mut self) -> Vec<Parcel> {
-        let mut bytes = 0_usize;
-        let fits = self.waiting.iter().take(MAX_BATCH).take_while(|parcel| {
-            let first = bytes == 0;
-            bytes = bytes.saturating_add(parcel.proposal.body.len() + PROPOSAL_OVERHEAD_BYTES);
-            first || bytes <= BATCH_BYTES
-        });
-        let count = fits.count();
+        let (mut count, mut bytes) = (0, 0_usize);
+        for parcel in self.waiting.iter().take(MAX_BATCH) {
+            let with = bytes.saturating_add(parcel.bytes());
+            if count > 0 && with > BATCH_BYTES {
+                break;
+            }
+            (count, bytes) = (count + 1, with);
+        }
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.waiting.drain(..count).collect()
+    }
+
+    /// Takes back one that still waits.
+    fn withdraw(&mut self, number: u64) -> bool {
+        let Some(at) = self.waiting.iter().position(|parcel| parcel.number == number) else {
+            return false;
+        };
+        let withdrawn = self.waiting.remove(at);
+        let bytes = withdrawn.map_or(0, |parcel| parcel.bytes());
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
     }
 }
 
@@ -115,14 +162,14 @@ impl Courier {
         let way = ways.entry(to).or_default();
         way.last = way.last.wrapping_add(1);
         let number = way.last;
-        way.waiting.push_back(Parcel {
+        way.push(Parcel {
             number,
             proposal,
             deadline,
             answer,
             trace: TraceContext::sampled(),
         });
-        if way.carriers < MAX_CARRIERS {
+        if way.is_due() {
             way.carriers += 1;
             drop(self.group.spawn(Arc::clone(self).carrier(to)));
         }
@@ -131,13 +178,7 @@ impl Courier {
 
     /// Takes back what no carrier has taken.
     fn withdraw(&self, to: NodeId, number: u64) -> bool {
-        let mut ways = self.ways();
-        let Some(way) = ways.get_mut(&to) else {
-            return false;
-        };
-        let before = way.waiting.len();
-        way.waiting.retain(|parcel| parcel.number != number);
-        way.waiting.len() < before
+        self.ways().get_mut(&to).is_some_and(|way| way.withdraw(number))
     }
 
     /// Carries what waits, message after message, until nothing does.
@@ -151,15 +192,11 @@ impl Courier {
     fn next(&self, to: NodeId) -> Option<Vec<Parcel>> {
         let mut ways = self.ways();
         let way = ways.get_mut(&to)?;
-        let parcels = way.take();
-        if !parcels.is_empty() {
-            return Some(parcels);
-        }
-        way.carriers -= 1;
+        let parcels = way.next();
         if way.carriers == 0 {
             ways.remove(&to);
         }
-        None
+        parcels
     }
 
     async fn deliver(&self, to: NodeId, parcels: Vec<Parcel>) {

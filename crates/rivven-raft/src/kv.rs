@@ -2,10 +2,12 @@
 
 mod check;
 mod command;
+mod decode;
 mod encode;
 mod history;
 mod lease;
 mod query;
+mod queue;
 mod range;
 mod read;
 #[cfg(test)]
@@ -33,7 +35,7 @@ pub use self::{
 use self::{history::History, lease::Leases, write::Writer};
 use rivven_transport::identity::Role;
 
-use crate::{ApplyCtx, Refusal, StateMachine, shared_map::SharedMap};
+use crate::{ApplyCtx, REFOUNDING_GAP, Refusal, StateMachine, shared_map::SharedMap};
 
 /// Most bytes of a key.
 pub const MAX_KEY_BYTES: usize = 4 << 10;
@@ -50,7 +52,9 @@ pub const MAX_TXN_OPS: usize = 128;
 /// and for watches. Keys can hang on leases, which end when they are not renewed in log time.
 ///
 /// Replicated by a [`RaftNode`](crate::RaftNode); as a value it is an ordinary map. A clone takes constant
-/// time and shares everything; each side copies what it changes, a few small nodes per change.
+/// time and shares everything; each side copies what it changes, a few small nodes per change, and the first
+/// change of either copies the list of the history's chunks, of which there are [`MAX_HISTORY_EVENTS`] / 128
+/// at most.
 ///
 /// ```
 /// use rivven_raft::{ApplyCtx, KvCommand, KvStore, StateMachine};
@@ -64,7 +68,7 @@ pub const MAX_TXN_OPS: usize = 128;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct KvStore {
-    map: SharedMap<Arc<str>, KvEntry>,
+    map: SharedMap<Arc<str>, Arc<KvEntry>>,
     revision: u64,
     history: History,
     leases: Leases,
@@ -77,7 +81,7 @@ impl KvStore {
         Self::default()
     }
 
-    fn put(&mut self, key: String, value: bytes::Bytes, lifetime: Lifetime) -> KvResponse {
+    fn put(&mut self, key: &str, value: bytes::Bytes, lifetime: Lifetime) -> KvResponse {
         if let Err(refusal) = write::check_lifetimes(self, [lifetime]) {
             return KvResponse::Refused(refusal);
         }
@@ -198,7 +202,7 @@ impl StateMachine for KvStore {
         // Limits were checked before it was proposed, here and on the leader. Were they checked again, two
         // releases with different limits would apply the same log differently.
         match command {
-            KvCommand::Put { key, value, lifetime } => self.put(key, value, lifetime),
+            KvCommand::Put { key, value, lifetime } => self.put(&key, value, lifetime),
             KvCommand::Delete { key } => self.delete(&key),
             KvCommand::Cas {
                 key,
@@ -209,7 +213,7 @@ impl StateMachine for KvStore {
                 let current = self.map.get(key.as_str()).map(|entry| entry.mod_revision);
                 match value {
                     _ if current != expected => KvResponse::Conflict { current },
-                    Some(value) => self.put(key, value, lifetime),
+                    Some(value) => self.put(&key, value, lifetime),
                     None => self.delete(&key),
                 }
             }
@@ -245,6 +249,14 @@ impl StateMachine for KvStore {
         self.leases.begin(ctx.log_time_ms);
     }
 
+    /// Revisions and leases go on behind all that may have been given out, and whoever watches from a revision
+    /// that may be lost hears that it is compacted, and lists anew.
+    fn refounded(&mut self, _ctx: &ApplyCtx) {
+        self.revision = self.revision.saturating_add(REFOUNDING_GAP);
+        self.history.compact(self.revision);
+        self.leases.skip(REFOUNDING_GAP);
+    }
+
     fn snapshot(&self) -> Self {
         self.clone()
     }
@@ -254,7 +266,7 @@ impl StateMachine for KvStore {
     }
 
     fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
-        *self = encode::decode(input)?;
+        *self = decode::decode(input, self.history.limits())?;
         Ok(())
     }
 }

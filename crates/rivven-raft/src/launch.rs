@@ -6,7 +6,7 @@ use openraft::{Config, Raft, SnapshotPolicy, storage::RaftLogStorage};
 use rivven_raft_store::{LogMonitor, MemLogStore, SnapshotGap, SnapshotStore};
 use rivven_transport::Transport;
 use rivven_types::NodeId;
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 
 use crate::{
     StartError, StateMachine,
@@ -15,6 +15,8 @@ use crate::{
     codec::LogCodec,
     config::Timing,
     core::{Core, CoreHandle, END_GRACE},
+    elections::pace_elections,
+    growth::SnapshotRule,
     log_disk::LogDisk,
     membership::Policy,
     network::Peers,
@@ -39,32 +41,42 @@ const BACKOFF: &str = "50ms 100ms ..200ms";
 /// Snapshots of peers that are fetched for one start, while each of them turns out to be of no use.
 const MAX_FETCHED: usize = 3;
 
+/// A follower that lacks more entries is sent a snapshot in their place, unless snapshots are taken by entries.
+const MAX_SENT_ENTRIES: u64 = 200_000;
+
 /// What the consensus core is configured with.
 pub(crate) struct CoreConfig {
     pub(crate) cluster_name: String,
     pub(crate) timing: Timing,
-    pub(crate) snapshot_every: u64,
+    pub(crate) snapshots: SnapshotRule,
     pub(crate) durable: bool,
     pub(crate) lease_reads: bool,
 }
 
 impl CoreConfig {
     pub(crate) fn build(self) -> Result<Arc<Config>, StartError> {
+        let (snapshot_policy, replication_lag_threshold) = match self.snapshots {
+            SnapshotRule::Entries(entries) => {
+                (SnapshotPolicy::LogsSinceLast(entries), entries.saturating_mul(2))
+            }
+            // See `keep_snapshots`.
+            SnapshotRule::Growth { .. } => (SnapshotPolicy::Never, MAX_SENT_ENTRIES),
+        };
         let config = Config {
             cluster_name: self.cluster_name,
             heartbeat_interval: self.timing.heartbeat_ms,
             election_timeout_min: self.timing.election_min_ms,
             election_timeout_max: self.timing.election_max_ms,
             max_payload_entries: MAX_PAYLOAD_ENTRIES,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
-            replication_lag_threshold: self.snapshot_every.saturating_mul(2),
+            snapshot_policy,
+            replication_lag_threshold,
             // Never by itself: see `keep_snapshots`.
             max_in_snapshot_log_to_keep: u64::MAX,
             // A leader that restores itself after a restart answers reads from a state behind its own
             // acknowledged writes.
             enable_leader_restore: Some(false),
             enable_pre_vote: Some(true),
-            // With lease reads only once a lease from before has run out, see `stand_later`.
+            // With lease reads only once a lease from before has run out, see `pace_elections`.
             enable_elect: !self.lease_reads,
             // A node without a disk comes back empty, and has to be sent everything again. A disk that has
             // lost its log must not be: its vote is lost too.
@@ -228,21 +240,27 @@ impl<S: StateMachine> Plant<S> {
     /// Starts what goes on beside a core and ends with it.
     pub(crate) fn accompany(&self, core: &Core<S>, source: &Arc<StatusSource>) {
         let raft = core.raft.clone();
-        let keeper = keep_snapshots(raft.clone(), self.snapshots.clone(), self.news.subscribe());
+        let keeper = keep_snapshots(
+            raft.clone(),
+            self.snapshots.clone(),
+            Arc::clone(self.shared.growth()),
+            self.news.subscribe(),
+        );
         drop(core.group.spawn(keeper));
         drop(core.group.spawn(tell_lag(raft.metrics())));
-        if let Some(promise) = &self.promise {
-            drop(core.group.spawn(stand_later(raft.clone(), promise.lease())));
-        }
+        // Whatever this node confirmed to a leader before has to run out first.
+        let bound = self.promise.as_ref().map(|promise| promise.lasts());
+        let timeout = Duration::from_millis(self.config.election_timeout_max);
+        let elections = pace_elections(
+            raft.clone(),
+            bound.unwrap_or_default(),
+            timeout,
+            self.scope.clone(),
+        );
+        drop(core.group.spawn(elections));
         let ticks = propose_ticks(self.node_id, raft, Arc::clone(&self.shared), Arc::clone(source));
         drop(core.group.spawn(ticks));
     }
-}
-
-/// Lets a core stand for election once whatever this node confirmed to a leader before has run out.
-async fn stand_later<S: StateMachine>(raft: CoreHandle<S>, lease: Duration) {
-    sleep(lease).await;
-    raft.let_stand();
 }
 
 /// Restores the newest snapshot, or the next older one if that fails, unless the state is as far already.

@@ -6,17 +6,22 @@
 mod adapter;
 mod applied;
 mod arrivals;
+mod backup;
 mod builder;
 mod client;
+mod clock;
 mod codec;
 mod config;
 mod core;
 mod courier;
 mod divergence;
+mod elections;
 mod error;
 mod expiry;
 mod fabric;
+mod features;
 mod forward;
+mod growth;
 mod hint;
 mod kv;
 mod kv_watch;
@@ -27,6 +32,7 @@ mod machine;
 mod membership;
 mod network;
 mod node;
+mod offline;
 mod promise;
 mod propose;
 mod read;
@@ -51,11 +57,13 @@ mod transfer;
 mod types;
 mod wire;
 
+pub use backup::{Backup, BackupError};
 pub use builder::RaftBuilder;
 pub use client::{Client, ConnectError};
 pub use config::RaftConfig;
 pub use error::{FinalizeError, InitializeError, ProposeError, ReadError, StartError, TransferError};
 pub use fabric::Fabric;
+pub use features::{FeatureLevels, FeatureView};
 pub use kv::{
     CompareTarget, Comparison, KeyRange, KvChanges, KvCommand, KvCompare, KvEntry, KvEvent, KvLease, KvOp,
     KvOpResult, KvPage, KvReadError, KvResponse, KvStore, KvTxn, LeaseId, Lifetime, MAX_DELETED_KEYS,
@@ -65,23 +73,31 @@ pub use kv::{
 pub use kv_watch::{KvUpdate, KvWatch, KvWatchError, WatchFrom};
 pub use machine::{ApplyCtx, Refusal, StateMachine};
 pub use membership::{
-    JoinAs, JoinRequest, MAX_MEMBERS, MAX_MEMBERSHIP_EVENTS, MemberChange, MemberChanged, MemberError,
-    MemberHold, MemberInfo, MemberOptions, MemberRefusal, MemberRole, MemberStanding, MemberStep,
-    MembershipEvent, MembershipEventKind, MembershipPlan, MembershipView, QuorumState, ask_to_join,
+    DEFAULT_PRIORITY, JoinAs, JoinRequest, MAX_MEMBERS, MAX_MEMBERSHIP_EVENTS, MAX_PRIORITY, MemberChange,
+    MemberChanged, MemberError, MemberHold, MemberInfo, MemberOptions, MemberRefusal, MemberRole,
+    MemberStanding, MemberStep, MembershipEvent, MembershipEventKind, MembershipPlan, MembershipView,
+    QuorumState, Replace, ask_to_join,
 };
 pub use node::RaftNode;
+pub use offline::{
+    BackupReport, LogPlace, MemberPlace, OfflineError, RecoveryPlan, RestoreAs, plan_recovery, recover,
+    restore_backup, verify_backup,
+};
 pub use propose::{ProposalId, ProposeOptions};
 pub use read::{Consistency, Read};
 pub use session::Session;
 pub use status::{NoLeader, RaftStatus, RaftWatch, Role};
 
 pub use system::{
-    Digest, MAX_FEATURES, MAX_KEPT_REPLY_BYTES, MAX_SESSION_REPLY_BYTES, MAX_SESSION_TTL_MS, MAX_SESSIONS,
-    MIN_SESSION_TTL_MS, RIVVEN_FEATURE, RIVVEN_LEVEL, SESSION_WINDOW, SessionId,
+    Digest, MAX_FEATURES, MAX_KEPT_REPLY_BYTES, MAX_REFOUNDINGS, MAX_SESSION_REPLY_BYTES, MAX_SESSION_TTL_MS,
+    MAX_SESSIONS, MIN_SESSION_TTL_MS, REFOUNDING_GAP, RIVVEN_FEATURE, RIVVEN_LEVEL, Refounding,
+    RefoundingCause, SESSION_WINDOW, SessionId,
 };
 pub use tick::TICK_INTERVAL;
 
-pub use rivven_raft_store::{DiskPace, DiskStats, NodeDir, NodeDirError, SimulatedDisk};
+pub use rivven_raft_store::{
+    DiskPace, DiskStats, NodeDir, NodeDirError, PartialDir, SimulatedDisk, SnapshotError, StoreError,
+};
 pub use rivven_transport::{MemoryNetwork, Outcome, TaskGroup, identity::Role as CallerRole};
 pub use rivven_types::{InstanceId, NodeId, PeerAddr};
 

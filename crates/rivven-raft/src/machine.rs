@@ -106,6 +106,13 @@ pub trait StateMachine: Sized + Send + Sync + 'static {
     /// Time has passed, up to [`ApplyCtx::log_time_ms`]. As [`Self::apply`], the same on every node.
     fn tick(&mut self, _ctx: &ApplyCtx) {}
 
+    /// The end of the history is lost: the group began anew from a backup, or from what one survivor had.
+    ///
+    /// Numbers that were given out as names or as fencing tokens must not be given out again: let the next
+    /// ones begin [`REFOUNDING_GAP`](crate::REFOUNDING_GAP) further on. As [`Self::apply`], the same on every
+    /// node. Terms and session ids do so already; [`ApplyCtx::log_index`] goes on where the log ends.
+    fn refounded(&mut self, _ctx: &ApplyCtx) {}
+
     /// Called after a batch of commands, with the index of its last entry: publish derived views here, once
     /// per batch.
     fn batch_applied(&mut self, _last: u64) {}

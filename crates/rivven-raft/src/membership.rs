@@ -4,6 +4,7 @@
 //! - [`quorum`]: what a set of voters survives.
 //! - [`goal`]: who should vote.
 //! - [`plan`]: the next step towards that, and all steps of a change that somebody asks for.
+//! - [`priority`]: who should lead.
 //! - [`driver`]: carries the steps out, on the leader. [`gate`]: keeps out who must not come back.
 //!
 //! A change is written into the replicated state first; the steps are then decided anew after every one of
@@ -17,10 +18,13 @@ mod gate;
 mod goal;
 mod joining;
 mod lead;
+mod meter;
 mod plan;
+mod priority;
 mod quorum;
 mod record;
 mod refusal;
+mod replace;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -37,6 +41,7 @@ pub(crate) use self::{
     goal::MAX_VOTERS as MAX_VOTER_TARGET,
     joining::introduce,
     plan::{Next, next, plan},
+    priority::Preference,
     record::{MAX_REASON_BYTES, MemberCommand, MemberRecord, Records},
     view::{Health, Policy, Seated, View},
     wire::{AskMembership, RemovedNotice},
@@ -46,8 +51,10 @@ pub use self::{
     events::{MAX_MEMBERSHIP_EVENTS, MembershipEvent, MembershipEventKind},
     joining::JoinAs,
     plan::{MemberChange, MemberHold, MemberStep, MembershipPlan},
+    priority::{DEFAULT_PRIORITY, MAX_PRIORITY},
     quorum::QuorumState,
     record::{MAX_MEMBERS, MemberRole},
     refusal::MemberRefusal,
+    replace::Replace,
     wire::{JoinRequest, MemberInfo, MemberStanding, MembershipView},
 };

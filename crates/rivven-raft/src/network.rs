@@ -26,6 +26,7 @@ use openraft_rt::AsyncRuntime;
 use tokio::time::Instant;
 
 use crate::{
+    elections::VOTE_TIMEOUT,
     membership::Gate,
     runtime::NodeRuntime,
     snapshot::SnapshotData,
@@ -205,13 +206,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         pipeline::stream_append(self, requests, option)
     }
 
+    /// Waits for longer than the core asks to: see `elections`.
     async fn vote(
         &mut self,
         request: VoteRequest<TypeConfig>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
         let response = self
-            .call::<RequestVote>(&request.into(), option.soft_ttl(), RPCTypes::Vote)
+            .call::<RequestVote>(&request.into(), VOTE_TIMEOUT, RPCTypes::Vote)
             .await?;
         Ok(response.into())
     }

@@ -7,6 +7,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::clock::Pace;
+
 /// Tenths of a lease that a leader uses; the rest is for clocks that do not pass equally.
 const SHARE: u32 = 9;
 
@@ -15,14 +17,17 @@ const SHARE: u32 = 9;
 #[derive(Debug)]
 pub(crate) struct Promise {
     lease: Duration,
+    pace: Pace,
     kept_until: Mutex<Instant>,
 }
 
 impl Promise {
-    pub(crate) fn new(lease: Duration) -> Self {
+    /// Leases of this length, counted by a clock of this pace.
+    pub(crate) fn new(lease: Duration, pace: Pace) -> Self {
         Self {
             lease,
-            kept_until: Mutex::new(Instant::now() + lease),
+            pace,
+            kept_until: Mutex::new(Instant::now() + pace.takes(lease)),
         }
     }
 
@@ -31,14 +36,14 @@ impl Promise {
         self.lease * SHARE / 10
     }
 
-    /// How long a promise lasts.
-    pub(crate) const fn lease(&self) -> Duration {
-        self.lease
+    /// How long a promise truly lasts.
+    pub(crate) fn lasts(&self) -> Duration {
+        self.pace.takes(self.lease)
     }
 
     /// Another core starts, which knows nothing of what the one before has promised.
     pub(crate) fn forgotten(&self) {
-        let until = Instant::now() + self.lease;
+        let until = Instant::now() + self.lasts();
         *self.kept_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
@@ -54,7 +59,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_promise_binds_for_one_lease_after_each_start() {
-        let promise = Promise::new(Duration::from_millis(100));
+        let promise = Promise::new(Duration::from_millis(100), Pace::TRUE);
         assert_eq!(promise.usable(), Duration::from_millis(90));
         assert!(promise.may_bind());
         tokio::time::sleep(Duration::from_millis(100)).await;

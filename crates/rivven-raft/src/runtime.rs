@@ -13,21 +13,34 @@ use std::{
 };
 
 use openraft_rt::{AsyncRuntime, OptionalSend};
-use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch};
+use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use rivven_transport::TaskGroup;
+
+use crate::{
+    clock::{NodeInstant, Pace},
+    elections::VOTE_TIMEOUT,
+};
 
 tokio::task_local! {
     /// The node that the running task belongs to.
     static NODE: NodeScope;
 }
 
-/// Where a node's tasks and random numbers come from. Clones are the same scope.
+/// Where a node's tasks and random numbers come from, and how fast its clock passes. Clones are the same scope.
 #[derive(Clone)]
 pub(crate) struct NodeScope {
     group: TaskGroup,
     random: Arc<Mutex<Pcg64>>,
+    pace: Pace,
+    /// How long the core means to wait for a vote; nothing else has a timeout of this length.
+    vote_ttl: Option<Duration>,
+}
+
+/// The pace of the clock of the running task's node; true time outside of any.
+pub(crate) fn pace_here() -> Pace {
+    NODE.try_with(|scope| scope.pace).unwrap_or(Pace::TRUE)
 }
 
 impl NodeScope {
@@ -35,6 +48,30 @@ impl NodeScope {
         Self {
             group,
             random: Arc::new(Mutex::new(Pcg64::seed_from_u64(seed))),
+            pace: Pace::TRUE,
+            vote_ttl: None,
+        }
+    }
+
+    /// The same with a clock of this pace.
+    pub(crate) const fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// The same for a core that waits this long for votes. Whoever has to write a vote to a stalled disk may need
+    /// longer, so they get [`VOTE_TIMEOUT`]: what comes after the next election counts no more anyway.
+    pub(crate) const fn with_vote_ttl(mut self, ttl: Duration) -> Self {
+        self.vote_ttl = Some(ttl);
+        self
+    }
+
+    /// How long to wait where the core means to wait for `timeout`.
+    fn patience(&self, timeout: Duration) -> Duration {
+        if self.vote_ttl == Some(timeout) {
+            VOTE_TIMEOUT
+        } else {
+            timeout
         }
     }
 
@@ -47,6 +84,8 @@ impl NodeScope {
         Self {
             group: self.group.child(),
             random: Arc::clone(&self.random),
+            pace: self.pace,
+            vote_ttl: self.vote_ttl,
         }
     }
 
@@ -120,7 +159,7 @@ impl AsyncRuntime for NodeRuntime {
     type JoinError = NodeJoinError;
     type JoinHandle<T: OptionalSend + 'static> = NodeJoinHandle<T>;
     type Sleep = tokio::time::Sleep;
-    type Instant = TokioInstant;
+    type Instant = NodeInstant;
     type TimeoutError = tokio::time::error::Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = Pcg64;
@@ -136,25 +175,26 @@ impl AsyncRuntime for NodeRuntime {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
+        TokioRuntime::sleep(pace_here().takes(duration))
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        tokio::time::sleep_until(deadline.truly())
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
         duration: Duration,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        let patience = NODE.try_with(|scope| scope.patience(duration));
+        TokioRuntime::timeout(pace_here().takes(patience.unwrap_or(duration)), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
         deadline: Self::Instant,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout_at(deadline, future)
+        tokio::time::timeout_at(deadline.truly(), future)
     }
 
     fn is_panic(error: &Self::JoinError) -> bool {
@@ -216,13 +256,32 @@ mod tests {
         }
         assert!(scope.group().join(Duration::from_secs(1)).await);
 
-        let numbers = |seed| async move {
-            let scope = NodeScope::new(TaskGroup::current(), seed);
-            scope
-                .run(async { [(); 4].map(|()| NodeRuntime::thread_rng().next_u64()) })
-                .await
-        };
         assert_eq!(numbers(1).await, numbers(1).await);
         assert_ne!(numbers(1).await, numbers(2).await);
+    }
+
+    async fn numbers(seed: u64) -> [u64; 4] {
+        let scope = NodeScope::new(TaskGroup::current(), seed);
+        scope
+            .run(async { [(); 4].map(|()| NodeRuntime::thread_rng().next_u64()) })
+            .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn votes_are_waited_for_longer_than_the_core_means_to() {
+        let ttl = Duration::from_millis(60);
+        let scope = NodeScope::new(TaskGroup::current(), 7).with_vote_ttl(ttl);
+        let waits = async |timeout| {
+            let begun = tokio::time::Instant::now();
+            let never = std::future::pending::<()>();
+            let child = scope.child();
+            let waited = child.run(async { NodeRuntime::timeout(timeout, never).await });
+            waited.await.unwrap_err();
+            begun.elapsed()
+        };
+        for (timeout, waited) in [(ttl, VOTE_TIMEOUT), (ttl / 2, ttl / 2), (ttl * 2, ttl * 2)] {
+            let over = waits(timeout).await.checked_sub(waited).unwrap();
+            assert!(over <= Duration::from_millis(2), "{timeout:?}: {over:?} too long");
+        }
     }
 }

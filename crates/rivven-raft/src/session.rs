@@ -21,7 +21,7 @@ use crate::{
 const SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a member may take to say which levels it supports.
-const LEVELS_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const LEVELS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A session: its proposals are applied exactly once, whatever is repeated on the way.
 ///

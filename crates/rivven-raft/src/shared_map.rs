@@ -1,9 +1,13 @@
 //! An ordered map whose clones share everything until one side changes it.
 
+mod put;
 #[cfg(test)]
 mod tests;
 
 use std::{borrow::Borrow, cmp::Ordering, slice, sync::Arc};
+
+pub(crate) use self::put::NewKey;
+use self::put::{Owned, Put, put};
 
 /// Most entries of a node. A change copies one node per level when a clone shares them, so more would make
 /// changes after a clone dearer, and fewer would make the tree deeper.
@@ -50,23 +54,24 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
     where
         K: Borrow<Q>,
     {
+        Some(self.get_entry(key)?.1)
+    }
+
+    /// A key as it stands in the map, and its value.
+    pub(crate) fn get_entry<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
+    where
+        K: Borrow<Q>,
+    {
         let mut node = self.root.as_deref()?;
         loop {
             match node {
                 Node::Leaf(entries) => {
                     let at = find(entries, key).ok()?;
-                    return entries.get(at).map(|(_, value)| value);
+                    return entries.get(at).map(|(key, value)| (key, value));
                 }
                 Node::Inner(children) => node = children.get(child_of(children, key))?.1.as_ref(),
             }
         }
-    }
-
-    pub(crate) fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-    {
-        self.get(key).is_some()
     }
 
     /// The first entry.
@@ -105,18 +110,45 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
 
     /// Sets `key` to `value` and returns what it was.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        self.put(Owned(key), |_, _| (value, ())).0
+    }
+
+    /// Sets `key` to what `make` makes of the key as it stands in the map and of what it was, looking it up
+    /// once. Returns what it was, and what else `make` returned.
+    pub(crate) fn put<N: NewKey<K>, R>(
+        &mut self,
+        key: N,
+        make: impl FnOnce(&K, Option<&V>) -> (V, R),
+    ) -> (Option<V>, R)
+    where
+        K: Borrow<N::Sought>,
+    {
         let root = self.root.get_or_insert_with(|| Arc::new(Node::Leaf(Vec::new())));
-        let (previous, split) = insert(root, key, value);
+        let Put {
+            previous,
+            made,
+            split,
+        } = put(root, key, make);
         if let Some(upper) = split {
             let lower = (upper.0.clone(), Arc::clone(root));
-            *root = Arc::new(Node::Inner(vec![lower, upper]));
+            let mut children = Vec::with_capacity(MAX_NODE);
+            children.extend([lower, upper]);
+            *root = Arc::new(Node::Inner(children));
         }
         self.len += usize::from(previous.is_none());
-        previous
+        (previous, made)
     }
 
     /// Removes `key` and returns what it was.
     pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        Some(self.remove_entry(key)?.1)
+    }
+
+    /// Removes `key` and returns it as it stood in the map, and what it was.
+    pub(crate) fn remove_entry<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<(K, V)>
     where
         K: Borrow<Q>,
     {
@@ -175,66 +207,14 @@ fn find<K: Borrow<Q>, V, Q: Ord + ?Sized>(entries: &[(K, V)], key: &Q) -> Result
     Err(entries.len())
 }
 
-/// Where to split a node that has grown at `grown`: what grows at its end stays full behind it.
-const fn split_point(len: usize, grown: usize) -> usize {
-    if grown + 1 == len { grown } else { len / 2 }
-}
-
-/// Returns the previous value, and the upper half if the node had to be split.
-fn insert<K: Ord + Clone, V: Clone>(
-    node: &mut Arc<Node<K, V>>,
-    key: K,
-    value: V,
-) -> (Option<V>, Option<Child<K, V>>) {
-    match Arc::make_mut(node) {
-        Node::Leaf(entries) => match find(entries, &key) {
-            Ok(at) => {
-                let slot = entries.get_mut(at).map(|(_, slot)| slot);
-                (slot.map(|slot| std::mem::replace(slot, value)), None)
-            }
-            Err(at) => {
-                entries.insert(at, (key, value));
-                (
-                    None,
-                    split(entries, at).map(|(key, upper)| (key, Node::Leaf(upper).into())),
-                )
-            }
-        },
-        Node::Inner(children) => {
-            let at = child_of(children, &key);
-            let Some((_, child)) = children.get_mut(at) else {
-                // An inner node always has children.
-                return (None, None);
-            };
-            let (previous, upper) = insert(child, key, value);
-            let Some(upper) = upper else {
-                return (previous, None);
-            };
-            children.insert(at + 1, upper);
-            let upper = split(children, at + 1).map(|(key, upper)| (key, Node::Inner(upper).into()));
-            (previous, upper)
-        }
-    }
-}
-
-/// Cuts the upper part off a vector that has grown too long at `grown`, with its first key.
-fn split<K: Clone, T>(entries: &mut Vec<(K, T)>, grown: usize) -> Option<(K, Vec<(K, T)>)> {
-    if entries.len() <= MAX_NODE {
-        return None;
-    }
-    let upper = entries.split_off(split_point(entries.len(), grown));
-    let key = upper.first()?.0.clone();
-    Some((key, upper))
-}
-
 fn remove<K: Ord + Clone + Borrow<Q>, V: Clone, Q: Ord + ?Sized>(
     node: &mut Arc<Node<K, V>>,
     key: &Q,
-) -> Option<V> {
+) -> Option<(K, V)> {
     match Arc::make_mut(node) {
         Node::Leaf(entries) => {
             let at = find(entries, key).ok()?;
-            Some(entries.remove(at).1)
+            Some(entries.remove(at))
         }
         Node::Inner(children) => {
             let at = child_of(children, key);

@@ -174,6 +174,14 @@ impl SnapshotData {
         }
     }
 
+    /// Bytes that go over the wire.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File(file) => file.transfer().len,
+        }
+    }
+
     /// At most `len` bytes of what goes over the wire, from `offset` on.
     pub(crate) fn read_transfer(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         match self {

@@ -161,21 +161,31 @@ impl<L: RaftLogStorage<TypeConfig>> RaftLogStorage<TypeConfig> for TimedLog<L> {
 /// Followers whose lag is told at most; of further ones nothing is.
 const MAX_FOLLOWERS: usize = 64;
 
-/// Tells, while this node leads, how many entries each follower lacks. Ended with the node.
+/// The lag of each follower that was ever told. Recorders outlive cores: of a core that has ended there is no lag.
+#[derive(Default)]
+struct Lags(BTreeMap<NodeId, Gauge>);
+
+impl Drop for Lags {
+    fn drop(&mut self) {
+        self.0.values().for_each(|gauge| gauge.set(0.0));
+    }
+}
+
+/// Tells, while this node leads, how many entries each follower lacks. Ended with the core.
 pub(crate) async fn tell_lag(metrics: TokioWatchReceiver<RaftMetrics>) {
-    let mut gauges: BTreeMap<NodeId, Gauge> = BTreeMap::new();
+    let mut told = Lags::default();
     loop {
         sleep(LAG_INTERVAL).await;
         let lags = lags(&metrics.borrow_watched());
         for node in lags.keys() {
-            if gauges.len() < MAX_FOLLOWERS {
-                gauges
+            if told.0.len() < MAX_FOLLOWERS {
+                told.0
                     .entry(*node)
                     .or_insert_with(|| gauge!("raft_follower_lag_entries", "peer" => node.to_string()));
             }
         }
         // Of a node that is no follower any more, or while another leads, there is nothing to tell.
-        for (node, gauge) in &gauges {
+        for (node, gauge) in &told.0 {
             gauge.set(
                 lags.get(node)
                     .map_or(0.0, |lag| f64::from(u32::try_from(*lag).unwrap_or(u32::MAX))),
@@ -205,6 +215,8 @@ pub(crate) fn replicate_seconds(peer: NodeId) -> Histogram {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -233,5 +245,16 @@ mod tests {
             mark(&mut marks, upto + 6);
         }
         assert_eq!(marks.len(), MARKS);
+    }
+
+    #[test]
+    fn the_lag_that_a_core_told_ends_with_it() {
+        let value = Arc::new(AtomicU64::new(0));
+        let told = Lags(BTreeMap::from([(2, Gauge::from_arc(Arc::clone(&value)))]));
+        told.0.values().for_each(|gauge| gauge.set(7.0));
+        let lag = || f64::from_bits(value.load(Ordering::Relaxed));
+        assert!(lag() > 6.0);
+        drop(told);
+        assert!(lag() < 1.0);
     }
 }

@@ -236,6 +236,11 @@ impl StatusSource {
             .clone()
     }
 
+    /// Why no snapshot is written at present, though one was due or asked for.
+    pub(crate) fn no_snapshot(&self) -> Option<String> {
+        self.snapshots.borrow().refusal(Instant::now())
+    }
+
     /// Notes who leads in a new term, or that nobody is known to.
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
         self.leader.send_if_modified(|leading| {

@@ -3,6 +3,7 @@
 mod digest;
 mod encode;
 mod feature;
+mod refounding;
 mod reply;
 mod session;
 #[cfg(test)]
@@ -17,12 +18,14 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::{
     digest::Chain,
     feature::Features,
+    refounding::{Refound, Refoundings},
     reply::{Reply, encode_response},
     session::{Admission, SessionTag, Sessions, body_crc},
 };
 pub use self::{
     digest::Digest,
     feature::{MAX_FEATURES, RIVVEN_FEATURE, RIVVEN_LEVEL},
+    refounding::{MAX_REFOUNDINGS, REFOUNDING_GAP, Refounding, RefoundingCause},
     session::{
         MAX_KEPT_REPLY_BYTES, MAX_SESSION_REPLY_BYTES, MAX_SESSION_TTL_MS, MAX_SESSIONS, MIN_SESSION_TTL_MS,
         SESSION_WINDOW, SessionId,
@@ -43,6 +46,7 @@ pub(crate) struct System {
     pub(crate) features: Features,
     pub(crate) members: Records,
     pub(crate) chain: Chain,
+    pub(crate) refoundings: Refoundings,
 }
 
 /// A command of namespace 0.
@@ -60,6 +64,8 @@ pub(crate) enum SystemCommand {
     Finalize { feature: String, level: u32 },
     /// Changes what is known and wanted of a member. Proposed by the leader alone, which checks it.
     Member(MemberCommand),
+    /// The group begins anew with one member. Never proposed.
+    Refound(Box<Refound>),
 }
 
 /// The answer to a [`SystemCommand`].
@@ -86,6 +92,7 @@ impl SystemCommand {
                 "unknown-namespace",
                 "ticks are not proposed by peers",
             )),
+            Self::Refound(_) => Err(Refusal::new("unknown-namespace", "no running group begins anew")),
             Self::OpenSession { ttl_ms } => session::check_ttl(*ttl_ms),
             Self::RenewSession { .. } | Self::CloseSession { .. } => Ok(()),
             Self::Finalize { feature, .. } => feature::check_name(feature),
@@ -98,7 +105,7 @@ impl SystemCommand {
         self.check()?;
         let allowed = match self {
             // Changes of members are asked of the leader, which checks them against all it knows.
-            Self::Tick { .. } | Self::Member(_) => Roles::of(&[]),
+            Self::Tick { .. } | Self::Member(_) | Self::Refound(_) => Roles::of(&[]),
             Self::OpenSession { .. } | Self::RenewSession { .. } | Self::CloseSession { .. } => {
                 Roles::of(&[Role::Node, Role::Operator, Role::Client])
             }
@@ -117,7 +124,7 @@ impl System {
         !self.sessions.is_empty()
     }
 
-    /// Carries out a command other than a tick.
+    /// Carries out a command other than a tick or a refounding.
     ///
     /// # Errors
     /// This node does not support a level that the others have finalised, and must not go on.
@@ -125,11 +132,14 @@ impl System {
         // Limits were checked before it was proposed. Were they checked again here, two releases with different
         // limits would answer differently.
         Ok(match command {
-            SystemCommand::Tick { .. } => SystemResponse::Done,
-            SystemCommand::OpenSession { ttl_ms } => match self.sessions.open(index, ttl_ms) {
-                Ok(session) => SystemResponse::SessionOpened { session },
-                Err(refusal) => SystemResponse::Refused(refusal),
-            },
+            SystemCommand::Tick { .. } | SystemCommand::Refound(_) => SystemResponse::Done,
+            SystemCommand::OpenSession { ttl_ms } => {
+                let id = index.saturating_add(self.refoundings.offset());
+                match self.sessions.open(id, ttl_ms) {
+                    Ok(session) => SystemResponse::SessionOpened { session },
+                    Err(refusal) => SystemResponse::Refused(refusal),
+                }
+            }
             SystemCommand::RenewSession { session } => answered(self.sessions.renew(session)),
             SystemCommand::CloseSession { session } => answered(self.sessions.close(session)),
             SystemCommand::Finalize { feature, level } => match self.features.finalize(&feature, level)? {
@@ -141,6 +151,12 @@ impl System {
                 Err(refusal) => SystemResponse::Refused(refusal),
             },
         })
+    }
+
+    /// Begins anew with one member. Everybody else is shut out, by data directory.
+    pub(crate) fn refound(&mut self, refound: Refound) {
+        self.members.refound(&refound);
+        self.refoundings.add(refound.record);
     }
 
     /// Lets time pass. It never goes back: a new leader may not have heard of the last tick yet.

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft_rt_tokio::TokioInstant;
 use rivven_types::NodeId;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{StateMachine, node::Inner};
+use crate::{StateMachine, clock::NodeInstant, core::CoreHandle, node::Inner};
 
-/// Entries that the next leader may still lack. From the moment of the hand-over nobody takes proposals until it has
-/// them, so they must be few; under load they are never none.
-const MAX_LAG: u64 = 256;
+/// Entries that the next leader may still lack, whoever wants it to lead. From the moment of the hand-over nobody
+/// takes proposals until it has them, so they must be few; under load they are never none.
+pub(crate) const MAX_LAG: u64 = 256;
 
 /// How often the leader looks again at least, since what it hears of followers may be all there is to hear.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -23,36 +22,49 @@ impl<S: StateMachine> Inner<S> {
     /// Why the node has stopped.
     pub(crate) async fn hand_over(&self, to: NodeId, deadline: Instant) -> Result<bool, String> {
         let raft = self.raft().map_err(|down| down.to_string())?;
-        let begun = <TokioInstant as openraft::Instant>::now();
-        // Whoever answers this is there: what was heard before may have been the last.
-        let beat = raft.call(|raft| async move { raft.trigger().heartbeat().await });
-        beat.await.map_err(|fatal| fatal.to_string())?;
-        let mut metrics = raft.metrics();
-        loop {
-            let (caught_up, leads) = {
-                let metrics = metrics.borrow_and_update();
-                let matched = metrics.replication.as_ref().and_then(|all| all.get(&to).copied());
-                let matched = matched.flatten().map(|id| id.index);
-                let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&to).copied());
-                let answered = heard.flatten().is_some_and(|heard| *heard >= begun);
-                let close = answered && is_close(matched, metrics.last_log_index);
-                let leads = metrics.current_leader == Some(self.node_id);
-                (close, leads)
-            };
-            if caught_up || !leads {
-                break;
-            }
-            let next = deadline.min(Instant::now() + LOOK_AGAIN);
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            if let Ok(Err(_ended)) = timeout_at(next, metrics.changed()).await {
-                return Err("the node was ended".into());
-            }
-        }
-        let triggered = raft.call(move |raft| async move { raft.trigger().transfer_leader(to).await });
-        triggered.await.map(|()| true).map_err(|fatal| fatal.to_string())
+        hand_over(&raft, (self.node_id, to), deadline).await
     }
+}
+
+/// Hands leadership of `from`, the node of this core, to `to` once that has caught up; false if it has not by the
+/// deadline, and nothing happened.
+///
+/// # Errors
+/// Why the node has stopped.
+pub(crate) async fn hand_over<S: StateMachine>(
+    raft: &CoreHandle<S>,
+    (from, to): (NodeId, NodeId),
+    deadline: Instant,
+) -> Result<bool, String> {
+    let begun = <NodeInstant as openraft::Instant>::now();
+    // Whoever answers this is there: what was heard before may have been the last.
+    let beat = raft.call(|raft| async move { raft.trigger().heartbeat().await });
+    beat.await.map_err(|fatal| fatal.to_string())?;
+    let mut metrics = raft.metrics();
+    loop {
+        let (caught_up, leads) = {
+            let metrics = metrics.borrow_and_update();
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&to).copied());
+            let matched = matched.flatten().map(|id| id.index);
+            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&to).copied());
+            let answered = heard.flatten().is_some_and(|heard| *heard >= begun);
+            let close = answered && is_close(matched, metrics.last_log_index);
+            let leads = metrics.current_leader == Some(from);
+            (close, leads)
+        };
+        if caught_up || !leads {
+            break;
+        }
+        let next = deadline.min(Instant::now() + LOOK_AGAIN);
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        if let Ok(Err(_ended)) = timeout_at(next, metrics.changed()).await {
+            return Err("the node was ended".into());
+        }
+    }
+    let triggered = raft.call(move |raft| async move { raft.trigger().transfer_leader(to).await });
+    triggered.await.map(|()| true).map_err(|fatal| fatal.to_string())
 }
 
 /// Whether a follower whose log matches up to `matched` lacks little of a log up to `last`.

@@ -31,6 +31,7 @@ pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershi
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snapshot<D> = openraft::type_config::alias::SnapshotOf<TypeConfig, D>;
 pub(crate) type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+pub(crate) type RaftServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
 /// What the membership says of a member: where it was when it was added, and which disk it is.
 ///

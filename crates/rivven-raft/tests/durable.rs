@@ -7,22 +7,16 @@
 
 mod common;
 
+#[path = "durable/interrupted.rs"]
+mod interrupted;
 #[path = "durable/stubborn.rs"]
 mod stubborn;
 
 use std::{path::Path, time::Duration};
 
 use common::*;
-use rivven_raft::{Consistency, Fabric, KvCommand, KvStore, NodeDir, NodeId, RaftBuilder, RaftNode};
-use rivven_types::ClusterId;
+use rivven_raft::{Consistency, Fabric, KvCommand, KvStore, NodeId, RaftBuilder, RaftNode};
 use tempfile::TempDir;
-
-const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
-
-fn open(root: &Path, node_id: NodeId) -> NodeDir {
-    let random = [u8::try_from(node_id).unwrap(); 16];
-    NodeDir::open(root.join(node_id.to_string()), CLUSTER, node_id, random).unwrap()
-}
 
 fn builder(fabric: &Fabric, root: &Path, node_id: NodeId, voters: u64) -> RaftBuilder<KvStore> {
     RaftNode::builder(config(node_id, voters))
@@ -179,6 +173,46 @@ async fn the_log_is_purged_behind_the_older_snapshot_so_a_damaged_newest_is_no_l
         node.read(Consistency::Stale, KvStore::len).await.unwrap().value,
         230
     );
+}
+
+/// MiB of each whole snapshot of node 1, the oldest first.
+fn snapshot_sizes(root: &Path) -> Vec<u64> {
+    let files = std::fs::read_dir(root.join("1/snapshots")).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "snapshot"));
+    files.sort();
+    let size = |path| std::fs::metadata(path).unwrap().len() >> 20;
+    files.iter().map(size).collect()
+}
+
+#[tokio::test]
+async fn snapshots_follow_the_growth_of_the_log_and_the_size_of_the_state() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let node = start_durable(&fabric, root.path(), 1, 1).await;
+    let value = "v".repeat(1 << 20);
+    // Each key is new, so the state grows as the log does: by 9 MiB, then by 14 more.
+    let mut keys = 0..;
+    for (puts, snapshots) in [(9, 1), (14, 2)] {
+        for key in keys.by_ref().take(puts) {
+            put(&node, &key.to_string(), &value).await;
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while snapshot_sizes(root.path()).len() < snapshots {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{:?}",
+                snapshot_sizes(root.path())
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let sizes = snapshot_sizes(root.path());
+    assert!(
+        (8..=9).contains(&sizes[0]) && (16..=23).contains(&sizes[1]),
+        "{sizes:?}"
+    );
+    node.shutdown().await;
 }
 
 /// Turns every snapshot of a node into nonsense; how many there were.

@@ -23,22 +23,14 @@ use std::{
 
 use common::*;
 use rivven_raft::{
-    ApplyCtx, Consistency, Fabric, KvCommand, KvStore, NodeDir, NodeId, Outcome, RaftNode, RaftStatus, Role,
+    ApplyCtx, Consistency, Fabric, KvCommand, KvStore, NodeId, Outcome, RaftNode, RaftStatus, Role,
     SimulatedDisk, StateMachine,
 };
-use rivven_types::ClusterId;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
-
 /// Within this the node takes part again once there is room.
 const BACK: Duration = Duration::from_secs(5);
-
-fn open(root: &Path, node_id: NodeId) -> NodeDir {
-    let random = [u8::try_from(node_id).unwrap(); 16];
-    NodeDir::open(root.join(node_id.to_string()), CLUSTER, node_id, random).unwrap()
-}
 
 async fn start_on(fabric: &Fabric, root: &Path, node_id: NodeId, voters: u64, disk: &SimulatedDisk) -> Node {
     RaftNode::builder(config(node_id, voters))
@@ -273,30 +265,48 @@ async fn a_node_that_waits_for_room_can_be_shut_down_and_frees_its_directory() {
     assert_eq!(get(&node, "a").await.as_deref(), Some("1"));
 }
 
-/// Counts; has no room for its snapshots for a while.
+/// Counts; has no room for its snapshots for a while, and then takes its time.
 struct Cramped {
     count: u64,
-    refuse: Arc<AtomicU64>,
-    tried: Arc<AtomicU64>,
+    disk: Arc<CrampedDisk>,
+}
+
+#[derive(Default)]
+struct CrampedDisk {
+    /// Attempts for which there is no room.
+    refuse: AtomicU64,
+    /// Attempts that were made.
+    tried: AtomicU64,
+    /// How long one takes for which there is room.
+    slow_ms: AtomicU64,
 }
 
 impl StateMachine for Cramped {
     type Command = ();
     type Response = u64;
-    type Snapshot = (u64, Arc<AtomicU64>, Arc<AtomicU64>);
+    type Snapshot = (u64, Arc<CrampedDisk>);
     fn apply(&mut self, _ctx: &ApplyCtx, (): ()) -> u64 {
         self.count += 1;
         self.count
     }
     fn snapshot(&self) -> Self::Snapshot {
-        (self.count, Arc::clone(&self.refuse), Arc::clone(&self.tried))
+        (self.count, Arc::clone(&self.disk))
     }
-    fn encode_snapshot((count, refuse, tried): &Self::Snapshot, out: &mut dyn Write) -> io::Result<()> {
-        tried.fetch_add(1, Ordering::Relaxed);
-        let left = refuse.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if left.is_ok() {
+    fn encode_snapshot((count, disk): &Self::Snapshot, out: &mut dyn Write) -> io::Result<()> {
+        disk.tried.fetch_add(1, Ordering::Relaxed);
+        let one_less = |left: u64| left.checked_sub(1);
+        if disk
+            .refuse
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_ok()
+        {
             return Err(ErrorKind::StorageFull.into());
         }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a disk that takes its time, on a thread that may block"
+        )]
+        std::thread::sleep(Duration::from_millis(disk.slow_ms.load(Ordering::Relaxed)));
         out.write_all(&count.to_le_bytes())
     }
     fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
@@ -307,23 +317,46 @@ impl StateMachine for Cramped {
     }
 }
 
+async fn start_cramped(root: &Path, refuse: u64) -> (RaftNode<Cramped>, Arc<CrampedDisk>) {
+    let disk = Arc::new(CrampedDisk::default());
+    disk.refuse.store(refuse, Ordering::Relaxed);
+    let machine = Cramped {
+        count: 0,
+        disk: Arc::clone(&disk),
+    };
+    let builder = RaftNode::<Cramped>::builder(config(1, 1)).fabric(&Fabric::new());
+    let builder = builder.snapshot_every(10).data_dir(open(root, 1)).inline_writes();
+    (builder.state_machine(machine).start().await.unwrap(), disk)
+}
+
+/// In real time: what blocks holds up time that is made up.
+#[tokio::test]
+async fn a_backup_waits_for_a_snapshot_that_is_being_tried_again() {
+    let root = TempDir::new().unwrap();
+    let (node, disk) = start_cramped(root.path(), 1).await;
+    for _ in 0..15 {
+        node.propose(()).await.unwrap();
+    }
+    while node.status().snapshot_failure.is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let refused = node.backup(WAIT).await.unwrap_err();
+    assert_eq!(refused.code(), "snapshot-not-written", "{refused}");
+    disk.slow_ms.store(700, Ordering::Relaxed);
+    while disk.tried.load(Ordering::Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The one that failed is still the last that is known to have come to an end.
+    assert!(node.status().snapshot_failure.is_some());
+    let backup = node.backup(WAIT).await.unwrap();
+    assert_eq!(Some(backup.last_index()), node.status().applied_index);
+    node.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_for_which_there_is_no_room_is_tried_again_and_the_log_is_kept() {
-    let (fabric, root) = (Fabric::new(), TempDir::new().unwrap());
-    let (refuse, tried) = (Arc::new(AtomicU64::new(3)), Arc::new(AtomicU64::new(0)));
-    let machine = || Cramped {
-        count: 0,
-        refuse: Arc::clone(&refuse),
-        tried: Arc::clone(&tried),
-    };
-    let start = async |fabric: &Fabric| {
-        let builder = RaftNode::<Cramped>::builder(config(1, 1))
-            .fabric(fabric)
-            .snapshot_every(10);
-        let builder = builder.data_dir(open(root.path(), 1)).inline_writes();
-        builder.state_machine(machine()).start().await.unwrap()
-    };
-    let node = start(&fabric).await;
+    let root = TempDir::new().unwrap();
+    let (node, disk) = start_cramped(root.path(), 3).await;
     for _ in 0..15 {
         node.propose(()).await.unwrap();
     }
@@ -348,7 +381,7 @@ async fn a_snapshot_for_which_there_is_no_room_is_tried_again_and_the_log_is_kep
     );
     let status = node.status();
     assert!(status.snapshot_failure.is_none(), "{status:?}");
-    assert_eq!(tried.load(Ordering::Relaxed), 4);
+    assert_eq!(disk.tried.load(Ordering::Relaxed), 4);
     assert_eq!(node.propose(()).await.unwrap(), 17);
     node.shutdown().await;
 }

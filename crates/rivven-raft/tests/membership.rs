@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 mod common;
+#[path = "membership/metrics.rs"]
+mod metrics_told;
 #[path = "membership/support.rs"]
 mod support;
 
@@ -9,8 +11,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use common::*;
 use rivven_raft::{
-    Fabric, JoinAs, MemberChange, MemberHold, MemberOptions, MemberRole, MemberStanding, MembershipEventKind,
-    Outcome, Role, TaskGroup,
+    Fabric, JoinAs, MemberChange, MemberHold, MemberOptions, MemberRole, MemberStanding, MembershipEvent,
+    MembershipEventKind, MembershipView, Outcome, Role, TaskGroup,
 };
 use support::*;
 
@@ -190,6 +192,64 @@ async fn wiped_disk_same_id_is_refused_until_it_is_replaced() {
     let view = group.voters_become(&[1, 2, 3]).await;
     assert_eq!(view.member(lost).unwrap().instance, Some(wiped.instance_id()));
     load.stop_and_check(&wiped).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_disk_comes_back_as_learner_and_voter_by_itself_where_that_is_allowed() {
+    let group = Group::replacing(3).await;
+    let load = group.load();
+    let leader = group.leader().await;
+    let lost = group.others(leader)[0];
+    let old = group.node(lost).instance_id();
+    group.kill(lost).await;
+    group.wipe(lost);
+    let wiped = group.join(lost, JoinAs::new()).await;
+    while wiped.wait_joined(WAIT).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let view = group.voters_become(&[1, 2, 3]).await;
+    assert_eq!(view.member(lost).unwrap().instance, Some(wiped.instance_id()));
+    use MembershipEventKind::{Added, Demoted, Joins, Promoted, Removed, Replaced};
+    let became = |what: &MembershipEventKind| {
+        let is = |event: &MembershipEvent| event.node == lost && event.change == *what;
+        view.events.iter().rposition(is).unwrap()
+    };
+    // It says who it is as soon as it may, which the end of the old one does not wait for.
+    assert!(became(&Replaced(None)) < became(&Joins));
+    let order = [Replaced(None), Demoted, Removed, Added, Promoted].map(|what| became(&what));
+    assert!(order.is_sorted(), "{:?}", view.events);
+    assert!(wiped.is_shut_out(lost, old), "the old disk stays out");
+    load.stop_and_check(&wiped).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_disk_waits_for_an_operator_while_another_voter_is_missing() {
+    let group = Group::replacing(5).await;
+    let leader = group.leader().await;
+    let others = group.others(leader);
+    let (lost, missing) = (others[0], others[1]);
+    group.kill(missing).await;
+    group.kill(lost).await;
+    group.wipe(lost);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let wiped = group.join(lost, JoinAs::new()).await;
+    let refused = wiped.wait_joined(WAIT).await.unwrap_err();
+    assert_eq!(refused.code(), "instance-differs");
+    let text = refused.to_string();
+    assert!(
+        text.contains(&format!("member replace {lost}")) && text.contains(&format!("voter {missing}")),
+        "{text}"
+    );
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!wiped.status().initialized, "it was given nothing");
+    // Once the other is back, nobody has to say anything.
+    group.start_node(missing).await;
+    let votes = |view: &MembershipView| {
+        let member = view.member(lost).unwrap();
+        member.instance == Some(wiped.instance_id()) && member.standing == MemberStanding::Voter
+    };
+    group.until("the empty disk votes", votes).await;
+    group.voters_become(&[1, 2, 3, 4, 5]).await;
 }
 
 #[tokio::test(start_paused = true)]

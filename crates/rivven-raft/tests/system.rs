@@ -222,6 +222,11 @@ async fn what_a_member_cannot_understand_is_refused_until_every_member_can() {
         let error = node.propose(5).await.unwrap_err();
         assert!(error.to_string().contains("feature-not-finalized"), "{error}");
     }
+    let seen = nodes[1].features().await;
+    assert_eq!(
+        (seen.features["adds"].finalized, seen.features["adds"].common()),
+        (0, 1)
+    );
     let error = nodes[0].finalize_feature("adds", 2).await.unwrap_err();
     assert!(
         matches!(
@@ -235,6 +240,7 @@ async fn what_a_member_cannot_understand_is_refused_until_every_member_can() {
         "{error}"
     );
     nodes[2].shutdown().await;
+    assert_eq!(nodes[0].features().await.silent, [3].into());
     let error = nodes[0].finalize_feature("adds", 2).await.unwrap_err();
     assert!(
         matches!(error, FinalizeError::Unreachable { node: 3, .. }),
@@ -254,6 +260,12 @@ async fn what_a_member_cannot_understand_is_refused_until_every_member_can() {
     );
     assert_eq!(nodes[2].propose(5).await.unwrap(), 6, "refusals changed nothing");
     assert_eq!(nodes[2].finalized_features().await.get("adds"), Some(&2));
+    let seen = nodes[2].features().await;
+    assert_eq!(
+        (seen.features["adds"].finalized, seen.features["adds"].common()),
+        (2, 2)
+    );
+    assert!(seen.silent.is_empty());
 }
 
 /// Reads a watch until it has delivered `revision`: a transcript of what it said.

@@ -122,7 +122,7 @@ impl Client {
     /// Reads every key once, so that the history ends with what is there.
     pub async fn read_all(mut self, host: &Host) {
         for key in 0..KEYS {
-            self.read_key(host, key).await;
+            self.read_key(host, key, Consistency::Linearizable).await;
         }
     }
 
@@ -133,23 +133,27 @@ impl Client {
 
     async fn read(&mut self, host: &Host) {
         let key = self.any_key();
-        self.read_key(host, key).await;
+        let by_lease = self.cluster.world().lease_reads && self.chance.percent(50);
+        let how = if by_lease {
+            Consistency::Lease
+        } else {
+            Consistency::Linearizable
+        };
+        self.read_key(host, key, how).await;
     }
 
-    async fn read_key(&mut self, host: &Host, key: Key) {
+    async fn read_key(&mut self, host: &Host, key: Key, how: Consistency) {
         let invoked = self.history().moment();
         let name = text_of(key);
         let read = move |node: Node| async move {
-            let read = node.read_within(Consistency::Linearizable, PATIENCE, |kv: &KvStore| {
-                kv.get(&name).cloned()
-            });
+            let read = node.read_within(how, PATIENCE, |kv: &KvStore| kv.get(&name).cloned());
             read.await.map_err(|error| error.to_string())
         };
         // A failed read changed nothing and saw nothing.
         if let Some(Ok(read)) = on(host, read).await {
             let version = read.value.as_ref().map(version);
             self.seen.insert(key, version);
-            self.history().read(self.number, invoked, key, version);
+            self.history().read(self.number, invoked, (key, how), version);
         }
     }
 

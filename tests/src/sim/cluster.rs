@@ -101,6 +101,13 @@ impl Cluster {
         }
     }
 
+    /// Cuts the power of every machine, in order of ids.
+    pub async fn kill_all(&self) {
+        for host in self.hosts.iter() {
+            host.kill().await;
+        }
+    }
+
     /// Gives every link this character.
     pub fn links(&self, profile: LinkProfile) {
         self.world.trace.event(format_args!("every link is {profile:?}"));

@@ -1,10 +1,15 @@
 //! What clients asked and were told, as it goes to the checkers.
 
+mod answers;
+mod lasting;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use rivven_raft::{KvOpResult, KvReadError, KvResponse, KvStore};
+use rivven_raft::{Consistency, KvResponse};
 
+use self::answers::{brief, understand};
+pub use self::lasting::{Fate, Lasting};
 use super::{
     clients::{leaves, read_in},
     linear::{Content, Key, Operation, Sight},
@@ -77,17 +82,6 @@ struct Noted {
     writes: Vec<(Key, Content)>,
 }
 
-/// What is known of a key that is written once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It must be there.
-    Acknowledged,
-    /// It may be there.
-    Unknown,
-    /// It must not be there.
-    NotDone,
-}
-
 /// Everything that clients asked and were told in one run.
 #[derive(Debug)]
 pub struct History {
@@ -101,6 +95,8 @@ pub struct History {
     pub answered: u64,
     /// Changes of unknown outcome.
     pub unknown: u64,
+    /// Reads that were answered and did not insist on a round to a quorum.
+    pub lease_reads: u64,
 }
 
 impl History {
@@ -116,6 +112,7 @@ impl History {
             once: BTreeMap::new(),
             answered: 0,
             unknown: 0,
+            lease_reads: 0,
         }
     }
 
@@ -131,12 +128,13 @@ impl History {
         self.values
     }
 
-    /// Notes a linearizable read.
-    pub fn read(&mut self, client: u64, invoked: u64, key: Key, seen: Version) {
+    /// Notes a read that has to be linearizable, however the node made sure of it.
+    pub fn read(&mut self, client: u64, invoked: u64, (key, how): (Key, Consistency), seen: Version) {
         let returned = self.moment();
         self.answered += 1;
+        self.lease_reads += u64::from(how == Consistency::Lease);
         self.trace
-            .event(format_args!("client {client} reads key {key}: {seen:?}"));
+            .event(format_args!("client {client} reads key {key}, {how:?}: {seen:?}"));
         let wrong = self.oracle.read(invoked, key, seen);
         self.report(wrong);
         self.noted.push(Noted {
@@ -288,165 +286,6 @@ impl History {
     }
 }
 
-/// What must be in a store when everything has ended.
-#[derive(Clone, Debug)]
-pub struct Lasting {
-    changes: Vec<(u64, Key, Content)>,
-    once: BTreeMap<u64, Fate>,
-}
-
-impl Lasting {
-    /// What is wrong with `store`: an acknowledged change that is gone, a key written once that was written
-    /// more often, or although its client was told that it is not done.
-    #[must_use]
-    pub fn missing(&self, store: &KvStore) -> Vec<String> {
-        let mut missing = Vec::new();
-        for (revision, key, content) in &self.changes {
-            let found = match store.get_at(&text_of(*key), *revision) {
-                Ok(found) => found.map(|entry| value_of(&entry.value)),
-                // Only as many revisions are remembered as fit.
-                Err(KvReadError::Compacted { .. }) => continue,
-                Err(error) => {
-                    missing.push(format!(
-                        "revision {revision} was acknowledged and cannot be read: {error}"
-                    ));
-                    continue;
-                }
-            };
-            if found != *content {
-                missing.push(format!(
-                    "lost: {content:?} was acknowledged at revision {revision} of key {key}, and there is {found:?}"
-                ));
-            }
-        }
-        for (value, fate) in &self.once {
-            let found = store.get(&once_of(*value)).map(|entry| entry.version);
-            let right = match fate {
-                Fate::Acknowledged => found == Some(1),
-                Fate::Unknown => found.is_none_or(|version| version == 1),
-                Fate::NotDone => found.is_none(),
-            };
-            if !right {
-                missing.push(format!(
-                    "exactly once: {} is {fate:?} and has version {found:?}",
-                    once_of(*value)
-                ));
-            }
-        }
-        missing
-    }
-}
-
-/// Revision, what was seen, and whether it was done.
-type Understood = (Option<u64>, Vec<(Key, Seen)>, bool);
-
-/// What an answer says about the state at the moment the change took effect.
-fn understand(request: &Request, response: &KvResponse) -> Result<Understood, String> {
-    let understood = match (*request, response) {
-        (
-            Request::Put { key, .. },
-            KvResponse::Written {
-                revision, previous, ..
-            },
-        )
-        | (Request::Delete { key }, KvResponse::Deleted { revision, previous }) => {
-            Some((Some(*revision), vec![before(key, *previous)], true))
-        }
-        (Request::Cas { key, expected, .. }, _) => understand_cas(key, expected, response),
-        (Request::Txn { keys, expected, .. }, KvResponse::Txn { .. }) => {
-            understand_txn(keys, expected, response)
-        }
-        (
-            Request::Once { .. },
-            KvResponse::Written {
-                revision,
-                previous: None,
-                ..
-            },
-        ) => Some((Some(*revision), Vec::new(), true)),
-        _ => None,
-    };
-    understood.ok_or_else(|| format!("{request:?} was answered with {}", brief(response)))
-}
-
-/// What the revision before a change tells.
-const fn before(key: Key, previous: Option<u64>) -> (Key, Seen) {
-    match previous {
-        None => (key, Seen::Exactly(None)),
-        Some(revision) => (key, Seen::Revision(revision, None)),
-    }
-}
-
-fn content_of(seen: Version) -> Content {
-    seen.map(|(value, _)| value)
-}
-
-fn revision_of(seen: Version) -> Option<u64> {
-    seen.map(|(_, revision)| revision)
-}
-
-fn understand_cas(key: Key, expected: Version, response: &KvResponse) -> Option<Understood> {
-    match response {
-        KvResponse::Written {
-            revision, previous, ..
-        }
-        | KvResponse::Deleted { revision, previous } => {
-            let seen = Seen::Exactly(content_of(expected));
-            (*previous == revision_of(expected)).then_some((Some(*revision), vec![(key, seen)], true))
-        }
-        KvResponse::Conflict { current } => {
-            let seen = match current {
-                None => Seen::Exactly(None),
-                Some(revision) => Seen::Revision(*revision, content_of(expected)),
-            };
-            (*current != revision_of(expected)).then_some((None, vec![(key, seen)], false))
-        }
-        _ => None,
-    }
-}
-
-fn understand_txn(keys: [Key; 2], expected: Version, response: &KvResponse) -> Option<Understood> {
-    let KvResponse::Txn {
-        revision,
-        succeeded,
-        results,
-    } = response
-    else {
-        return None;
-    };
-    if !succeeded {
-        let seen = |result| Seen::Exactly(content_of(read_in(result)));
-        let sees = keys.into_iter().zip(results.iter().map(seen)).collect();
-        return Some((None, sees, false));
-    }
-    let [
-        KvOpResult::Written { previous: first, .. },
-        KvOpResult::Written { previous: second, .. },
-    ] = results.as_slice()
-    else {
-        return None;
-    };
-    let seen = Seen::Exactly(content_of(expected));
-    let [of_first, of_second] = keys;
-    let sees = vec![(of_first, seen), before(of_second, *second)];
-    (*first == revision_of(expected)).then_some((Some(*revision), sees, true))
-}
-
-/// An answer, without the bytes of values.
-fn brief(response: &KvResponse) -> String {
-    match response {
-        KvResponse::Txn {
-            revision,
-            succeeded,
-            results,
-        } => {
-            let seen: Vec<_> = results.iter().map(read_in).collect();
-            format!("txn at {revision}, succeeded {succeeded}, {seen:?}")
-        }
-        other => format!("{other:?}"),
-    }
-}
-
 /// Name of a key that clients share.
 #[must_use]
 pub fn text_of(key: Key) -> String {
@@ -471,53 +310,4 @@ pub fn bytes_of(value: u64, len: u64) -> Bytes {
 #[must_use]
 pub fn value_of(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |value| u64::from_le_bytes(*value))
-}
-
-#[cfg(test)]
-mod tests {
-    use rivven_raft::{ApplyCtx, KvCommand, StateMachine};
-
-    use super::*;
-
-    fn store(commands: &[KvCommand]) -> KvStore {
-        let mut store = KvStore::new();
-        for (index, command) in (1..).zip(commands) {
-            drop(store.apply(&ApplyCtx::new(index, 1), command.clone()));
-        }
-        store
-    }
-
-    #[test]
-    fn an_acknowledged_change_that_is_gone_is_missed() {
-        let put = |value| KvCommand::put(text_of(0), bytes_of(value, 0));
-        let lasting = |content| Lasting {
-            changes: vec![(1, 0, content)],
-            once: BTreeMap::new(),
-        };
-        assert!(lasting(Some(7)).missing(&store(&[put(7), put(8)])).is_empty());
-        assert_eq!(lasting(Some(7)).missing(&store(&[put(8)])).len(), 1);
-        assert_eq!(lasting(Some(7)).missing(&store(&[])).len(), 1);
-        assert_eq!(lasting(None).missing(&store(&[put(7)])).len(), 1);
-    }
-
-    #[test]
-    fn a_change_made_twice_or_against_its_answer_is_missed() {
-        let put = || KvCommand::put(once_of(7), bytes_of(7, 0));
-        let check = |fate, times: usize, right: bool| {
-            let lasting = Lasting {
-                changes: Vec::new(),
-                once: BTreeMap::from([(7, fate)]),
-            };
-            let missing = lasting.missing(&store(&vec![put(); times]));
-            assert_eq!(missing.is_empty(), right, "{fate:?} {times} {missing:?}");
-        };
-        check(Fate::Acknowledged, 1, true);
-        check(Fate::Acknowledged, 0, false);
-        check(Fate::Acknowledged, 2, false);
-        check(Fate::Unknown, 0, true);
-        check(Fate::Unknown, 1, true);
-        check(Fate::Unknown, 2, false);
-        check(Fate::NotDone, 0, true);
-        check(Fate::NotDone, 1, false);
-    }
 }

@@ -8,14 +8,18 @@ use std::{
 };
 
 use rivven_raft::{
-    InstanceId, JoinAs, KvStore, MemoryNetwork, NodeDir, NodeId, PeerAddr, RaftConfig, RaftNode,
+    InstanceId, JoinAs, KvStore, MemoryNetwork, NodeDir, NodeId, PeerAddr, RaftConfig, RaftNode, Replace,
     SimulatedDisk, TaskGroup,
 };
 use rivven_transport::{LocalIdentity, Router, Transport};
 use rivven_types::ClusterId;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::{chance::Chance, trace::Trace};
+use super::{
+    chance::Chance,
+    priority::{self, Priorities},
+    trace::Trace,
+};
 
 /// The node that every host runs.
 pub type Node = RaftNode<KvStore>;
@@ -25,6 +29,9 @@ const CLUSTER: ClusterId = ClusterId::from_bytes([0x51; 16]);
 
 /// How long a process may take from its start to its first answer, in simulated time.
 const BOOT_TIME: Duration = Duration::from_secs(60);
+
+/// Pause before a node says again who it is.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the tasks of a killed process may take to be gone.
 const KILL_TIME: Duration = Duration::from_secs(1);
@@ -48,6 +55,48 @@ pub struct World {
     pub election_ms: std::ops::Range<u64>,
     /// Heartbeat interval in milliseconds.
     pub heartbeat_ms: u64,
+    /// Whether leaders answer reads by their lease.
+    pub lease_reads: bool,
+    /// How the clocks of the machines pass.
+    pub clocks: Clocks,
+    /// What the leader does about a node with an empty disk.
+    pub replace: Replace,
+    /// Who should lead more than others.
+    pub priorities: Priorities,
+}
+
+/// How fast the clocks of machines pass, in hundredths of true time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clocks {
+    /// All alike.
+    True,
+    /// Each somewhat off, and otherwise after each boot, but never further from one another than lease reads
+    /// assume.
+    Drifting,
+    /// That of node 1 is so slow that its leases outlast what the others promised.
+    Broken,
+}
+
+/// Slowest and fastest of clocks that drift: a tenth apart, which is all that lease reads bear.
+const DRIFT: (u64, u64) = (95, 104);
+
+/// The clock of node 1 where clocks are broken. It still sends its heartbeats often enough to lead.
+const BROKEN: u32 = 30;
+
+impl Clocks {
+    /// The clock of a node in one of its boots.
+    fn percent(self, seed: u64, node: NodeId, boot: u64) -> u32 {
+        match self {
+            Self::True => 100,
+            Self::Drifting => {
+                let (slowest, fastest) = DRIFT;
+                let mut chance = Chance::new(seed, node << 16 | boot << 8 | 5);
+                u32::try_from(slowest + chance.below(fastest - slowest + 1)).unwrap_or(100)
+            }
+            Self::Broken if node == 1 => BROKEN,
+            Self::Broken => 100,
+        }
+    }
 }
 
 /// A machine of the simulation. Clones are the same machine.
@@ -319,19 +368,21 @@ async fn start(host: Arc<Inner>, tasks: TaskGroup, boot: u64) -> Started {
     };
     let mut builder = RaftNode::builder(config);
     if !founds {
-        let join = JoinAs::new();
-        builder = builder.joining(match addr(host.id) {
-            Some(addr) => join.addr(addr),
-            None => join,
-        });
+        builder = builder.joining(join_as(host.id));
+    }
+    if world.lease_reads {
+        builder = builder.lease_reads();
     }
     let node = builder
         .transport(transport.clone(), router)
         .data_dir(dir)
         .simulated_disk(&host.disk)
-        .tasks(tasks)
+        .tasks(tasks.clone())
         .seed(seed.wrapping_add(boot))
+        .clock_percent(world.clocks.percent(world.seed, host.id, boot))
         .snapshot_every(world.snapshot_every)
+        .replace(world.replace)
+        .priority_hold(priority::HOLD)
         .state_machine(KvStore::new())
         .start()
         .await
@@ -345,7 +396,28 @@ async fn start(host: Arc<Inner>, tasks: TaskGroup, boot: u64) -> Started {
         // Another start of it may have done so.
         let _ = node.initialize_bound(voters).await;
     }
+    if let Some(priority) = world.priorities.get(&host.id) {
+        let join = join_as(host.id).priority(*priority);
+        let text = format_args!("node {} is of priority {priority}", host.id);
+        world.trace.event(text);
+        drop(tasks.spawn(announce(node.clone(), join)));
+    }
     Ok((node, transport))
+}
+
+fn join_as(id: NodeId) -> JoinAs {
+    let join = JoinAs::new();
+    match addr(id) {
+        Some(addr) => join.addr(addr),
+        None => join,
+    }
+}
+
+/// Says who the node is until the group knows. Ends with the process.
+async fn announce(node: Node, join: JoinAs) {
+    while node.announce(join.clone()).await.is_err() {
+        sleep(ANNOUNCE_PAUSE).await;
+    }
 }
 
 /// The snapshot files that are being written or received, and what is in them.
@@ -354,7 +426,12 @@ fn unfinished(host: &Inner) -> Vec<(PathBuf, Vec<u8>)> {
         return Vec::new();
     };
     let paths = files.filter_map(|file| Some(file.ok()?.path()));
-    let paths = paths.filter(|path| path.extension().is_some_and(|end| end == "tmp"));
+    // What this node writes of its own, and what it has received so far of another one's.
+    let ends = ["tmp", "partial"];
+    let paths = paths.filter(|path| {
+        path.extension()
+            .is_some_and(|end| ends.iter().any(|one| end == *one))
+    });
     let mut unfinished: Vec<_> = paths
         .filter_map(|path| Some((path.clone(), std::fs::read(path).ok()?)))
         .collect();

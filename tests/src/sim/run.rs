@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rivven_raft::{Consistency, DiskStats, KvStore, MemoryNetwork};
+use rivven_raft::{Consistency, DiskStats, KvStore, MemoryNetwork, Replace};
 use rivven_transport::{LinkProfile, MemoryStats};
 use tokio::{runtime::Builder, time::Instant};
 
@@ -17,8 +17,9 @@ use super::{
     cluster::Cluster,
     faults::{FaultCounts, Faults, PACE},
     history::History,
-    host::World,
+    host::{Clocks, World},
     linear::{self, Verdict},
+    priority::{self, Priorities},
     scenario::{Script, Stage},
     trace::Trace,
 };
@@ -28,6 +29,9 @@ pub const CONVERGE_TIME: Duration = Duration::from_secs(10);
 
 /// Answers for each second of trouble below which a run counts as too easy.
 const MIN_ANSWERS_PER_SECOND: u64 = 5;
+
+/// Reads by the lease for each second of trouble, where clients ask for them, below which the same is so.
+const MIN_LEASE_READS_PER_SECOND: u64 = 1;
 
 /// Seconds of trouble in which there must be a fault on average.
 const SECONDS_PER_FAULT: u64 = 3;
@@ -85,6 +89,10 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
         calm,
         nodes,
         newcomers,
+        lease_reads,
+        clocks,
+        priorities,
+        pause_ms,
     } = Setting::of(plan, &mut chance);
     let world = World {
         network: MemoryNetwork::seeded(plan.seed),
@@ -95,10 +103,14 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
         everybody: (1..=nodes + newcomers).collect(),
         election_ms: 150..300,
         heartbeat_ms: 50,
+        lease_reads,
+        clocks,
+        replace: plan.script.map_or(Replace::Refuse, |script| script.replace),
+        priorities,
     };
     let habits = Habits {
         sessions_only: calm.duplicate > 0.0,
-        pause_ms: 20 + chance.below(120),
+        pause_ms: pause_ms.unwrap_or_else(|| 20 + chance.below(120)),
         value_bytes: chance.below(300),
     };
     let clients = 3 + chance.below(6);
@@ -125,8 +137,14 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
         }
     }
     settle(&cluster, &history, habits, &mut chance).await;
-    let answered = history.lock().unwrap_or_else(PoisonError::into_inner).answered;
-    let easy = floors(plan, answered, faults.counts());
+    let told = {
+        let history = history.lock().unwrap_or_else(PoisonError::into_inner);
+        Told {
+            answers: history.answered,
+            lease_reads: lease_reads.then_some(history.lease_reads),
+        }
+    };
+    let easy = floors(plan, told, faults.counts());
     easy.into_iter().for_each(|easy| trace.violation(easy));
     report(&cluster, &history, faults.counts())
 }
@@ -138,6 +156,10 @@ struct Setting {
     nodes: u64,
     /// Nodes beside the founders, which join.
     newcomers: u64,
+    lease_reads: bool,
+    clocks: Clocks,
+    priorities: Priorities,
+    pause_ms: Option<u64>,
 }
 
 impl Setting {
@@ -148,6 +170,10 @@ impl Setting {
                 calm: script.calm,
                 nodes: plan.nodes.max(script.nodes),
                 newcomers: script.newcomers,
+                lease_reads: script.lease_reads,
+                clocks: script.clocks,
+                priorities: Priorities::new(),
+                pause_ms: script.pause_ms,
             };
         }
         let snapshot_every = chance.pick(&[40, 200, 1_000, 100_000]).copied().unwrap_or(200);
@@ -164,6 +190,14 @@ impl Setting {
             calm,
             nodes: plan.nodes,
             newcomers: 0,
+            lease_reads: chance.percent(40),
+            clocks: if chance.percent(60) {
+                Clocks::Drifting
+            } else {
+                Clocks::True
+            },
+            priorities: priority::draw(plan.seed, plan.nodes),
+            pause_ms: None,
         }
     }
 }
@@ -198,6 +232,7 @@ async fn settle(cluster: &Cluster, history: &Arc<Mutex<History>>, habits: Habits
     }
     cluster.boot_all(chance).await;
     cluster.converge(CONVERGE_TIME).await;
+    priority::settle(cluster, chance).await;
     if let Some(host) = cluster.leader() {
         Client::new(cluster, history, 0, habits).read_all(&host).await;
         if let Some((node, _)) = host.node() {
@@ -221,8 +256,15 @@ async fn settle(cluster: &Cluster, history: &Arc<Mutex<History>>, habits: Habits
     }
 }
 
+/// How much clients were told.
+struct Told {
+    answers: u64,
+    /// Reads by the lease; `None` where nobody asks for any.
+    lease_reads: Option<u64>,
+}
+
 /// A run that was too easy has proven nothing.
-fn floors(plan: &Plan, answered: u64, faults: FaultCounts) -> Vec<String> {
+fn floors(plan: &Plan, told: Told, faults: FaultCounts) -> Vec<String> {
     let (what, made, floor) = match plan.script {
         None => ("faults", faults.sum(), plan.seconds / SECONDS_PER_FAULT),
         Some(script) => (
@@ -232,8 +274,11 @@ fn floors(plan: &Plan, answered: u64, faults: FaultCounts) -> Vec<String> {
         ),
     };
     let needed = plan.seconds * MIN_ANSWERS_PER_SECOND;
-    [(what, made, floor), ("answers", answered, needed)]
+    let by_lease = plan.seconds * MIN_LEASE_READS_PER_SECOND;
+    let lease_reads = told.lease_reads.map(|made| ("lease reads", made, by_lease));
+    [(what, made, floor), ("answers", told.answers, needed)]
         .into_iter()
+        .chain(lease_reads)
         .filter(|(_, found, floor)| found < floor)
         .map(|(what, found, floor)| format!("too easy: {found} {what}, at least {floor} are needed"))
         .collect()
@@ -293,7 +338,13 @@ mod tests {
                 kills,
                 ..FaultCounts::default()
             };
-            assert_eq!(floors(&plan, answered, faults).len(), wrong);
+            let told = |lease_reads| Told {
+                answers: answered,
+                lease_reads,
+            };
+            assert_eq!(floors(&plan, told(None), faults).len(), wrong);
+            assert_eq!(floors(&plan, told(Some(60)), faults).len(), wrong);
+            assert_eq!(floors(&plan, told(Some(59)), faults).len(), wrong + 1);
         };
         check(None, 300, 20, 0);
         check(None, 299, 20, 1);

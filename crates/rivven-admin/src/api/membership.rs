@@ -1,5 +1,6 @@
 //! Bodies about who belongs to the cluster and who votes.
 
+use rivven_cluster::DEFAULT_PRIORITY;
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,13 @@ pub struct MembershipMemberBody {
     pub lag: Option<u64>,
     /// Whether it is to leave for good.
     pub leaving: bool,
+    /// How much it should lead: [`DEFAULT_PRIORITY`] is normal, also of a member of which an older node does not say.
+    #[serde(default = "default_priority")]
+    pub priority: u16,
+}
+
+const fn default_priority() -> u16 {
+    DEFAULT_PRIORITY
 }
 
 /// What a set of voters survives.
@@ -112,4 +120,18 @@ pub struct MemberChangedBody {
     pub finished: bool,
     /// What it waits for.
     pub waits: Vec<MemberWaitBody>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_whose_priority_is_not_said_leads_as_much_as_any() {
+        let said = serde_json::json!({
+            "node_id": 1, "standing": "voter", "role": "auto", "lives": true, "silent_ms": 0, "leaving": false,
+        });
+        let member: MembershipMemberBody = serde_json::from_value(said).unwrap();
+        assert_eq!(member.priority, DEFAULT_PRIORITY);
+    }
 }

@@ -85,7 +85,7 @@ mod tests {
         let check = |method, path: &str, query: Option<&str>, expected: MemberRoute| {
             let route = parse(method, path, query).unwrap();
             assert_eq!(
-                route.is_mutation(),
+                route.needs_token(),
                 !expected.plan,
                 "{path}: a plan needs no token"
             );

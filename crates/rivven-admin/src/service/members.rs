@@ -66,6 +66,7 @@ fn member(member: MemberInfo) -> MembershipMemberBody {
         silent_ms: member.silent_ms,
         lag: member.lag,
         leaving: member.leaving,
+        priority: member.priority,
     }
 }
 

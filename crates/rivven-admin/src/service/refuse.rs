@@ -160,7 +160,7 @@ pub(super) fn unknown_partition(name: &str, partition: u32) -> ApiError {
 }
 
 /// `message` is "cause; remedy", or a cause alone.
-fn answer(status: StatusCode, code: &str, message: &str, remedy: &str) -> ApiError {
+pub(super) fn answer(status: StatusCode, code: &str, message: &str, remedy: &str) -> ApiError {
     let (cause, remedy) = message.split_once("; ").unwrap_or((message, remedy));
     ApiError::new(status, code, cause, remedy)
 }

@@ -47,6 +47,9 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
         visit.field("peers", &mut raft.peers)?;
         visit.field("voter_target", &mut raft.voter_target)?;
         visit.field("voter_replace_after_ms", &mut raft.voter_replace_after_ms)?;
+        visit.field("priority", &mut raft.priority)?;
+        visit.field("priority_hold_ms", &mut raft.priority_hold_ms)?;
+        visit.field("replace", &mut raft.replace)?;
         visit.field("election_timeout_min_ms", &mut raft.election_timeout_min_ms)?;
         visit.field("election_timeout_max_ms", &mut raft.election_timeout_max_ms)?;
         visit.field("heartbeat_interval_ms", &mut raft.heartbeat_interval_ms)?;

@@ -39,6 +39,9 @@ fn what_is_written_reads_back_equal() {
     odd.zone = Some("#1: true".into());
     odd.role = MemberRole::Observer;
     odd.raft.voter_target = Some(3);
+    odd.raft.replace = Replace::Auto;
+    odd.raft.priority = 0;
+    odd.raft.priority_hold_ms = Some(1_000);
     odd.weight = 250;
     let endpoint = |name: &str, addr: &str| (name.into(), addr.parse().unwrap());
     odd.endpoints = [endpoint("0", "[::1]:1"), endpoint("a.b-C_d", "x.org:9092")].into();
@@ -262,7 +265,7 @@ fn a_mistake_is_shown_where_it_was_made() {
 9 |     election_timout_min_ms: 150
   |     ^^^^^^^^^^^^^^^^^^^^^^
   = help: did you mean `election_timeout_min_ms`?
-  = help: known keys here: peers, voter_target, voter_replace_after_ms, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms, lease_reads"
+  = help: known keys here: peers, voter_target, voter_replace_after_ms, priority, priority_hold_ms, replace, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms, lease_reads"
     );
 }
 

@@ -16,7 +16,10 @@ use rivven_transport::{
 };
 use rivven_types::{NodeId, PeerAddr};
 
-use super::{ClusterConfig, ConfigError, ConfigErrorKind, Renewal};
+use super::{
+    ClusterConfig, ConfigError, ConfigErrorKind, Renewal,
+    members::{self, MembersConfig},
+};
 
 /// Most founders; more names than this in a list are a mistake.
 pub(super) const MAX_FOUNDERS: usize = 15;
@@ -32,18 +35,6 @@ const ELECTION_MS: RangeInclusive<u64> = 20..=300_000;
 
 /// A heartbeat below 5 ms is load, not liveness.
 const HEARTBEAT_MS: RangeInclusive<u64> = 5..=150_000;
-
-/// More voters than 9 only make every write wait for more disks.
-const VOTER_TARGET: RangeInclusive<u64> = 1..=9;
-
-/// Votes that move because of a pause are moved for nothing; after a week nobody waits.
-const REPLACE_AFTER_MS: RangeInclusive<u64> = 1_000..=604_800_000;
-
-/// How many nodes vote when the file says nothing (design section 5).
-const DEFAULT_VOTER_TARGET: u32 = 5;
-
-/// How long a voter may be silent when the file says nothing.
-const DEFAULT_REPLACE_AFTER_MS: u64 = 600_000;
 
 const PERIOD_MS: RangeInclusive<u64> = 20..=60_000;
 const SUSPECT_MS: RangeInclusive<u64> = 40..=3_600_000;
@@ -75,8 +66,7 @@ pub(crate) struct CheckedConfig {
     pub(crate) issuer: Option<IssuerConfig>,
     pub(crate) zone: Option<String>,
     pub(crate) role: MemberRole,
-    pub(crate) voter_target: usize,
-    pub(crate) voter_replace_after: Duration,
+    pub(crate) members: MembersConfig,
     pub(crate) weight: u16,
     pub(crate) endpoints: BTreeMap<String, PeerAddr>,
     pub(crate) peers: Vec<PeerAddr>,
@@ -133,10 +123,7 @@ pub(super) fn effective(config: &ClusterConfig) -> ClusterConfig {
     full.raft.election_timeout_min_ms = Some(min);
     full.raft.election_timeout_max_ms = Some(raft.election_timeout_max_ms.unwrap_or(min.saturating_mul(2)));
     full.raft.heartbeat_interval_ms = Some(raft.heartbeat_interval_ms.unwrap_or(heartbeat));
-    full.raft.voter_target.get_or_insert(DEFAULT_VOTER_TARGET);
-    full.raft
-        .voter_replace_after_ms
-        .get_or_insert(DEFAULT_REPLACE_AFTER_MS);
+    members::fill(&mut full.raft);
 
     let gossip = &config.gossip;
     let ip = gossip.bind_address.unwrap_or(config.bind_address.ip());
@@ -191,7 +178,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
     check.addresses()?;
     let full = effective(config);
     let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
-    let (voter_target, voter_replace_after) = check.voters(&full)?;
+    let members = members::check(&check, &full)?;
     let (period, suspect) = check.gossip(&full)?;
     check.placement()?;
     check.endpoints()?;
@@ -209,8 +196,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         issuer,
         zone: full.zone,
         role: full.role,
-        voter_target,
-        voter_replace_after,
+        members,
         weight: full.weight,
         endpoints: full.endpoints,
         peers: full.raft.peers,
@@ -235,7 +221,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
     })
 }
 
-struct Check<'a>(&'a ClusterConfig);
+pub(super) struct Check<'a>(&'a ClusterConfig);
 
 impl Check<'_> {
     fn identity(&self) -> Result<(), ConfigError> {
@@ -385,15 +371,6 @@ impl Check<'_> {
         Ok((min..max, heartbeat))
     }
 
-    fn voters(&self, full: &ClusterConfig) -> Result<(usize, Duration), ConfigError> {
-        let target = full.raft.voter_target.unwrap_or_default();
-        let after = full.raft.voter_replace_after_ms.unwrap_or_default();
-        self.range("cluster.raft.voter_target", target.into(), VOTER_TARGET)?;
-        self.range("cluster.raft.voter_replace_after_ms", after, REPLACE_AFTER_MS)?;
-        let target = usize::try_from(target).unwrap_or(usize::MAX);
-        Ok((target, Duration::from_millis(after)))
-    }
-
     fn gossip(&self, full: &ClusterConfig) -> Result<(u64, u64), ConfigError> {
         let period = full.gossip.protocol_period_ms.unwrap_or_default();
         let suspect = full.gossip.suspect_timeout_ms.unwrap_or_default();
@@ -467,7 +444,12 @@ impl Check<'_> {
         }))
     }
 
-    fn range(&self, path: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
+    pub(super) fn range(
+        &self,
+        path: &str,
+        value: u64,
+        range: RangeInclusive<u64>,
+    ) -> Result<(), ConfigError> {
         if range.contains(&value) {
             return Ok(());
         }

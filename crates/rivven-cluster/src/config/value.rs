@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use rivven_raft::MemberRole;
+use rivven_raft::{MemberRole, Replace};
 use rivven_types::PeerAddr;
 
 use super::document::{Content, Entry, Node};
@@ -237,6 +237,22 @@ impl Value for MemberRole {
         let name = text(node)?.trim();
         let known = [Self::Auto, Self::Voter, Self::Observer];
         let known = known.into_iter().find(|known| known.as_str() == name);
+        known.ok_or(Mistake::plain())
+    }
+
+    fn write(&self) -> Written {
+        Written::Scalar(self.as_str().into())
+    }
+}
+
+impl Value for Replace {
+    fn expected() -> String {
+        "`refuse` or `auto`".into()
+    }
+
+    fn read(node: &Node) -> Result<Self, Mistake> {
+        let name = text(node)?.trim();
+        let known = Self::ALL.into_iter().find(|known| known.as_str() == name);
         known.ok_or(Mistake::plain())
     }
 

@@ -267,10 +267,7 @@ async fn round(inner: &Inner) -> Option<Arc<Founding>> {
             return None;
         }
     };
-    let founding = Founding {
-        id: FoundingId::from_random(random),
-        founders: all,
-    };
+    let founding = Founding::new(FoundingId::from_random(random), all);
     // This node is the first to accept: should it restart, it proposes the same founding again.
     if let Err(rejection) = Arc::clone(founders).proposed(local.node, founding).await {
         tracing::error!(
@@ -345,6 +342,7 @@ fn lasting(error: &CallError) -> Option<Problem> {
     };
     let known = [
         "other-founding",
+        "cluster-recovered",
         "founders-differ",
         "duplicate-node-id",
         "data-file-unusable",

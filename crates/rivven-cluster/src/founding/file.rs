@@ -28,6 +28,8 @@ struct Record {
     node: NodeId,
     founding_id: String,
     founders: Vec<RecordFounder>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    predecessors: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,7 +41,7 @@ struct RecordFounder {
 }
 
 /// What was accepted in this directory; `None` if nothing was.
-pub(super) fn read(path: &Path, local: &LocalIdentity) -> Result<Option<Founding>, StartError> {
+pub(crate) fn read(path: &Path, local: &LocalIdentity) -> Result<Option<Founding>, StartError> {
     let unusable = |cause: io::Error| StartError::File {
         path: path.to_path_buf(),
         cause,
@@ -75,14 +77,17 @@ pub(super) fn read(path: &Path, local: &LocalIdentity) -> Result<Option<Founding
         .into_iter()
         .map(founder)
         .collect::<Result<_, StartError>>()?;
+    let predecessor = |text: String| text.parse().map(FoundingId).map_err(invalid);
+    let predecessors = record.predecessors.into_iter().map(predecessor);
     Ok(Some(Founding {
         id: FoundingId(id),
         founders,
+        predecessors: predecessors.collect::<Result<_, StartError>>()?,
     }))
 }
 
 /// Replaces the file atomically and durably.
-pub(super) fn write(path: &Path, local: &LocalIdentity, founding: &Founding) -> io::Result<()> {
+pub(crate) fn write(path: &Path, local: &LocalIdentity, founding: &Founding) -> io::Result<()> {
     let founder = |(node, founder): (&NodeId, &Founder)| RecordFounder {
         node: *node,
         instance: founder.instance.to_string(),
@@ -94,13 +99,19 @@ pub(super) fn write(path: &Path, local: &LocalIdentity, founding: &Founding) -> 
         node: local.node,
         founding_id: founding.id.to_string(),
         founders: founding.founders.iter().map(founder).collect(),
+        predecessors: founding.predecessors.iter().map(ToString::to_string).collect(),
     };
     let text = serde_json::to_vec_pretty(&record)?;
     let temporary = path.with_extension("json.new");
     let mut file = File::create(&temporary)?;
     file.write_all(&text)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    replace(&temporary, path)
+}
+
+/// Gives a file that is synced its name, atomically and durably.
+pub(crate) fn replace(from: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(from, path)?;
     // The new name itself must survive a power cut. Only Unix can sync a directory.
     match path.parent() {
         Some(parent) if cfg!(unix) => File::open(parent)?.sync_all(),

@@ -35,7 +35,14 @@ fn founding(id: u8, nodes: &[(NodeId, u8)]) -> Founding {
     Founding {
         id: FoundingId::from_random([id; 16]),
         founders: nodes.iter().map(founder).collect(),
+        predecessors: Vec::new(),
     }
+}
+
+/// What founding `id` becomes when it is recovered as `next` on node 2.
+fn recovered(next: u8, before: &Founding) -> Founding {
+    let founder = before.founders[&2].clone();
+    Founding::recovered(FoundingId::from_random([next; 16]), (2, founder), Some(before))
 }
 
 const THREE: &[(NodeId, u8)] = &[(1, 1), (2, 2), (3, 3)];
@@ -121,6 +128,36 @@ fn what_an_operator_must_mend_is_named() {
         accepted(8, THREE),
         Some(("other-founding", &["two clusters"])),
     );
+    // Whoever comes back from before a recovery is told so, and so is whom it meets.
+    let old = founding(7, THREE);
+    let (once, twice) = (recovered(8, &old), recovered(9, &recovered(8, &old)));
+    for (newer, older) in [(&once, &old), (&twice, &old), (&twice, &once)] {
+        let said: &[&str] = &["node 3 is shut out", "with an empty one"];
+        let (newer, older) = (View::Accepted(newer.clone()), View::Accepted(older.clone()));
+        check(newer.clone(), older.clone(), Some(("cluster-recovered", said)));
+        check(older, newer, Some(("cluster-recovered", &["node 2 is shut out"])));
+    }
+    // Two survivors that were recovered apart are two clusters.
+    check(
+        View::Accepted(once),
+        View::Accepted(recovered(10, &old)),
+        Some(("other-founding", &["two clusters"])),
+    );
+}
+
+#[test]
+fn a_founding_remembers_a_bounded_number_of_those_given_up_and_so_does_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("founding.json");
+    let mut last = founding(7, THREE);
+    for id in 10..40 {
+        last = recovered(id, &last);
+    }
+    assert_eq!(last.predecessors.len(), MAX_PREDECESSORS);
+    assert_eq!(last.predecessors[0], FoundingId::from_random([38; 16]));
+    assert!(last.names(&local()) && last.is_led_by(&local()));
+    file::write(&path, &local(), &last).unwrap();
+    assert_eq!(file::read(&path, &local()).unwrap(), Some(last));
 }
 
 #[test]

@@ -141,6 +141,32 @@ fn a_snapshot_restores_both_modules_and_publishes_them() {
 }
 
 #[test]
+fn no_number_of_a_partition_is_given_out_again_when_the_cluster_begins_anew() {
+    let mut state = state();
+    let topic = |name: &str| {
+        Op::Partitions(PartitionCommand::CreateTopic {
+            name: name.into(),
+            replication_factor: 1,
+            allow_fewer_replicas: false,
+            settings: std::collections::BTreeMap::new(),
+            assignment: vec![vec![1]],
+        })
+    };
+    apply(&mut state, 1, vec![register(1)]);
+    apply(&mut state, 2, vec![topic("orders")]);
+    state.refounded(&ApplyCtx::new(3, 1));
+    state.batch_applied(3);
+    apply(&mut state, 4, vec![topic("late")]);
+    let (epochs, topics) = state.published.read(|state| {
+        let partition = state.map().partition("orders", 0).unwrap();
+        let epochs = (partition.leader_epoch().0, partition.partition_epoch().0);
+        (epochs, state.map().topic("late").unwrap().get().id.0)
+    });
+    assert!(epochs.0 > REFOUNDING_GAP && epochs.1 > REFOUNDING_GAP && topics > 1 << 32);
+    assert_eq!(state.partitions.generation(), REFOUNDING_GAP + 4);
+}
+
+#[test]
 fn a_command_carries_its_namespace_and_an_unknown_one_is_an_error() {
     let command = ClusterCommand {
         ops: vec![put("k"), delete_topic()],

@@ -4,13 +4,16 @@ mod cert;
 mod config;
 mod dev;
 mod failure;
+mod feature;
 mod gossip_keys;
 mod join;
 mod log;
 mod member;
 mod output;
 mod partitions;
+mod recover;
 mod run;
+mod snapshot;
 mod status;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -19,7 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rivven_cluster::NodeId;
 use rivven_transport::{KeyKind, identity::SanTemplate};
 
-use self::member::MemberCommand;
+use self::{feature::FeatureCommand, member::MemberCommand, recover::RecoverArgs, snapshot::SnapshotCommand};
 pub(crate) use failure::Failure;
 pub(crate) use output::Output;
 
@@ -52,6 +55,13 @@ enum Command {
     /// Show and change who belongs to the cluster and who votes.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Feature levels: what the cluster may write to its log.
+    #[command(subcommand)]
+    Feature(FeatureCommand),
+    /// Take, verify and restore backups.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    Recover(RecoverArgs),
     /// List, create, change and delete topics.
     #[command(subcommand)]
     Topic(TopicCommand),
@@ -214,7 +224,7 @@ enum NodeCommand {
 }
 
 /// How to run a node. Flags win over the environment, the environment over the file.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 struct RunArgs {
     /// Configuration file (YAML).
     #[arg(long, value_name = "FILE", required_unless_present = "dev")]
@@ -233,16 +243,17 @@ struct RunArgs {
     #[arg(long)]
     print_config: bool,
     /// How log lines look. RIVVEN_LOG chooses which are written, as in `info,rivven_raft=debug`.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
     /// Stop when standard input is closed, as it is when the parent process ends.
     #[arg(long, hide = true)]
     end_with_stdin: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
     /// Lines for people.
+    #[default]
     Text,
     /// One JSON object per line.
     Json,
@@ -390,6 +401,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args.admin, &mut out),
         Command::GossipKeys(GossipKeysCommand::Rotate(args)) => gossip_keys::rotate(&args, &mut out),
         Command::Member(command) => member::run(command, &mut out),
+        Command::Feature(command) => feature::run(command, &mut out),
+        Command::Snapshot(command) => snapshot::run(command, &mut out),
+        Command::Recover(args) => recover::run(args, &mut out),
         Command::Topic(command) => partitions::topic(command, &mut out),
         Command::Rebalance(command) => partitions::rebalance(command, &mut out),
         Command::Node(command) => partitions::node(command, &mut out),

@@ -64,7 +64,7 @@ impl MemberAsk {
 }
 
 /// Text as it stands in a query (RFC 3986, section 2.1).
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() {

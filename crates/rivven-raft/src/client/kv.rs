@@ -5,12 +5,15 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Client, Consistency, KeyRange, KvEntry, KvPage, KvStore, Read, ReadError, Refusal,
+    Client, Consistency, KeyRange, KvEntry, KvLease, KvPage, KvStore, LeaseId, Read, ReadError, Refusal,
     kv::{KvAnswer, KvQuery},
 };
 
 /// How long a read may take.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What an answer is that belongs to no question asked.
+const OTHER: &str = "another kind of answer";
 
 impl Client<KvStore> {
     /// The value of `key`.
@@ -25,7 +28,7 @@ impl Client<KvStore> {
         let read = self.ask_kv(consistency, &query).await?;
         match read.value {
             KvAnswer::Value { entry, .. } => Ok(Read::new(entry, read.applied_index)),
-            KvAnswer::Values(_) => Err(not_understood(&"another kind of answer")),
+            KvAnswer::Values(_) | KvAnswer::Lease(_) => Err(not_understood(&OTHER)),
         }
     }
 
@@ -50,7 +53,23 @@ impl Client<KvStore> {
         let read = self.ask_kv(consistency, &query).await?;
         match read.value {
             KvAnswer::Values(page) => Ok(Read::new(page, read.applied_index)),
-            KvAnswer::Value { .. } => Err(not_understood(&"another kind of answer")),
+            KvAnswer::Value { .. } | KvAnswer::Lease(_) => Err(not_understood(&OTHER)),
+        }
+    }
+
+    /// A lease as it stands; `None` once it has ended. Leases are granted, renewed and revoked by commands.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub async fn lease(
+        &self,
+        lease: LeaseId,
+        consistency: Consistency,
+    ) -> Result<Read<Option<KvLease>>, ReadError> {
+        let read = self.ask_kv(consistency, &KvQuery::Lease { lease }).await?;
+        match read.value {
+            KvAnswer::Lease(lease) => Ok(Read::new(lease, read.applied_index)),
+            KvAnswer::Value { .. } | KvAnswer::Values(_) => Err(not_understood(&OTHER)),
         }
     }
 

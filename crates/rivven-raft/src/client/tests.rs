@@ -6,7 +6,8 @@ use rivven_transport::{
 
 use super::*;
 use crate::{
-    Fabric, KeyRange, KvCommand, KvOp, KvOpResult, KvResponse, KvStore, KvTxn, Outcome, RaftConfig, RaftNode,
+    Fabric, KeyRange, KvCommand, KvCompare, KvOp, KvOpResult, KvResponse, KvStore, KvTxn, Lifetime, Outcome,
+    RaftConfig, RaftNode,
 };
 
 type Node = RaftNode<KvStore>;
@@ -263,4 +264,63 @@ async fn a_client_on_a_fabric_without_members_says_that_nobody_answers() {
     let seeds = ["nowhere:1".parse().unwrap()];
     let error = Client::<KvStore>::connect(transport, &seeds, Duration::from_millis(100)).await;
     assert_eq!(error.unwrap_err().code(), "no-node-answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_holds_keys_by_a_lease_and_changes_several_at_once() {
+    let network = MemoryNetwork::new();
+    let _nodes = group(&network).await;
+    let client = client(&network, Role::Client);
+    let granted = client.propose(KvCommand::GrantLease { ttl_ms: 5_000 }).await;
+    let KvResponse::Leased { lease, .. } = granted.unwrap() else {
+        panic!("no lease");
+    };
+    let held = KvCommand::put_for("held", "v", Lifetime::Lease(lease));
+    client.propose(held).await.unwrap();
+    let txn = KvTxn::new()
+        .when(KvCompare::exists("held"))
+        .then(KvOp::put("a", "1"))
+        .then(KvOp::put("b", "2"));
+    let done = client.propose(KvCommand::Txn(txn)).await.unwrap();
+    assert!(
+        matches!(done, KvResponse::Txn { succeeded: true, .. }),
+        "{done:?}"
+    );
+    let found = client.lease(lease, Consistency::Linearizable).await.unwrap();
+    let found = found.value.unwrap();
+    assert_eq!((found.id, found.ttl_ms, found.keys), (lease, 5_000, 1));
+    sleep(Duration::from_secs(4)).await;
+    client.propose(KvCommand::RenewLease { lease }).await.unwrap();
+    sleep(Duration::from_secs(4)).await;
+    assert!(
+        client
+            .get("held", Consistency::Linearizable)
+            .await
+            .unwrap()
+            .value
+            .is_some()
+    );
+    sleep(Duration::from_secs(4)).await;
+    for gone in [
+        client
+            .get("held", Consistency::Linearizable)
+            .await
+            .unwrap()
+            .value
+            .is_none(),
+        client
+            .lease(lease, Consistency::Linearizable)
+            .await
+            .unwrap()
+            .value
+            .is_none(),
+        client
+            .get("a", Consistency::Linearizable)
+            .await
+            .unwrap()
+            .value
+            .is_some(),
+    ] {
+        assert!(gone);
+    }
 }

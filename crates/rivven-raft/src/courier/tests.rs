@@ -17,10 +17,9 @@ fn way(sizes: &[usize]) -> Way {
         answer: oneshot::channel().0,
         trace: None,
     };
-    Way {
-        waiting: (0..).zip(sizes).map(parcel).collect(),
-        ..Way::default()
-    }
+    let mut way = Way::default();
+    (0..).zip(sizes).map(parcel).for_each(|parcel| way.push(parcel));
+    way
 }
 
 #[test]
@@ -43,6 +42,41 @@ fn what_waits_goes_together_within_the_limits_of_a_message() {
     check(&[10; MAX_BATCH + 1], &[MAX_BATCH, 1]);
     check(&[BATCH_BYTES, 1, BATCH_BYTES / 2, BATCH_BYTES / 2, 1], &[1, 2, 2]);
     check(&[4 << 20, 4 << 20], &[1, 1]);
+}
+
+#[test]
+fn a_message_leaves_beside_another_only_if_it_is_full() {
+    let due = |sizes: &[usize], carriers| {
+        Way {
+            carriers,
+            ..way(sizes)
+        }
+        .is_due()
+    };
+    assert!(due(&[10], 0));
+    assert!(!due(&[10; MAX_BATCH - 1], 1));
+    for full in [&[10; MAX_BATCH][..], &[BATCH_BYTES]] {
+        assert!(due(full, 1) && due(full, MAX_CARRIERS - 1) && !due(full, MAX_CARRIERS));
+    }
+    // Of two carriers that come back, one takes what is not full.
+    let mut way = Way {
+        carriers: 2,
+        ..way(&[10; MAX_BATCH + 1])
+    };
+    assert_eq!(way.next().map(|parcels| parcels.len()), Some(MAX_BATCH));
+    assert!(way.next().is_none());
+    assert_eq!(way.next().map(|parcels| parcels.len()), Some(1));
+    assert!(way.next().is_none());
+    assert_eq!((way.carriers, way.bytes), (0, 0));
+}
+
+#[test]
+fn what_is_taken_back_makes_no_message_full() {
+    let mut way = way(&[BATCH_BYTES, 10]);
+    assert!(way.is_full() && way.withdraw(0) && !way.withdraw(0));
+    assert!(!way.is_full());
+    assert_eq!(way.take().len(), 1);
+    assert_eq!(way.bytes, 0);
 }
 
 #[tokio::test]

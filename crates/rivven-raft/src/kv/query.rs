@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyRange, KvEntry, KvReadError, KvStore};
+use super::{KeyRange, KvEntry, KvLease, KvReadError, KvStore, LeaseId};
 use crate::Refusal;
 use rivven_transport::identity::Role;
 
@@ -23,6 +23,8 @@ pub(crate) enum KvQuery {
         limit: u64,
         revision: Option<u64>,
     },
+    /// A lease as it stands.
+    Lease { lease: LeaseId },
 }
 
 /// What it is answered.
@@ -30,6 +32,7 @@ pub(crate) enum KvQuery {
 pub(crate) enum KvAnswer {
     Value { revision: u64, entry: Option<KvEntry> },
     Values(KvPage),
+    Lease(Option<KvLease>),
 }
 
 /// Keys with their values, as a program outside reads them.
@@ -74,6 +77,7 @@ fn look(store: &KvStore, query: KvQuery) -> Result<KvAnswer, KvReadError> {
             let revision = revision.unwrap_or(now);
             KvAnswer::Values(page(store.range_at(&range, revision)?, revision, limit))
         }
+        KvQuery::Lease { lease } => KvAnswer::Lease(store.lease(lease)),
     })
 }
 

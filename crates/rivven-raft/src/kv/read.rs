@@ -1,6 +1,6 @@
 //! Reads: as it is, as it was, and what has changed since.
 
-use std::iter::from_fn;
+use std::{cmp::Ordering, iter::from_fn, sync::Arc};
 
 use super::{KeyRange, KvEntry, KvStore, LeaseId};
 
@@ -58,7 +58,7 @@ pub struct KvChanges {
 }
 
 /// A lease as it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct KvLease {
     /// Its id.
@@ -75,17 +75,18 @@ impl KvStore {
     /// The value of `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&KvEntry> {
-        self.map.get(key)
+        self.map.get(key).map(Arc::as_ref)
     }
 
     /// The value that `key` had at `revision`.
+    ///
+    /// Takes time for every change of the key since then.
     ///
     /// # Errors
     /// The revision is forgotten or still to come.
     pub fn get_at(&self, key: &str, revision: u64) -> Result<Option<&KvEntry>, KvReadError> {
         self.check_revision(revision)?;
-        let past = self.history.at(key, revision);
-        Ok(past.unwrap_or_else(|| self.get(key)))
+        Ok(self.history.at(key, revision, self.get(key)))
     }
 
     /// Keys that start with `prefix`, in order, with their values.
@@ -97,7 +98,7 @@ impl KvStore {
     /// Keys from `start` on, in order, with their values.
     pub fn range_from<'a>(&'a self, start: &str) -> impl Iterator<Item = (&'a str, &'a KvEntry)> + use<'a> {
         let entries = self.map.iter_from(|key| &**key < start);
-        entries.map(|(key, entry)| (&**key, entry))
+        entries.map(|(key, entry)| (&**key, &**entry))
     }
 
     /// Keys of `range`, in order, with their values.
@@ -108,7 +109,8 @@ impl KvStore {
 
     /// Keys of `range` as they were at `revision`, in order, with their values.
     ///
-    /// Takes time for every change of a key in the range since then, beside the keys themselves.
+    /// Takes time for every change of a key in the range since then, beside the keys themselves, and for every
+    /// remembered removal of one.
     ///
     /// # Errors
     /// The revision is forgotten or still to come.
@@ -119,26 +121,25 @@ impl KvStore {
     ) -> Result<impl Iterator<Item = (&'a str, &'a KvEntry)>, KvReadError> {
         self.check_revision(revision)?;
         let mut current = self.range(range).peekable();
-        let mut past = self.history.changed_since(range, revision).peekable();
-        Ok(from_fn(move || {
-            loop {
-                let changed = match (current.peek(), past.peek()) {
-                    (Some((key, _)), Some((changed, _))) if key < changed => false,
-                    (Some((key, _)), Some((changed, _))) if key == changed => {
-                        current.next();
-                        true
-                    }
-                    (_, Some(_)) => true,
-                    (_, None) => false,
-                };
-                if !changed {
-                    return current.next();
-                }
-                if let Some((key, Some(entry))) = past.next() {
-                    return Some((key, entry));
-                }
+        let mut removed = self.history.removed_since(range, revision).peekable();
+        let keys = from_fn(move || {
+            // Of the same key, what was removed was there before what is.
+            let first = match (current.peek(), removed.peek()) {
+                (Some((key, _)), Some((gone, _))) => gone.cmp(key),
+                (None, Some(_)) => Ordering::Less,
+                (_, None) => Ordering::Greater,
+            };
+            if first == Ordering::Greater {
+                let (key, entry) = current.next()?;
+                return Some((key, self.history.back(key, Some(entry), revision)));
             }
-        }))
+            if first == Ordering::Equal {
+                current.next();
+            }
+            let (key, at) = removed.next()?;
+            Some((key, self.history.before(key, at, revision)))
+        });
+        Ok(keys.filter_map(|(key, entry)| Some((key, entry?))))
     }
 
     /// Changes of keys in `range` from revision `from` on: what a watch delivers.
@@ -154,24 +155,19 @@ impl KvStore {
             return Err(KvReadError::Compacted { oldest });
         }
         let (mut events, mut seen, mut next) = (Vec::new(), 0, from);
-        for (revision, keys) in self.history.revisions_from(from) {
-            if seen > 0 && seen + keys.len() > limit {
+        for (revision, places) in self.history.revisions_from(from) {
+            if seen > 0 && seen + places.len() > limit {
                 return Ok(KvChanges { events, next });
             }
-            seen += keys.len();
+            seen += places.len();
             next = revision + 1;
-            let inside = keys.iter().filter(|key| range.contains(key));
-            events.extend(inside.map(|key| {
-                KvEvent {
-                    revision,
-                    key: (**key).to_owned(),
-                    entry: self
-                        .history
-                        .at(key, revision)
-                        .unwrap_or_else(|| self.get(key))
-                        .cloned(),
-                    previous: self.history.replaced_by(key, revision).cloned(),
-                }
+            let changes = self.history.changes(places);
+            let inside = changes.filter(|change| range.contains(&change.key));
+            events.extend(inside.map(|change| KvEvent {
+                revision,
+                key: (*change.key).to_owned(),
+                entry: change.entry.as_deref().cloned(),
+                previous: change.previous.as_deref().cloned(),
             }));
         }
         Ok(KvChanges { events, next })

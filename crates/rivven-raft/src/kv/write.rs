@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     KeyRange, KvEntry, KvOp, KvOpResult, KvStore, LeaseId, Lifetime,
+    history::Change,
     lease::{self, MAX_LEASE_KEYS, MAX_LEASES},
 };
 use crate::Refusal;
@@ -24,10 +25,47 @@ const ENTRY_OVERHEAD_BYTES: usize = 64;
 pub(super) struct Writer<'a> {
     store: &'a mut KvStore,
     revision: u64,
-    /// What the keys changed so far were before.
-    before: BTreeMap<Arc<str>, Option<KvEntry>>,
+    changed: Changed,
     deletable: usize,
     readable: usize,
+}
+
+/// What changed so far, in the order in which it did. One change, which is all that most revisions have,
+/// allocates nothing.
+#[derive(Default)]
+struct Changed {
+    first: Option<Change>,
+    others: Vec<Change>,
+}
+
+impl Changed {
+    fn push(&mut self, change: Change) {
+        match &self.first {
+            None => self.first = Some(change),
+            Some(_) => self.others.push(change),
+        }
+    }
+
+    /// By key, each with what it was before the first change and what the last one made of it.
+    fn by_key(self) -> impl Iterator<Item = Change> {
+        let (mut first, mut all) = (self.first, self.others);
+        if !all.is_empty() {
+            all.extend(first.take());
+            all.rotate_right(1);
+            // Stable, so the changes of a key stay in their order.
+            all.sort_by(|a, b| a.key.cmp(&b.key));
+            all.dedup_by(|later, earlier| {
+                let same = later.key == earlier.key;
+                if same {
+                    earlier.entry = later.entry.take();
+                }
+                same
+            });
+            // What came and went within the revision was never there.
+            all.retain(|change| change.previous.is_some() || change.entry.is_some());
+        }
+        first.into_iter().chain(all)
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -36,7 +74,7 @@ impl<'a> Writer<'a> {
         Self {
             store,
             revision,
-            before: BTreeMap::new(),
+            changed: Changed::default(),
             deletable: MAX_DELETED_KEYS,
             readable: MAX_TXN_READ_BYTES,
         }
@@ -47,62 +85,70 @@ impl<'a> Writer<'a> {
         let Self {
             store,
             revision,
-            before,
+            changed,
             ..
         } = self;
-        let changed: Vec<_> = before
-            .into_iter()
-            // What came and went within the revision was never there.
-            .filter(|(key, previous)| previous.is_some() || store.map.contains(&**key))
-            .collect();
-        if !changed.is_empty() {
+        for change in changed.by_key() {
             store.revision = revision;
-            store.history.record(revision, changed);
-            store.history.limit();
+            store.history.record(change);
         }
+        store.history.limit();
         store.revision
     }
 
     /// Returns the revision the key was last written at, and the lease it hangs on.
     pub(super) fn put(
         &mut self,
-        key: String,
+        key: &str,
         value: Bytes,
         lifetime: Lifetime,
     ) -> (Option<u64>, Option<LeaseId>) {
-        let previous = self.store.map.get(key.as_str());
-        let (create_revision, version) = match previous {
-            Some(entry) if entry.mod_revision == self.revision => (entry.create_revision, entry.version),
-            Some(entry) => (entry.create_revision, entry.version + 1),
-            None => (self.revision, 1),
-        };
-        let key: Arc<str> = key.into();
         let lease = match lifetime {
             Lifetime::Unlimited => None,
             Lifetime::Lease(lease) => Some(lease),
             Lifetime::Ttl(ttl_ms) => Some(self.store.leases.grant(ttl_ms, true)),
         };
-        let entry = KvEntry {
-            value,
-            create_revision,
-            mod_revision: self.revision,
-            version,
-            lease,
-        };
-        let previous = self.store.map.insert(Arc::clone(&key), entry);
+        let revision = self.revision;
+        let (previous, (key, entry)) = self.store.map.put(key, |key, previous| {
+            let (create_revision, version) = match previous {
+                Some(entry) if entry.mod_revision == revision => (entry.create_revision, entry.version),
+                Some(entry) => (entry.create_revision, entry.version + 1),
+                None => (revision, 1),
+            };
+            let entry = Arc::new(KvEntry {
+                value,
+                create_revision,
+                mod_revision: revision,
+                version,
+                lease,
+            });
+            (Arc::clone(&entry), (Arc::clone(key), entry))
+        });
         let replaced = previous.as_ref().map(|entry| entry.mod_revision);
-        self.changed(&key, previous);
+        self.free(&key, previous.as_deref());
         if let Some(lease) = lease {
             self.store.leases.attach(lease, &key);
         }
+        self.changed.push(Change {
+            at: revision,
+            key,
+            previous,
+            entry: Some(entry),
+        });
         (replaced, lease)
     }
 
     /// Returns the revision the key was last written at.
     pub(super) fn delete(&mut self, key: &str) -> Option<u64> {
-        let previous = self.store.map.remove(key)?;
+        let (key, previous) = self.store.map.remove_entry(key)?;
         let replaced = previous.mod_revision;
-        self.changed(&key.into(), Some(previous));
+        self.free(&key, Some(&previous));
+        self.changed.push(Change {
+            at: self.revision,
+            key,
+            previous: Some(previous),
+            entry: None,
+        });
         Some(replaced)
     }
 
@@ -143,7 +189,7 @@ impl<'a> Writer<'a> {
     pub(super) fn op(&mut self, op: KvOp) -> KvOpResult {
         match op {
             KvOp::Put { key, value, lifetime } => {
-                let (previous, lease) = self.put(key, value, lifetime);
+                let (previous, lease) = self.put(&key, value, lifetime);
                 KvOpResult::Written { previous, lease }
             }
             KvOp::Delete { key } => {
@@ -174,12 +220,11 @@ impl<'a> Writer<'a> {
         KvOpResult::Range { entries, more }
     }
 
-    /// Notes what `key` was when it changed first, and frees it from the lease it had.
-    fn changed(&mut self, key: &Arc<str>, previous: Option<KvEntry>) {
-        if let Some(lease) = previous.as_ref().and_then(|entry| entry.lease) {
+    /// Frees a key from the lease it had.
+    fn free(&mut self, key: &Arc<str>, previous: Option<&KvEntry>) {
+        if let Some(lease) = previous.and_then(|entry| entry.lease) {
             self.store.leases.detach(lease, key);
         }
-        self.before.entry(Arc::clone(key)).or_insert(previous);
     }
 }
 

@@ -4,11 +4,11 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::{Either, select};
 use rivven_transport::{CallCtx, Caller, Outcome, Rejection, Transport};
-use rivven_types::{InstanceId, NodeId, PeerAddr};
+use rivven_types::{InstanceId, NodeId};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    JoinRequest, MAX_REASON_BYTES, MemberChange, MemberHold, MemberInfo, MemberRefusal, MemberRole,
+    JoinAs, JoinRequest, MAX_REASON_BYTES, MemberChange, MemberHold, MemberInfo, MemberRefusal, MemberRole,
     MembershipPlan, MembershipView,
     wire::{AskMembership, WireAnswer, WireAsk},
 };
@@ -232,19 +232,12 @@ impl<S: StateMachine> RaftNode<S> {
         self.inner().transport.local().instance
     }
 
-    /// Tells the leader who this node is: a member's zone and role, or that it wants to become one.
+    /// Tells the leader who this node is: a member's zone, role and priority, or that it wants to become one.
     ///
     /// # Errors
     /// The node is refused: its id is that of another data directory, or was removed. Or nobody answered.
-    pub async fn announce(&self, addr: PeerAddr, zone: &str, role: MemberRole) -> Result<(), MemberError> {
-        let local = self.inner().transport.local();
-        let request = JoinRequest {
-            node: local.node,
-            instance: local.instance,
-            addr,
-            zone: zone.to_owned(),
-            role,
-        };
+    pub async fn announce(&self, join: JoinAs) -> Result<(), MemberError> {
+        let request = join.request(self.inner().transport.local());
         joined(self.inner().ask(&WireAsk::Join(request), ASK_TIMEOUT).await?)
     }
 }

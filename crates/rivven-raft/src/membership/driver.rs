@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,10 +12,11 @@ use openraft::{
 };
 use rivven_transport::{CallCtx, Transport};
 use rivven_types::NodeId;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    Gate, Health, MemberCommand, MemberHold, MemberStep, Next, Policy, RemovedNotice, Seated, View, next,
+    Gate, Health, MemberCommand, MemberHold, MemberStep, Next, Policy, Preference, RemovedNotice, Seated,
+    View, next,
 };
 use crate::{
     StateMachine,
@@ -24,6 +25,7 @@ use crate::{
     launch::Plant,
     status::StatusSource,
     system::{SystemCommand, SystemResponse},
+    transfer::hand_over,
     types::{LogCommand, LogId, NAMESPACE_SYSTEM, RaftMetrics, Seat, term_of},
 };
 
@@ -56,6 +58,8 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) policy: Policy,
     /// Since when this node leads, in which term.
     leading: Mutex<Option<(u64, Instant)>>,
+    /// Who should lead, as far as this node has seen the others.
+    preference: Mutex<Preference>,
     /// One change is checked and written down at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
 }
@@ -89,6 +93,7 @@ impl<S: StateMachine> Driver<S> {
             gate: Arc::clone(plant.shared.gate()),
             policy: plant.policy.clone(),
             leading: Mutex::default(),
+            preference: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         });
         let tasks = plant.scope.group();
@@ -143,10 +148,16 @@ impl<S: StateMachine> Driver<S> {
         self.bind_peers();
         let Some((view, basis)) = self.observe().await else {
             said.clear();
+            let leader = self.source.leader().ok().flatten();
+            self.preference()
+                .follows(leader.filter(|leader| *leader != self.node_id));
             return Turn::Idle;
         };
         let Next { step, holds } = next(&view, &self.policy);
         self.say(said, holds);
+        // Who leads is looked at while nothing else is left to do, and seen at all times.
+        let better = self.preference().choose(&view, &self.policy, Instant::now());
+        let step = step.or(better.map(|to| MemberStep::HandOver { to }));
         let Some(step) = step.filter(|_| !basis.pending) else {
             return Turn::Idle;
         };
@@ -156,11 +167,20 @@ impl<S: StateMachine> Driver<S> {
             ?step,
             "changing the membership"
         );
-        match timeout(STEP_TIMEOUT, self.carry_out(step, &view, &basis)).await {
-            Ok(Ok(())) => Turn::Done,
-            Ok(Err(cause)) => Turn::Failed(format!("{step:?}: {cause}")),
-            Err(_) => Turn::Failed(format!("{step:?}: not committed within {STEP_TIMEOUT:?}")),
+        let cause = match timeout(STEP_TIMEOUT, self.carry_out(step, &view, &basis)).await {
+            Ok(Ok(())) => return Turn::Done,
+            Ok(Err(cause)) => format!("{step:?}: {cause}"),
+            Err(_) => format!("{step:?}: not committed within {STEP_TIMEOUT:?}"),
+        };
+        if let MemberStep::HandOver { to } = step {
+            self.preference().failed(to, Instant::now());
         }
+        Turn::Failed(cause)
+    }
+
+    fn preference(&self) -> MutexGuard<'_, Preference> {
+        // What it remembers is whole after each call.
+        self.preference.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows the newest membership: whose answers count, and whether this node still is in it.
@@ -324,9 +344,11 @@ impl<S: StateMachine> Driver<S> {
 
     async fn hand_over(&self, to: NodeId) -> Result<(), String> {
         let mut metrics = self.source.metrics();
-        let raft = self.raft()?;
-        let asked = raft.call(move |raft| async move { raft.trigger().transfer_leader(to).await });
-        asked.await.map_err(|fatal| fatal.to_string())?;
+        let deadline = Instant::now() + HAND_OVER_TIMEOUT;
+        let late = || format!("node {to} did not take over within {HAND_OVER_TIMEOUT:?}");
+        if !hand_over(&self.raft()?, (self.node_id, to), deadline).await? {
+            return Err(late());
+        }
         let taken = async {
             while metrics.borrow_watched().current_leader == Some(self.node_id) {
                 if metrics.changed().await.is_err() {
@@ -334,9 +356,7 @@ impl<S: StateMachine> Driver<S> {
                 }
             }
         };
-        timeout(HAND_OVER_TIMEOUT, taken)
-            .await
-            .map_err(|_| format!("node {to} did not take over within {HAND_OVER_TIMEOUT:?}"))
+        timeout_at(deadline, taken).await.map_err(|_| late())
     }
 
     /// Tells a node that it is no member any more, if it can be reached. Nobody speaks to it after that.

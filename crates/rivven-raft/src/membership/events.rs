@@ -8,7 +8,7 @@ use std::{
 use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::MemberCommand;
+use super::{MemberCommand, meter};
 use crate::types::StoredMembership;
 
 /// How many changes of the membership a node remembers. Older ones are forgotten.
@@ -62,6 +62,7 @@ impl Journal {
     }
 
     fn add(&self, index: u64, node: NodeId, change: MembershipEventKind) {
+        meter::changed(&change);
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         events.push_back(MembershipEvent { index, node, change });
         if events.len() > MAX_MEMBERSHIP_EVENTS {
@@ -94,6 +95,7 @@ impl Journal {
             configs.last().cloned().unwrap_or_default()
         };
         let (nodes, voters) = ((nodes(before), nodes(after)), (voters(before), voters(after)));
+        meter::members(&nodes.1, &voters.1);
         for node in nodes.1.difference(&nodes.0) {
             self.add(index, *node, MembershipEventKind::Added);
         }

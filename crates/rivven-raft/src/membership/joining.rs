@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
+use rivven_transport::LocalIdentity;
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{JoinRequest, MemberError, MemberRole, ask_to_join, wire::WireAsk};
-use crate::{RaftNode, StateMachine, node::Inner};
+use super::{DEFAULT_PRIORITY, JoinRequest, MemberError, MemberRole, ask_to_join, wire::WireAsk};
+use crate::{RaftNode, StateMachine, fabric::fabric_addr, node::Inner};
 
 /// Wait between attempts: doubles from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -18,7 +19,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a node says of itself when it joins a running group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JoinAs {
     /// Where members reach it. Required over a transport; a fabric finds nodes by id.
@@ -27,6 +28,19 @@ pub struct JoinAs {
     pub zone: String,
     /// What it may become. Default [`MemberRole::Auto`].
     pub role: MemberRole,
+    /// How much it should lead. Default [`DEFAULT_PRIORITY`].
+    pub priority: u16,
+}
+
+impl Default for JoinAs {
+    fn default() -> Self {
+        Self {
+            addr: None,
+            zone: String::new(),
+            role: MemberRole::Auto,
+            priority: DEFAULT_PRIORITY,
+        }
+    }
 }
 
 impl JoinAs {
@@ -55,6 +69,40 @@ impl JoinAs {
     pub const fn role(mut self, role: MemberRole) -> Self {
         self.role = role;
         self
+    }
+
+    /// How much it should lead, up to [`MAX_PRIORITY`](crate::MAX_PRIORITY).
+    ///
+    /// A leader hands over to a voter of a higher priority that has lived without a break for the time that
+    /// [`RaftBuilder::priority_hold`](crate::RaftBuilder::priority_hold) says, twice as long for each break of the last
+    /// hour. One of priority 0 leads only while nobody else can, and does not wait. Elections do not look at it.
+    #[must_use]
+    pub const fn priority(mut self, priority: u16) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The same as a request of the node `local`. Without an address it is one that only a fabric needs no other for.
+    pub(crate) fn request(self, local: &LocalIdentity) -> JoinRequest {
+        JoinRequest {
+            node: local.node,
+            instance: local.instance,
+            addr: self.addr.unwrap_or_else(|| fabric_addr(local.node)),
+            zone: self.zone,
+            role: self.role,
+            priority: self.priority,
+        }
+    }
+}
+
+impl From<JoinRequest> for JoinAs {
+    fn from(request: JoinRequest) -> Self {
+        Self {
+            addr: Some(request.addr),
+            zone: request.zone,
+            role: request.role,
+            priority: request.priority,
+        }
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use rivven_types::NodeId;
+use rivven_types::{InstanceId, NodeId};
 
 use super::{
-    JoinRequest, MemberChange, MemberCommand, MemberInfo, MemberRefusal, MemberStanding, MembershipView,
-    View,
+    JoinRequest, MAX_PRIORITY, MemberChange, MemberCommand, MemberInfo, MemberRefusal, MemberStanding,
+    MembershipView, View,
     driver::{Basis, Driver},
-    next, plan,
-    record::other_instance,
+    meter, next, plan,
+    replace::{self, may_replace},
     wire::{WireAnswer, WireAsk},
 };
 use crate::{StateMachine, system::SystemResponse};
@@ -38,8 +38,10 @@ impl<S: StateMachine> Driver<S> {
                 Ok((plan, _)) => WireAnswer::Plan(Box::new(plan)),
                 Err(refusal) => WireAnswer::Refused(refusal),
             },
-            WireAsk::Change { change, force } => self.change(&view, *change, force.as_deref()).await,
-            WireAsk::Join(request) | WireAsk::ForwardedJoin(request) => self.join(&view, request).await,
+            WireAsk::Change { change, force } => counted(self.change(&view, *change, force.as_deref()).await),
+            WireAsk::Join(request) | WireAsk::ForwardedJoin(request) => {
+                counted(self.join(&view, request).await)
+            }
         }
     }
 
@@ -64,14 +66,20 @@ impl<S: StateMachine> Driver<S> {
     async fn join(&self, view: &View, request: &JoinRequest) -> WireAnswer {
         let node = request.node;
         let bound = view.seated.get(&node).and_then(|seated| seated.instance);
-        if let Some(bound) = bound.filter(|bound| *bound != request.instance && !view.is_stale(node)) {
-            let refusal = other_instance(node, bound, request.instance);
-            return WireAnswer::Refused(MemberRefusal::Refused(refusal));
-        }
+        let lost = bound.filter(|bound| *bound != request.instance && !view.is_stale(node));
+        let replaced = match lost {
+            None => None,
+            Some(lost) => match self.replace(view, request, lost).await {
+                Ok(view) => Some(view),
+                Err(answer) => return answer,
+            },
+        };
+        let view = replaced.as_ref().unwrap_or(view);
         let known = view.records.get(node).is_some_and(|record| {
             record.instance == Some(request.instance)
                 && record.addr.as_ref() == Some(&request.addr)
                 && (record.zone.as_str(), record.configured) == (request.zone.as_str(), request.role)
+                && record.priority == request.priority.min(MAX_PRIORITY)
         });
         if known {
             return WireAnswer::Joined;
@@ -82,6 +90,7 @@ impl<S: StateMachine> Driver<S> {
             addr,
             zone,
             role,
+            priority,
         } = request.clone();
         let command = MemberCommand::Join {
             node,
@@ -89,8 +98,42 @@ impl<S: StateMachine> Driver<S> {
             addr,
             zone,
             role,
+            priority,
         };
         self.written(command, WireAnswer::Joined).await
+    }
+
+    /// A member comes with another data directory than it is bound to: gives the old one up, if that is allowed, and
+    /// gives the view after that.
+    async fn replace(
+        &self,
+        view: &View,
+        request: &JoinRequest,
+        lost: InstanceId,
+    ) -> Result<View, WireAnswer> {
+        let (node, found) = (request.node, request.instance);
+        may_replace(view, &self.policy, node).map_err(|why| {
+            let refusal = replace::refusal(&self.policy, (node, lost, found), &why);
+            WireAnswer::Refused(MemberRefusal::Refused(refusal))
+        })?;
+        tracing::warn!(
+            node_id = self.node_id,
+            peer = node,
+            %lost,
+            %found,
+            "a member came back with an empty disk; giving up its old data directory"
+        );
+        let command = MemberCommand::Replace {
+            node,
+            lost: Some(lost),
+            forced: None,
+        };
+        match self.written(command, WireAnswer::Joined).await {
+            WireAnswer::Joined => {}
+            answer => return Err(answer),
+        }
+        let (view, _) = self.observe().await.ok_or(WireAnswer::NotSettled)?;
+        Ok(view)
     }
 
     /// Writes a command down, and answers with `done` if it is carried out.
@@ -148,6 +191,15 @@ impl<S: StateMachine> Driver<S> {
             silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
             lag: seated.and_then(|seated| seated.health.lag),
             leaving: record.is_some_and(|record| record.leaving),
+            priority: view.records.priority(node),
         }
     }
+}
+
+/// The answer to a request for a change, noted if it refuses.
+fn counted(answer: WireAnswer) -> WireAnswer {
+    if let WireAnswer::Refused(refusal) = &answer {
+        meter::refused(refusal);
+    }
+    answer
 }

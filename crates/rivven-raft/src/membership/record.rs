@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rivven_types::{InstanceId, NodeId, PeerAddr};
 use serde::{Deserialize, Serialize};
 
-use crate::Refusal;
+use super::{DEFAULT_PRIORITY, MAX_PRIORITY};
+use crate::{RefoundingCause, Refusal, system::Refound};
 
 /// Most members of one group, voters and learners. Whoever asks to join beyond it is refused.
 pub const MAX_MEMBERS: usize = 128;
@@ -42,8 +43,8 @@ impl MemberRole {
     }
 }
 
-/// One member. A member without a record is [`MemberRole::Auto`], in no zone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One member. A member without a record is [`MemberRole::Auto`], in no zone, of the priority of all others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MemberRecord {
     /// As the node's own configuration says.
     pub(crate) configured: MemberRole,
@@ -59,6 +60,23 @@ pub(crate) struct MemberRecord {
     pub(crate) leaving: bool,
     /// It may leave, or lose its vote, even where that costs what must not be lost otherwise.
     pub(crate) forced: bool,
+    /// How much it should lead, as its own configuration says.
+    pub(crate) priority: u16,
+}
+
+impl Default for MemberRecord {
+    fn default() -> Self {
+        Self {
+            configured: MemberRole::Auto,
+            ordered: None,
+            zone: String::new(),
+            instance: None,
+            addr: None,
+            leaving: false,
+            forced: false,
+            priority: DEFAULT_PRIORITY,
+        }
+    }
 }
 
 impl MemberRecord {
@@ -77,6 +95,7 @@ pub(crate) enum MemberCommand {
         addr: PeerAddr,
         zone: String,
         role: MemberRole,
+        priority: u16,
     },
     /// An operator gives a node a role.
     Order { node: NodeId, role: MemberRole },
@@ -141,6 +160,10 @@ impl Records {
 
     pub(crate) fn role(&self, node: NodeId) -> MemberRole {
         self.get(node).map_or(MemberRole::Auto, MemberRecord::role)
+    }
+
+    pub(crate) fn priority(&self, node: NodeId) -> u16 {
+        self.get(node).map_or(DEFAULT_PRIORITY, |record| record.priority)
     }
 
     /// The zone, if it has a name.
@@ -210,6 +233,7 @@ impl Records {
                 addr,
                 zone,
                 role,
+                priority,
             } => {
                 self.admit(node, instance)?;
                 let record = self.entry(node)?;
@@ -217,6 +241,7 @@ impl Records {
                 record.addr = Some(addr);
                 record.zone = zone;
                 record.configured = role;
+                record.priority = priority.min(MAX_PRIORITY);
             }
             MemberCommand::Order { node, role } => self.entry(node)?.ordered = Some(role),
             MemberCommand::Welcome { node, role } => {
@@ -254,6 +279,45 @@ impl Records {
             }
         }
         Ok(())
+    }
+
+    /// Leaves one member alone with its records, and shuts every other data directory out.
+    ///
+    /// Node ids stay free, so that each may come back with an empty disk; but for a member whose directory
+    /// is not known, which nothing else tells from its past.
+    pub(crate) fn refound(&mut self, refound: &Refound) {
+        let Refound { record, addr, lost } = refound;
+        let mut own = self.members.remove(&record.node).unwrap_or_default();
+        let before = own.instance.replace(record.instance);
+        own.addr = Some(addr.clone());
+        own.ordered = None;
+        (own.leaving, own.forced) = (false, false);
+        if record.cause == RefoundingCause::Restored {
+            // No node of another cluster can come back, so every id is free again, and says its zone anew.
+            own = MemberRecord {
+                instance: own.instance,
+                addr: own.addr,
+                ..MemberRecord::default()
+            };
+            self.removed.clear();
+        }
+        let known = std::mem::take(&mut self.members);
+        let instances = known.values().filter_map(|other| other.instance);
+        let instances: Vec<InstanceId> = instances
+            .chain(lost.values().copied().flatten())
+            .chain(before)
+            .collect();
+        for instance in instances.into_iter().filter(|lost| *lost != record.instance) {
+            self.fence(instance);
+        }
+        for (node, seat) in lost {
+            let bound = seat.or_else(|| known.get(node).and_then(|other| other.instance));
+            if bound.is_none() && record.cause == RefoundingCause::Recovered && !self.removed.contains(node) {
+                self.removed.push_back(*node);
+                drop_oldest(&mut self.removed);
+            }
+        }
+        self.members.insert(record.node, own);
     }
 
     /// Whether a node may join, or speak as the member that it is, with this data directory.

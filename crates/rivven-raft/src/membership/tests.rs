@@ -18,6 +18,8 @@ pub(super) const POLICY: Policy = Policy {
     silence: Duration::from_secs(2),
     caught_up_lag: 100,
     bound: true,
+    replace: Replace::Refuse,
+    priority_hold: Duration::from_secs(30),
 };
 
 /// How a member is.
@@ -101,7 +103,21 @@ pub(super) fn join(node: NodeId, disk: u8, zone: &str, role: MemberRole) -> Memb
         addr: format!("node{node}:9093").parse().unwrap(),
         zone: zone.to_owned(),
         role,
+        priority: DEFAULT_PRIORITY,
     }
+}
+
+/// The view once `node` has said its priority.
+pub(super) fn prefers(view: View, node: NodeId, wanted: u16) -> View {
+    let (zone, role) = (
+        view.records.zone(node).unwrap_or_default().to_owned(),
+        view.records.role(node),
+    );
+    let mut said = join(node, 0, &zone, role);
+    if let MemberCommand::Join { priority, .. } = &mut said {
+        *priority = wanted;
+    }
+    view.told(said)
 }
 
 /// Every step until there is none, and the view after them.

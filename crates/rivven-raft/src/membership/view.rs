@@ -7,7 +7,7 @@ use std::{
 
 use rivven_types::{InstanceId, NodeId, PeerAddr};
 
-use super::{MemberRole, QuorumState, Records};
+use super::{MemberRole, QuorumState, Records, Replace};
 
 /// What the leader sees of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub(crate) struct Policy {
     pub(crate) voter_target: usize,
     /// How long a voter may be silent before another one takes its place.
     pub(crate) replace_after: Duration,
+    /// How long a voter of higher priority has to have lived before leadership goes to it.
+    pub(crate) priority_hold: Duration,
     /// How long a member may be silent and still count as living.
     pub(crate) silence: Duration,
     /// How many entries a learner may lack and still count as caught up.
@@ -43,6 +45,8 @@ pub(crate) struct Policy {
     /// Whether members are bound to their data directories. Not so for nodes that keep everything in memory
     /// and come back empty.
     pub(crate) bound: bool,
+    /// What is done about a member that comes with another data directory.
+    pub(crate) replace: Replace,
 }
 
 /// All that a decision depends on.
@@ -91,7 +95,8 @@ impl View {
         node != self.leader && self.silence(node) > policy.replace_after
     }
 
-    fn silence(&self, node: NodeId) -> Duration {
+    /// How long the member has not answered with the data directory that it is bound to.
+    pub(super) fn silence(&self, node: NodeId) -> Duration {
         if node == self.leader {
             return Duration::ZERO;
         }

@@ -55,6 +55,8 @@ pub struct JoinRequest {
     pub zone: String,
     /// What it may become.
     pub role: MemberRole,
+    /// How much it should lead.
+    pub priority: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +146,8 @@ pub struct MemberInfo {
     pub lag: Option<u64>,
     /// Whether it is to leave for good.
     pub leaving: bool,
+    /// How much it should lead.
+    pub priority: u16,
 }
 
 /// The membership, as the leader sees it.

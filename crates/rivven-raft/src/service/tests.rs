@@ -76,6 +76,7 @@ async fn whoever_is_no_member_may_ask_to_join_for_itself_and_nothing_else() {
         addr: "node3:9093".parse().unwrap(),
         zone: String::new(),
         role: MemberRole::Auto,
+        priority: crate::DEFAULT_PRIORITY,
     };
     let remove = MemberChange::Remove { node: 1 };
     for (ask, code) in [

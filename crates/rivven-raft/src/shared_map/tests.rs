@@ -10,6 +10,15 @@ use super::*;
 fn check_nodes(node: &Node<u32, u32>, lower: Option<u32>, upper: Option<u32>) -> usize {
     let inside = |key: u32| lower.is_none_or(|lower| key >= lower) && upper.is_none_or(|upper| key < upper);
     assert!((1..=MAX_NODE).contains(&node.len()), "{} entries", node.len());
+    let capacity = match node {
+        Node::Leaf(entries) => entries.capacity(),
+        Node::Inner(children) => children.capacity(),
+    };
+    assert!(
+        capacity <= MAX_NODE,
+        "{} entries have room for {capacity}",
+        node.len()
+    );
     match node {
         Node::Leaf(entries) => {
             assert!(entries.is_sorted_by(|a, b| a.0 < b.0));

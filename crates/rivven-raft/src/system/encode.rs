@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use super::{
-    Chain, Digest, Levels, MAX_KEPT_REPLY_BYTES, System,
+    Chain, Digest, Levels, MAX_KEPT_REPLY_BYTES, Refoundings, System,
     session::{Kept, SessionId, Window},
 };
 use rivven_types::NodeId;
@@ -25,7 +25,8 @@ type SessionRecord = (SessionId, u64, Option<u64>, Window);
 
 impl System {
     /// Version, log time, the last digest, finalised features; kept digests, sessions, replies and members,
-    /// each group behind its number; removed nodes and fenced data directories.
+    /// each group behind its number; removed nodes and fenced data directories; how often the group began
+    /// anew, and the number and a record of each time that is remembered.
     pub(crate) fn encode(&self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&[VERSION])?;
         write_u64(out, self.log_time_ms)?;
@@ -50,6 +51,11 @@ impl System {
             write_record(out, &(node, record))?;
         }
         write_record(out, &self.members.shut_out())?;
+        write_u64(out, self.refoundings.count())?;
+        write_u64(out, self.refoundings.iter().len() as u64)?;
+        for refounding in self.refoundings.iter() {
+            write_record(out, refounding)?;
+        }
         Ok(())
     }
 
@@ -88,6 +94,10 @@ impl System {
         system
             .members
             .restore_shut_out(read_record(input, MAX_RECORD_BYTES)?);
+        system.refoundings = Refoundings::starting_at(read_u64(input)?);
+        for _ in 0..read_u64(input)? {
+            system.refoundings.keep(read_record(input, MAX_RECORD_BYTES)?);
+        }
         *self = system;
         Ok(())
     }

@@ -22,6 +22,8 @@ pub(crate) struct Features {
     supported: Levels,
     /// Replicated.
     finalized: Levels,
+    /// Whether levels are only looked at, and nothing acts on them.
+    lenient: bool,
 }
 
 impl Default for Features {
@@ -29,6 +31,7 @@ impl Default for Features {
         Self {
             supported: Levels::from([(RIVVEN_FEATURE.to_owned(), RIVVEN_LEVEL)]),
             finalized: Levels::new(),
+            lenient: false,
         }
     }
 }
@@ -39,6 +42,14 @@ impl Features {
         let mut features = Self::default();
         features.supported.extend(levels);
         features
+    }
+
+    /// Takes whatever is finalised: to look into a snapshot whose application is not at hand.
+    pub(crate) fn of_anybody() -> Self {
+        Self {
+            lenient: true,
+            ..Self::default()
+        }
     }
 
     pub(crate) const fn supported(&self) -> &Levels {
@@ -93,7 +104,7 @@ impl Features {
     fn check_supported(&self) -> Result<(), String> {
         for (feature, level) in &self.finalized {
             let supported = self.supported.get(feature).copied().unwrap_or(0);
-            if *level > supported {
+            if *level > supported && !self.lenient {
                 return Err(format!(
                     "level {level} of feature `{feature}` is finalised, and this release supports {supported}; \
                      upgrade this node"

@@ -282,7 +282,7 @@ impl Sessions {
     }
 
     /// How many sessions and how many replies there are.
-    pub(super) const fn lens(&self) -> (usize, usize) {
+    pub(crate) const fn lens(&self) -> (usize, usize) {
         (self.windows.len(), self.replies.len())
     }
 

@@ -258,6 +258,9 @@ fn the_snapshot_is_that_of_version_0() {
         // No member; nobody shut out.
         number(0),
         b"\x02\0\0\0\x00\x00".to_vec(),
+        // Never begun anew.
+        number(0),
+        number(0),
     ];
     assert_eq!(bytes, expected.concat());
     let golden = 71_678_744_281_162_415_397_912_345_774_360_073_374;
@@ -356,6 +359,9 @@ fn a_snapshot_with_two_replies_of_one_proposal_or_of_one_entry_is_refused() {
     let mut members = Vec::new();
     crate::records::write_u64(&mut members, 0).unwrap();
     crate::records::write_record(&mut members, &Records::default().shut_out()).unwrap();
+    for _ in 0..2 {
+        crate::records::write_u64(&mut members, 0).unwrap();
+    }
     let head = whole.strip_suffix(&members[..]).unwrap();
     let head = head.strip_suffix(&replies[..]).unwrap();
     assert!(restored(&[head, &replies, &members].concat()).is_ok());

@@ -7,13 +7,30 @@
     reason = "helpers of tests fail by panicking"
 )]
 
-use std::time::Duration;
+pub(crate) mod backup;
 
-use rivven_raft::{Consistency, Fabric, KvCommand, KvStore, NodeId, RaftConfig, RaftNode};
+use std::{path::Path, time::Duration};
+
+use rivven_raft::{Consistency, Fabric, KvCommand, KvStore, NodeDir, NodeId, RaftConfig, RaftNode};
+use rivven_types::ClusterId;
 
 pub(crate) type Node = RaftNode<KvStore>;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(10);
+
+/// The cluster of data directories, unless a test says another one.
+pub(crate) const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
+
+/// The data directory of a node in `root`.
+pub(crate) fn open(root: &Path, node_id: NodeId) -> NodeDir {
+    open_of(root, CLUSTER, node_id)
+}
+
+/// The data directory of a node of some cluster in `root`.
+pub(crate) fn open_of(root: &Path, cluster: ClusterId, node_id: NodeId) -> NodeDir {
+    let random = [u8::try_from(node_id).unwrap(); 16];
+    NodeDir::open(root.join(node_id.to_string()), cluster, node_id, random).unwrap()
+}
 
 pub(crate) fn config(node_id: NodeId, voters: u64) -> RaftConfig {
     RaftConfig {

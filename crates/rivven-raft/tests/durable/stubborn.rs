@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use rivven_raft::{ApplyCtx, NodeDirError, StateMachine};
+use rivven_raft::{ApplyCtx, NodeDir, NodeDirError, StateMachine};
 
 use super::*;
 

@@ -57,7 +57,7 @@ async fn a_node_on_a_full_file_system_comes_back_once_there_is_room() {
 async fn fill_and_empty(root: &Path) {
     let ballast = root.join("ballast");
     fs::write(&ballast, vec![1; 24 << 20]).unwrap();
-    let dir = NodeDir::open(root.join("1"), CLUSTER, 1, [1; 16]).unwrap();
+    let dir = open(root, 1);
     let builder = RaftNode::builder(config(1, 1))
         .fabric(&Fabric::new())
         .data_dir(dir);

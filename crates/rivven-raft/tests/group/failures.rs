@@ -141,13 +141,21 @@ async fn large_values_reach_a_follower_that_was_away() {
     let away = (1..=3).find(|id| *id != leader).unwrap();
     let others: Vec<u64> = (1..=3).filter(|id| *id != away).collect();
     isolate(&fabric, away, &others);
+    // From 64 KiB to the largest there may be, each unlike the others.
+    let value = |i: u8| vec![i; (64 << 10 << (i % 5)).min(MAX_VALUE_BYTES)];
     for i in 0..40 {
-        let command = KvCommand::put(format!("{i}"), vec![7; MAX_VALUE_BYTES]);
+        let command = KvCommand::put(format!("{i}"), value(i));
         node(&nodes, leader).propose(command).await.unwrap();
     }
     fabric.network().heal();
-    let read = node(&nodes, away)
-        .read(Consistency::Linearizable, KvStore::len)
-        .await;
-    assert_eq!(read.unwrap().value, 40);
+    for node in &nodes {
+        let read = node.read(Consistency::Linearizable, |kv: &KvStore| {
+            let whole = |i: &u8| {
+                kv.get(&format!("{i}"))
+                    .is_some_and(|entry| entry.value == value(*i))
+            };
+            (0..40).filter(whole).count()
+        });
+        assert_eq!(read.await.unwrap().value, 40);
+    }
 }

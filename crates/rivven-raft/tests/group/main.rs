@@ -10,5 +10,6 @@ mod founding;
 mod leases;
 mod life;
 mod outside;
+mod priorities;
 mod proposals;
 mod stalls;

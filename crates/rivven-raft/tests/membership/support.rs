@@ -12,7 +12,7 @@ use std::{
 
 use rivven_raft::{
     Consistency, Fabric, JoinAs, KvCommand, KvStore, MembershipView, NodeDir, NodeId, ProposeOptions,
-    RaftBuilder, RaftNode, TaskGroup,
+    RaftBuilder, RaftNode, Replace, SimulatedDisk, TaskGroup,
 };
 use rivven_types::ClusterId;
 use tempfile::TempDir;
@@ -24,14 +24,31 @@ const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
 pub(crate) const REPLACE_AFTER: Duration = Duration::from_secs(60);
 
+/// Pause between two writes of the load. Almost all that a test costs is what the writes cost, so there are as many
+/// as it takes to have something to lose at any moment of a change.
+const LOAD_INTERVAL: Duration = Duration::from_millis(30);
+
 pub(crate) struct Group {
     pub(crate) fabric: Fabric,
     root: TempDir,
     founders: u64,
     seed: u64,
+    replace: Replace,
     nodes: Arc<Mutex<BTreeMap<NodeId, Node>>>,
     /// How often each node's disk was lost.
     wiped: Mutex<BTreeMap<NodeId, u8>>,
+    /// Where each node keeps its log.
+    disks: Mutex<BTreeMap<NodeId, SimulatedDisk>>,
+}
+
+/// A place for small files: in memory, where there is one.
+fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        TempDir::new_in(memory).unwrap()
+    } else {
+        TempDir::new().unwrap()
+    }
 }
 
 fn random(node: NodeId, wiped: u8) -> [u8; 16] {
@@ -49,15 +66,26 @@ impl Group {
         Self::seeded(founders, 0).await
     }
 
+    /// A group whose leader replaces lost disks by itself.
+    pub(crate) async fn replacing(founders: u64) -> Self {
+        Self::with(founders, 0, Replace::Auto).await
+    }
+
     pub(crate) async fn seeded(founders: u64, seed: u64) -> Self {
+        Self::with(founders, seed, Replace::Refuse).await
+    }
+
+    async fn with(founders: u64, seed: u64, replace: Replace) -> Self {
         eprintln!("group of {founders}, seed {seed}");
         let group = Self {
             fabric: Fabric::new(),
-            root: TempDir::new().unwrap(),
+            root: scratch(),
             founders,
             seed,
+            replace,
             nodes: Arc::default(),
             wiped: Mutex::default(),
+            disks: Mutex::default(),
         };
         for id in 1..=founders {
             group.start_node(id).await;
@@ -75,8 +103,15 @@ impl Group {
             .seed(id + 1_000 * self.seed)
             .data_dir(open(self.root.path(), id, wiped))
             .voter_replace_after(REPLACE_AFTER)
-            .inline_writes()
+            .replace(self.replace)
+            .simulated_disk(&self.disk(id))
+            .tasks(TaskGroup::simulated())
             .state_machine(KvStore::new())
+    }
+
+    fn disk(&self, id: NodeId) -> SimulatedDisk {
+        let mut disks = self.disks.lock().unwrap();
+        disks.entry(id).or_insert_with(|| SimulatedDisk::new(id)).clone()
     }
 
     /// Starts a founder.
@@ -101,6 +136,7 @@ impl Group {
     /// Loses the disk of a node that does not run.
     pub(crate) fn wipe(&self, id: NodeId) {
         std::fs::remove_dir_all(self.root.path().join(id.to_string())).unwrap();
+        self.disks.lock().unwrap().remove(&id);
         *self.wiped.lock().unwrap().entry(id).or_insert(0) += 1;
     }
 
@@ -221,7 +257,7 @@ impl Group {
                 if node.propose_with(put, options).await.is_ok() {
                     acknowledged.push(key);
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(LOAD_INTERVAL).await;
             }
             acknowledged
         });

@@ -1,18 +1,20 @@
 //! `KvStore` against a model that keeps a whole copy of the map for every revision.
 
+mod steps;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{collection::vec, prelude::*};
 
-use super::{super::*, apply_at, encoded};
+use self::steps::{Step, limits, range, step};
+use super::{
+    super::{history::Limits, *},
+    apply_at, encoded,
+};
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap()
-}
-
-fn at(revision: u64) -> usize {
-    usize::try_from(revision).unwrap()
 }
 
 type Map = BTreeMap<String, KvEntry>;
@@ -24,13 +26,23 @@ struct ModelLease {
     of_key: bool,
 }
 
-/// The map at each revision, from 0 on.
+/// The map at each revision, from `base` on.
 #[derive(Debug)]
 struct Model {
+    base: u64,
     maps: Vec<Map>,
+    limits: Limits,
     oldest: u64,
     leases: BTreeMap<u64, ModelLease>,
     granted: u64,
+}
+
+fn store_with(limits: Limits) -> KvStore {
+    let history = History::starting_at(0, limits);
+    KvStore {
+        history,
+        ..KvStore::new()
+    }
 }
 
 fn refused(code: &str) -> KvResponse {
@@ -38,8 +50,10 @@ fn refused(code: &str) -> KvResponse {
 }
 
 impl Model {
-    fn new() -> Self {
+    fn new(limits: Limits) -> Self {
         Self {
+            base: 0,
+            limits,
             maps: vec![Map::new()],
             oldest: 0,
             leases: BTreeMap::new(),
@@ -48,7 +62,11 @@ impl Model {
     }
 
     fn revision(&self) -> u64 {
-        self.maps.len() as u64 - 1
+        self.base + self.maps.len() as u64 - 1
+    }
+
+    fn at(&self, revision: u64) -> &Map {
+        &self.maps[usize::try_from(revision - self.base).unwrap()]
     }
 
     fn now(&self) -> &Map {
@@ -63,7 +81,32 @@ impl Model {
         let map = self.maps.last().unwrap();
         let used = |id: u64| map.values().any(|entry| entry.lease == Some(LeaseId(id)));
         self.leases.retain(|id, lease| !lease.of_key || used(*id));
+        self.forget();
         self.revision()
+    }
+
+    /// Forgets whole revisions until the limits are kept.
+    fn forget(&mut self) {
+        let bytes = |event: &KvEvent| {
+            let value = event.previous.as_ref().map_or(0, |entry| entry.value.len());
+            let removal = if event.entry.is_none() { 64 } else { 0 };
+            event.key.len() + value + removal + 160
+        };
+        let mut events = self.events(&KeyRange::all(), self.oldest + 1);
+        let within = |events: &[KvEvent], limits: Limits| {
+            events.len() <= limits.changes && events.iter().map(bytes).sum::<usize>() <= limits.bytes
+        };
+        while !within(&events, self.limits) {
+            self.oldest += 1;
+            events.retain(|event| event.revision > self.oldest);
+        }
+    }
+
+    fn refound(&mut self) {
+        self.base = self.revision() + REFOUNDING_GAP;
+        self.maps = vec![self.now().clone()];
+        self.oldest = self.base;
+        self.granted += REFOUNDING_GAP;
     }
 
     fn usable(&self, lifetime: Lifetime) -> bool {
@@ -277,7 +320,7 @@ impl Model {
     fn events(&self, range: &KeyRange, from: u64) -> Vec<KvEvent> {
         let mut events = Vec::new();
         for revision in from..=self.revision() {
-            let (before, after) = (&self.maps[at(revision) - 1], &self.maps[at(revision)]);
+            let (before, after) = (self.at(revision - 1), self.at(revision));
             let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
             keys.sort();
             keys.dedup();
@@ -329,13 +372,20 @@ impl Model {
             );
             return;
         }
-        let then = &self.maps[at(revision)];
+        let then = self.at(revision);
         let inside = then.iter().filter(|(key, _)| range.contains(key));
         let inside: Vec<_> = inside.map(|(key, entry)| (key.clone(), entry.clone())).collect();
         let read: Vec<_> = store.range_at(range, revision).unwrap().map(owned).collect();
         assert_eq!(read, inside, "{range:?} at {revision}");
-        for key in ["a", "b", "ab"] {
-            assert_eq!(store.get_at(key, revision).unwrap(), then.get(key));
+        for key in ["a", "b", "ab"]
+            .into_iter()
+            .chain(then.keys().map(String::as_str))
+        {
+            assert_eq!(
+                store.get_at(key, revision).unwrap(),
+                then.get(key),
+                "{key} at {revision}"
+            );
         }
         let (mut events, mut next) = (Vec::new(), revision + 1);
         while next <= store.revision() {
@@ -353,96 +403,19 @@ impl Model {
     }
 }
 
-fn key() -> impl Strategy<Value = String> {
-    "[ab]{1,3}"
-}
-
-fn value() -> impl Strategy<Value = Bytes> {
-    "[xy]{0,2}".prop_map(Bytes::from)
-}
-
-fn range() -> impl Strategy<Value = KeyRange> {
-    prop_oneof![
-        Just(KeyRange::all()),
-        key().prop_map(KeyRange::prefix),
-        key().prop_map(KeyRange::key),
-        (key(), key()).prop_map(|(a, b)| KeyRange::from_to(a, b)),
-        key().prop_map(KeyRange::starting_at),
-    ]
-}
-
-fn lease() -> impl Strategy<Value = LeaseId> {
-    (1..12_u64).prop_map(LeaseId)
-}
-
-fn lifetime() -> impl Strategy<Value = Lifetime> {
-    prop_oneof![
-        3 => Just(Lifetime::Unlimited),
-        2 => lease().prop_map(Lifetime::Lease),
-        1 => (1_000..3_000_u64).prop_map(Lifetime::Ttl),
-    ]
-}
-
-fn op() -> impl Strategy<Value = KvOp> {
-    prop_oneof![
-        4 => (key(), value(), lifetime()).prop_map(|(key, value, lifetime)| KvOp::Put { key, value, lifetime }),
-        2 => key().prop_map(KvOp::delete),
-        1 => range().prop_map(|range| KvOp::DeleteRange { range }),
-        2 => (range(), 0..4_u32).prop_map(|(range, limit)| KvOp::Range { range, limit }),
-    ]
-}
-
-fn compare() -> impl Strategy<Value = KvCompare> {
-    let target = prop_oneof![
-        any::<bool>().prop_map(CompareTarget::Exists),
-        value().prop_map(|value| CompareTarget::Value(Comparison::Less, value)),
-        (0..3_u64).prop_map(|to| CompareTarget::Version(Comparison::Greater, to)),
-        (0..40_u64).prop_map(|to| CompareTarget::ModRevision(Comparison::Equal, to)),
-        (0..40_u64).prop_map(|to| CompareTarget::CreateRevision(Comparison::NotEqual, to)),
-    ];
-    (key(), target).prop_map(|(key, target)| KvCompare::new(key, target))
-}
-
-fn command() -> impl Strategy<Value = KvCommand> {
-    let txn = (vec(compare(), 0..2), vec(op(), 0..5), vec(op(), 0..3));
-    prop_oneof![
-        6 => (key(), value(), lifetime()).prop_map(|(key, value, lifetime)| KvCommand::put_for(key, value, lifetime)),
-        2 => key().prop_map(KvCommand::delete),
-        2 => (key(), option::of(0..60_u64), option::of(value()), lifetime()).prop_map(
-            |(key, expected, value, lifetime)| KvCommand::Cas { key, expected, value, lifetime }
-        ),
-        1 => range().prop_map(|range| KvCommand::DeleteRange { range }),
-        4 => txn.prop_map(|(compare, then, otherwise)| KvCommand::Txn(KvTxn { compare, then, otherwise })),
-        2 => (1_000..3_000_u64).prop_map(|ttl_ms| KvCommand::GrantLease { ttl_ms }),
-        1 => lease().prop_map(|lease| KvCommand::RenewLease { lease }),
-        1 => lease().prop_map(|lease| KvCommand::RevokeLease { lease }),
-        1 => (0..60_u64).prop_map(|revision| KvCommand::Compact { revision }),
-    ]
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Apply(KvCommand),
-    Tick(u64),
-    /// Goes on with a store restored from a snapshot.
-    Restore,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        12 => command().prop_map(Step::Apply),
-        3 => select(vec![0, 500, 1_000, 2_500]).prop_map(Step::Tick),
-        1 => Just(Step::Restore),
-    ]
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
     /// Proptest prints the steps that fail and keeps their seed in `proptest-regressions`.
     #[test]
-    fn the_store_agrees_with_a_copy_per_revision(steps in vec((step(), range(), any::<u16>()), 1..80)) {
-        let (mut store, mut model, mut now_ms) = (KvStore::new(), Model::new(), 0);
+    fn the_store_agrees_with_a_copy_per_revision(
+        limits in limits(),
+        steps in vec((step(), range(), any::<u16>()), 1..80),
+    ) {
+        let (mut store, mut model, mut now_ms) = (store_with(limits), Model::new(limits), 0);
+        let mut clones = Vec::new();
         for (index, (step, range, past)) in (1..).zip(steps) {
+            // What is checked at one revision after every step is checked at all after these.
+            let at_all = !matches!(step, Step::Apply(_) | Step::Tick(_)) || index % 16 == 0;
             match step {
                 Step::Apply(command) => {
                     let answer = apply_at(&mut store, index, now_ms, command.clone());
@@ -460,12 +433,25 @@ proptest! {
                 }
                 Step::Restore => {
                     let bytes = encoded(&store);
-                    store = KvStore::new();
+                    store = store_with(limits);
                     store.restore(&mut bytes.as_slice()).unwrap();
                     prop_assert_eq!(encoded(&store), bytes);
                 }
+                Step::Clone => clones.push((store.clone(), encoded(&store))),
+                Step::Refound => {
+                    store.refounded(&ApplyCtx::new(index, 1));
+                    model.refound();
+                }
             }
-            model.check(&store, &range, u64::from(past) % (model.revision() + 1));
+            let first = model.base.max(model.oldest.saturating_sub(1));
+            if at_all {
+                (first..=model.revision()).for_each(|revision| model.check(&store, &range, revision));
+            }
+            let past = u64::from(past) % (model.revision() - model.base + 1);
+            model.check(&store, &range, model.base + past);
+        }
+        for (clone, bytes) in clones {
+            prop_assert_eq!(encoded(&clone), bytes);
         }
     }
 }
