@@ -28,7 +28,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
     println!("plan: {topics} topics of 1,000 partitions of 3 replicas, optimized build, one thread");
     println!("conditions: {}", super::usage::conditions());
     println!(
-        "times are CPU time of the one thread, which a busy machine changes little; the least of {passes} passes"
+        "times are CPU time of the one thread, or on the wall below 200 ms; the least of {passes} passes"
     );
     let mut report = Report::new("plan");
     cases::all(topics, passes, &mut report)?;

@@ -9,9 +9,10 @@ use super::{Files, Finding};
 const DOCUMENT: &str = "docs/operating/metrics.md";
 
 /// What the names begin with. A string of such a form in a crate's source is a metric.
-const FAMILIES: [&str; 6] = [
+const FAMILIES: [&str; 7] = [
     "raft_follower_",
     "raft_log_",
+    "raft_members_",
     "raft_replicate_",
     "raft_write_",
     "rivven_",

@@ -10,15 +10,16 @@ use std::{
 use anyhow::{Context as _, Result};
 use rivven_raft::{Client, KvStore, NodeId, PeerAddr};
 use rivven_transport::{
-    BootEpoch, CallCtx, InstanceId, LocalIdentity, QuicTransport, Transport,
+    BootEpoch, CallCtx, CallError, InstanceId, LocalIdentity, QuicTransport, Transport,
     identity::{
         CertificateAuthority, CertificateName, Label, NodeIdentity, Subject, Validity, write_cluster,
     },
 };
+use tokio::time::{Instant, sleep};
 
 use super::{
     node::{AskStats, Stats, TakeOver},
-    process::Process,
+    process::{Memory, Process},
 };
 
 /// How many nodes.
@@ -150,7 +151,7 @@ impl Group {
             let target = self.stats(leader).await?.applied;
             for node in 1..=NODES {
                 while self.stats(node).await?.applied < target {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    sleep(Duration::from_millis(20)).await;
                 }
             }
             anyhow::Ok(())
@@ -159,8 +160,20 @@ impl Group {
     }
 
     async fn stats(&self, node: NodeId) -> Result<Stats> {
-        let ctx = CallCtx::timeout(START_TIMEOUT);
-        Ok(self.transport.call::<AskStats>(node, &(), ctx).await?)
+        let until = Instant::now() + START_TIMEOUT;
+        loop {
+            let ctx = CallCtx::timeout(START_TIMEOUT);
+            match self.transport.call::<AskStats>(node, &(), ctx).await {
+                // A node that has just been started again says so to the first call of the old connection, and to ask
+                // twice does no harm.
+                Err(CallError::MaybeExecuted { .. } | CallError::NotSent { .. })
+                    if Instant::now() < until =>
+                {
+                    sleep(Duration::from_millis(5)).await;
+                }
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     /// What all of them have used so far.
@@ -173,10 +186,9 @@ impl Group {
         Ok(usage)
     }
 
-    /// Resident memory of the largest, in MiB.
-    pub(super) fn resident_mib(&self) -> f64 {
-        let kib = self.nodes.values().filter_map(Process::resident_kib).max();
-        kib.map_or(f64::NAN, |kib| f64::from(kib) / 1024.0)
+    /// Memory of the largest, where the system says so.
+    pub(super) fn memory(&self) -> Option<Memory> {
+        self.nodes.values().filter_map(Process::memory).max()
     }
 
     /// Ends the client's side; the nodes are killed with their handles.

@@ -186,16 +186,23 @@ impl Counter {
 
 impl Bench {
     async fn puts(&mut self) -> Result<()> {
+        self.memory("before the puts");
         for clients in self.clients.clone() {
             let floor = self.floor_puts(clients).await?;
             let load = put_load(&self.group, clients, self.effort.load).await?;
             let case = format!("put {VALUE_BYTES} B, {clients} clients");
             self.loaded(&case, &load, floor.as_ref());
         }
-        let resident = self.group.resident_mib();
-        self.report
-            .add("after the puts", "memory", (resident, "MiB"), &[]);
+        self.memory("after the puts");
         Ok(())
+    }
+
+    fn memory(&mut self, case: &str) {
+        let Some(memory) = self.group.memory() else { return };
+        let mib = |kib: u32| (f64::from(kib) / 1024.0, "MiB");
+        self.report.add(case, "memory", mib(memory.resident_kib), &[]);
+        self.report
+            .add(case, "memory, program", mib(memory.program_kib), &[]);
     }
 
     fn loaded(&mut self, case: &str, load: &Load, floor: Option<&Shown>) {

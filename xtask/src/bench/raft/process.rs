@@ -55,10 +55,24 @@ impl Process {
         Some(Duration::from_nanos(total))
     }
 
-    /// Resident memory in KiB.
-    pub(super) fn resident_kib(&self) -> Option<u32> {
+    /// What is resident of its memory, where the system says so.
+    pub(super) fn memory(&self) -> Option<Memory> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.split_whitespace().next()?.parse().ok()
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        Some(Memory {
+            resident_kib: kib("VmRSS:")?,
+            program_kib: kib("RssFile:")?,
+        })
     }
+}
+
+/// What is resident of a process's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Memory {
+    pub(super) resident_kib: u32,
+    /// Of that, the program itself and libraries, which processes share and the system can drop.
+    pub(super) program_kib: u32,
 }

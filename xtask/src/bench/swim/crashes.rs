@@ -28,10 +28,22 @@ pub(super) struct Crashes {
 }
 
 impl Crashes {
-    /// When all knew of each crash, sorted, and how many observers missed one.
-    pub(super) fn all_know_and_missed(mut self) -> (Vec<f64>, usize) {
+    /// Pairs of crash and observer that did not learn of it.
+    pub(super) const fn missed(&self) -> usize {
+        self.missed
+    }
+
+    /// Reports what there is no reference for.
+    pub(super) fn add_to(&mut self, case: &str, report: &mut Report) {
         self.sort();
-        (self.all_know, self.missed)
+        let mut add = |metric, times: &[f64], permille| {
+            report.add(case, metric, (quantile(times, permille), "s"), &[]);
+        };
+        add("1st suspicion p50", &self.first_doubt, 500);
+        add("1st dead p50", &self.first_death, 500);
+        add("all know p50", &self.all_know, 500);
+        add("all know max", &self.all_know, 1_000);
+        report.add(case, "missed", (self.missed as f64, "pairs"), &[]);
     }
 
     fn sort(&mut self) {

@@ -10,7 +10,7 @@ use rivven_swim::{
 
 use super::{
     Args, Ours, Theirs,
-    contender::{Contender, cluster, quantile},
+    contender::{Contender, cluster},
     crashes::{Crashes, crash},
 };
 use crate::bench::{report::Report, usage};
@@ -141,14 +141,20 @@ pub(super) fn scale(args: &Args, report: &mut Report) -> Result<()> {
     }
     let bytes = sim.load.bytes as f64 / f64::from(SIZE) / (seconds as f64);
     report.add(case.as_str(), "bytes", (bytes, "/node-s"), &[]);
-    let mut crashes = Crashes::default();
-    for host in [77, 5_000, 9_999] {
-        crash(&mut sim, host, &mut crashes);
+    for (loss, hosts) in [
+        (0, [77, 5_000, 9_999]),
+        (50, [78, 5_001, 9_998]),
+        (100, [79, 5_002, 9_997]),
+    ] {
+        sim.loss = loss;
+        let case = format!("crash, N={SIZE}, loss {} %", loss / 10);
+        let mut crashes = Crashes::default();
+        for host in hosts {
+            crash(&mut sim, host, &mut crashes);
+        }
+        crashes.add_to(case.as_str(), report);
+        let missed = crashes.missed();
+        ensure!(missed == 0, "{case}: {missed} observers missed a crash");
     }
-    let (all, missed) = crashes.all_know_and_missed();
-    report.add(case.as_str(), "all know p50", (quantile(&all, 500), "s"), &[]);
-    report.add(case.as_str(), "all know max", (quantile(&all, 1_000), "s"), &[]);
-    report.add(case.as_str(), "missed", (missed as f64, "pairs"), &[]);
-    ensure!(missed == 0, "{case}: {missed} observers missed a crash");
     Ok(())
 }
