@@ -252,7 +252,7 @@ impl<S: StateMachine> Plant<S> {
         let bound = self.promise.as_ref().map(|promise| promise.lasts());
         let timeout = Duration::from_millis(self.config.election_timeout_max);
         let elections = pace_elections(
-            raft.clone(),
+            (raft.clone(), self.node_id),
             bound.unwrap_or_default(),
             timeout,
             self.scope.clone(),

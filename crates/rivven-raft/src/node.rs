@@ -391,10 +391,12 @@ impl<S: StateMachine> Inner<S> {
                     None => TransferError::NoLeader { cause },
                 });
             }
-            // Each leader is asked once; then it is a matter of waiting.
-            if let Some(leader) = status.leader.filter(|leader| asked != Some(*leader)) {
-                match self.ask_for_transfer(leader, to, deadline).await {
-                    Ok(()) => asked = Some(leader),
+            // Each leader is asked once in its term; then it is a matter of waiting. Whoever was faster than `to`,
+            // be it the one that handed over, leads another term.
+            let leads = status.leader.map(|leader| (leader, status.term));
+            if let Some(leads) = leads.filter(|leads| asked != Some(*leads)) {
+                match self.ask_for_transfer(leads.0, to, deadline).await {
+                    Ok(()) => asked = Some(leads),
                     Err(failure) => cause = failure,
                 }
             }

@@ -25,20 +25,30 @@ fn lan(node_id: u64) -> RaftConfig {
     }
 }
 
-async fn group_on_disks(fabric: &Fabric, root: &TempDir) -> (Vec<Node>, Vec<SimulatedDisk>) {
-    let (mut nodes, mut disks) = (Vec::new(), Vec::new());
-    for id in 1..=3 {
-        let disk = SimulatedDisk::new(id);
-        disk.set_pace(CALM);
+fn calm_disks() -> Vec<SimulatedDisk> {
+    let disks = (1..=3).map(SimulatedDisk::new);
+    disks.inspect(|disk| disk.set_pace(CALM)).collect()
+}
+
+async fn group_on(
+    disks: &[SimulatedDisk],
+    fabric: &Fabric,
+    root: &TempDir,
+    timing: fn(u64) -> RaftConfig,
+) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for (id, disk) in (1..).zip(disks) {
         let random = [u8::try_from(id).unwrap(); 16];
         let path = root.path().join(id.to_string());
         let dir = NodeDir::open(path, ClusterId::from_bytes([7; 16]), id, random).unwrap();
-        let builder = RaftNode::builder(lan(id)).fabric(fabric).seed(id).data_dir(dir);
-        let builder = builder.simulated_disk(&disk).state_machine(KvStore::new());
+        let builder = RaftNode::builder(timing(id))
+            .fabric(fabric)
+            .seed(id)
+            .data_dir(dir);
+        let builder = builder.simulated_disk(disk).state_machine(KvStore::new());
         nodes.push(builder.start().await.unwrap());
-        disks.push(disk);
     }
-    (nodes, disks)
+    nodes
 }
 
 const CALM: DiskPace = DiskPace {
@@ -64,7 +74,8 @@ async fn stalls_of_half_a_second_elect_nobody_with_the_timing_of_a_lan() {
     // Each alone, each two, and all at once: as many bits as disks.
     for stalled in 1..8_usize {
         let (fabric, root) = (Fabric::new(), TempDir::new().unwrap());
-        let (nodes, disks) = group_on_disks(&fabric, &root).await;
+        let disks = calm_disks();
+        let nodes = group_on(&disks, &fabric, &root, lan).await;
         let leader = agreed_leader(&nodes).await;
         put(&nodes[0], "k", "v").await;
         let term = nodes[0].status().term;
@@ -107,4 +118,48 @@ async fn stalls_of_half_a_second_elect_nobody_with_the_timing_of_a_lan() {
             assert!(longest >= STALL / 2, "disks {stalled:03b}: {longest:?}");
         }
     }
+}
+
+/// About the election timeout: until the vote of whoever stands is on such a disk, others may have stood.
+const SLOW: DiskPace = DiskPace {
+    sync: Duration::from_millis(100),
+    jitter: Duration::ZERO,
+};
+
+#[tokio::test(start_paused = true)]
+async fn leadership_reaches_a_slow_disk_although_others_are_elected_first() {
+    let (fabric, root) = (Fabric::new(), TempDir::new().unwrap());
+    let disks = calm_disks();
+    let nodes = group_on(&disks, &fabric, &root, |id| config(id, 3)).await;
+    agreed_leader(&nodes).await;
+    disks[2].set_pace(SLOW);
+    for round in 0..20 {
+        for to in [1, 3] {
+            let handed = nodes[0].transfer_leader(to).await;
+            assert!(handed.is_ok(), "round {round}, to {to}: {handed:?}");
+            put(&nodes[0], "k", "v").await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn terms_from_before_a_restart_delay_no_election() {
+    let (fabric, root) = (Fabric::new(), TempDir::new().unwrap());
+    let timing: fn(u64) -> RaftConfig = |id| config(id, 3);
+    let disks = calm_disks();
+    let nodes = group_on(&disks, &fabric, &root, timing).await;
+    for to in [1, 2, 3, 1, 2, 3] {
+        nodes[0].transfer_leader(to).await.unwrap();
+    }
+    let term = nodes[0].status().term;
+    assert!(term > 6, "{term}");
+    for node in &nodes {
+        node.shutdown().await;
+    }
+    drop(nodes);
+    let nodes = group_on(&disks, &fabric, &root, timing).await;
+    let begin = Instant::now();
+    agreed_leader(&nodes).await;
+    let elapsed = begin.elapsed();
+    assert!(elapsed < Duration::from_millis(600), "{elapsed:?}");
 }

@@ -137,8 +137,18 @@ impl Group {
 
     /// Has `node` lead.
     pub(super) async fn lead(&self, node: NodeId) -> Result<()> {
-        let ctx = CallCtx::timeout(START_TIMEOUT);
-        self.transport.call::<TakeOver>(node, &(), ctx).await?;
+        let until = Instant::now() + START_TIMEOUT;
+        // On a busy machine others may be elected before it, again and again; the figures are of what follows.
+        while let Err(error) = self
+            .transport
+            .call::<TakeOver>(node, &(), CallCtx::until(until))
+            .await
+        {
+            if Instant::now() >= until {
+                return Err(error.into());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
         // The client hears of it with the first write.
         self.ready().await
     }
