@@ -27,7 +27,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 enum Verdict {
     /// None of those that answered differs.
     Agreed,
-    /// Some differ, and there is no majority against this one.
+    /// Some differ, and a majority of the voters agree with this one.
+    Confirmed,
+    /// Some differ, and no majority agrees.
     Unclear,
     /// A majority of the voters agree on another digest.
     Outvoted,
@@ -36,6 +38,7 @@ enum Verdict {
 /// Judges by majority of all voters: those that do not answer are not counted as being of anybody's mind.
 fn judge(own: u128, others: &[Option<u128>], own_votes: bool) -> Verdict {
     let voters = others.len() + usize::from(own_votes);
+    let agree = others.iter().flatten().filter(|other| **other == own).count();
     let mut against: Vec<u128> = others
         .iter()
         .flatten()
@@ -47,6 +50,7 @@ fn judge(own: u128, others: &[Option<u128>], own_votes: bool) -> Verdict {
     match most {
         None => Verdict::Agreed,
         Some(most) if most > voters / 2 => Verdict::Outvoted,
+        Some(_) if agree + usize::from(own_votes) > voters / 2 => Verdict::Confirmed,
         Some(_) => Verdict::Unclear,
     }
 }
@@ -72,7 +76,7 @@ pub(crate) async fn compare_replicas<S: StateMachine>(
         let (verdict, text) = comparer.compare(&voters).await;
         match verdict {
             Verdict::Agreed => source.set_divergence(None),
-            Verdict::Unclear => {
+            Verdict::Confirmed | Verdict::Unclear => {
                 tracing::error!(node_id, text, "replicas differ");
                 source.set_divergence(Some(text));
             }
@@ -158,15 +162,31 @@ fn describe(own: Digest, others: &[NodeId], answers: &[Option<Digest>], verdict:
             None => text.push_str(&format!(", node {other} did not say")),
         }
     }
-    text.push_str(match verdict {
-        Verdict::Outvoted => {
+    match verdict {
+        Verdict::Agreed => {}
+        Verdict::Confirmed => text.push_str(&format!(
+            "; a majority agree with it: the odd one stops by itself if it can, and is rebuilt with `rivven-node \
+             member replace` ({})",
+            names(own, others, answers)
+        )),
+        Verdict::Outvoted => text.push_str(
             "; a majority agree against it: move the data directory away and rebuild this node with \
-             `rivven-node member replace`"
-        }
-        Verdict::Agreed | Verdict::Unclear => {
+             `rivven-node member replace`",
+        ),
+        Verdict::Unclear => text.push_str(
             "; no majority says which replica is wrong: take a backup of each, and look for a fault of memory or \
-             a state machine that is not deterministic"
-        }
-    });
+             a state machine that is not deterministic",
+        ),
+    }
     text
+}
+
+/// Those whose digest at the same place is not this one's.
+fn names(own: Digest, others: &[NodeId], answers: &[Option<Digest>]) -> String {
+    let differs = |answer: &Option<Digest>| {
+        answer.is_some_and(|theirs| theirs.index == own.index && theirs.value != own.value)
+    };
+    let odd = others.iter().zip(answers).filter(|(_, answer)| differs(answer));
+    let odd: Vec<String> = odd.map(|(node, _)| format!("node {node}")).collect();
+    odd.join(", ")
 }

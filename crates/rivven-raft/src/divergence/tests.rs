@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::{ApplyCtx, Fabric, ProposeError, RaftConfig, RaftNode, Role, StateMachine};
 
@@ -14,12 +16,15 @@ fn a_majority_of_all_voters_decides() {
     check(&[None, None], true, Verdict::Agreed);
     check(&[Some(2), Some(2)], true, Verdict::Outvoted);
     check(&[Some(2), None], true, Verdict::Unclear);
-    check(&[Some(2), Some(1)], true, Verdict::Unclear);
+    check(&[Some(2), Some(1)], true, Verdict::Confirmed);
+    check(&[Some(2), Some(1), None], true, Verdict::Unclear);
     check(&[Some(2), Some(3)], true, Verdict::Unclear);
     check(&[Some(2)], true, Verdict::Unclear);
-    check(&[Some(2), Some(2), Some(1), Some(1)], true, Verdict::Unclear);
+    check(&[Some(2), Some(2), Some(1), Some(1)], true, Verdict::Confirmed);
+    check(&[Some(2), Some(2), Some(1), None, None], true, Verdict::Unclear);
     check(&[Some(2), Some(2), Some(2), Some(1)], true, Verdict::Outvoted);
-    // A learner has no voice of its own.
+    // A learner has no voice of its own, and may be confirmed by the voters.
+    check(&[Some(1), Some(1), Some(2)], false, Verdict::Confirmed);
     check(&[Some(2)], false, Verdict::Outvoted);
     check(&[Some(2), None, None], false, Verdict::Unclear);
 }
@@ -52,8 +57,9 @@ impl StateMachine for Salted {
     }
 }
 
-/// A group whose last node has the salt, after enough entries for a comparison.
-async fn salted_group(count: u64, salt: u64) -> Vec<RaftNode<Salted>> {
+/// A group whose last node has the salt, after enough entries for comparisons and the time for two; and what
+/// alarms its nodes raised.
+async fn salted_group(count: u64, salt: u64) -> (Vec<RaftNode<Salted>>, BTreeSet<(NodeId, String)>) {
     let fabric = Fabric::new();
     let mut nodes = Vec::new();
     for node_id in 1..=count {
@@ -78,13 +84,24 @@ async fn salted_group(count: u64, salt: u64) -> Vec<RaftNode<Salted>> {
         let done: Result<Vec<u64>, ProposeError> = done.into_iter().collect();
         done.unwrap();
     }
-    sleep(COMPARE_INTERVAL * 2 + CALL_TIMEOUT).await;
-    nodes
+    let (end, mut alarms) = (
+        Instant::now() + COMPARE_INTERVAL * 2 + CALL_TIMEOUT,
+        BTreeSet::new(),
+    );
+    while Instant::now() < end {
+        let told = nodes
+            .iter()
+            .zip(1..)
+            .map(|(node, id)| (id, node.status().divergence));
+        alarms.extend(told.filter_map(|(id, alarm)| Some((id, alarm?))));
+        sleep(Duration::from_millis(100)).await;
+    }
+    (nodes, alarms)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_differs_from_a_majority_stops_and_names_the_way_back() {
-    let nodes = salted_group(3, 1).await;
+    let (nodes, alarms) = salted_group(3, 1).await;
     let odd = nodes[2].status();
     assert_eq!(odd.role, Role::Stopped, "{odd:?}");
     let cause = odd.stopped.unwrap();
@@ -93,9 +110,17 @@ async fn a_replica_that_differs_from_a_majority_stops_and_names_the_way_back() {
         "{cause}"
     );
     assert_eq!(nodes[2].propose(1).await.unwrap_err().code(), "stopped");
-    // The others go on; they know that something was wrong until the odd one is gone from the comparison.
+    // The others go on, and say who was wrong until the odd one is gone from the comparison.
     for node in &nodes[..2] {
         assert!(node.status().stopped.is_none());
+    }
+    let others: Vec<_> = alarms.iter().filter(|(id, _)| *id != 3).collect();
+    assert!(!others.is_empty(), "nobody noticed but the odd one: {alarms:?}");
+    for (_, alarm) in others {
+        assert!(
+            alarm.contains("a majority agree with it") && alarm.contains("(node 3)"),
+            "{alarm}"
+        );
     }
     nodes[0].wait_for_leader(Duration::from_secs(10)).await.unwrap();
     assert_eq!(
@@ -106,7 +131,7 @@ async fn a_replica_that_differs_from_a_majority_stops_and_names_the_way_back() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_majority_there_is_an_alarm_and_nobody_stops() {
-    let nodes = salted_group(2, 1).await;
+    let (nodes, _alarms) = salted_group(2, 1).await;
     for node in &nodes {
         let status = node.status();
         assert!(status.stopped.is_none(), "{status:?}");
@@ -117,7 +142,8 @@ async fn without_a_majority_there_is_an_alarm_and_nobody_stops() {
 
 #[tokio::test(start_paused = true)]
 async fn replicas_that_agree_raise_no_alarm() {
-    let nodes = salted_group(3, 0).await;
+    let (nodes, alarms) = salted_group(3, 0).await;
+    assert!(alarms.is_empty(), "{alarms:?}");
     for node in &nodes {
         let status = node.status();
         assert!(
