@@ -165,6 +165,12 @@ pub struct RaftSection {
     /// noticed by the election timeout alone. Must be the same on every node: ask for lease reads only once all nodes
     /// run with it, and no more before the first one runs without.
     pub lease_reads: bool,
+    /// Finalises feature levels by itself that every member has supported for so long. Default: by hand. At most
+    /// 2,592,000,000, 30 days.
+    ///
+    /// Until then any node can go back to its earlier release, and from then on none can. A member that does not
+    /// answer begins the time anew. The leader's setting counts.
+    pub auto_finalize_after_ms: Option<u64>,
 }
 
 impl Default for RaftSection {
@@ -180,6 +186,7 @@ impl Default for RaftSection {
             election_timeout_max_ms: None,
             heartbeat_interval_ms: None,
             lease_reads: false,
+            auto_finalize_after_ms: None,
         }
     }
 }

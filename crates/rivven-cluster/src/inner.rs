@@ -203,6 +203,9 @@ impl Inner {
         if self.config.lease_reads {
             builder = builder.lease_reads();
         }
+        if let Some(after) = members.auto_finalize_after {
+            builder = builder.auto_finalize(after);
+        }
         let raft = builder.start().await?;
         // Started once: by `Cluster::start` or, without a founding, by the task that found one.
         let _ = self.raft.set(raft.clone());

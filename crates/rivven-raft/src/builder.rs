@@ -15,6 +15,7 @@ use crate::{
     clock::Pace,
     config::Timing,
     fabric::fabric_addr,
+    features::finalize_when_agreed,
     growth::{DEFAULT_MAX_GROWTH_BYTES, SnapshotRule},
     hint::watch_leader,
     launch::{CoreConfig, Disk, Plant},
@@ -47,6 +48,7 @@ pub struct RaftBuilder<S: StateMachine> {
     seed: Option<u64>,
     pace: Pace,
     features: BTreeMap<String, u32>,
+    auto_finalize: Option<Duration>,
     lease_reads: bool,
     members: MemberSettings,
 }
@@ -80,6 +82,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             seed: None,
             pace: Pace::TRUE,
             features: BTreeMap::new(),
+            auto_finalize: None,
             lease_reads: false,
             members: MemberSettings::default(),
         }
@@ -204,13 +207,25 @@ impl<S: StateMachine> RaftBuilder<S> {
     /// Says that this node supports a feature of the application up to `level`.
     ///
     /// Commands that [`require`](StateMachine::requires) a level are refused until it is finalised by
-    /// [`RaftNode::finalize_feature`]. A node stops when a level beyond its own is finalised.
+    /// [`RaftNode::finalize_feature`], or by itself with [`Self::auto_finalize`]. A node stops when a level beyond its
+    /// own is finalised.
     #[must_use]
     pub fn feature(mut self, name: &str, level: u32) -> Self {
         // This library's own level is not for others to say.
         if name != RIVVEN_FEATURE {
             self.features.insert(name.to_owned(), level);
         }
+        self
+    }
+
+    /// Finalises levels by itself: those that every member has supported for `after`, without a break. Off by default.
+    ///
+    /// Until then any member can go back to its earlier release; from then on none can. So `after` is how long a new
+    /// release is given to prove itself on all nodes; a member that does not answer begins that time anew. The leader's
+    /// setting counts; it looks every 10 s, and as often as `after` if that is shorter.
+    #[must_use]
+    pub const fn auto_finalize(mut self, after: Duration) -> Self {
+        self.auto_finalize = Some(after);
         self
     }
 
@@ -282,6 +297,10 @@ impl<S: StateMachine> RaftBuilder<S> {
         };
         let inner = Inner::start(plant, fabric).await?;
         serve(&router, &inner, timing);
+        if let Some(after) = self.auto_finalize {
+            let finalize = finalize_when_agreed(Arc::downgrade(&inner), after);
+            drop(inner.scope.group().spawn(finalize));
+        }
         let node = RaftNode::of(inner);
         match self.members.joining {
             Some(join) => introduce_as(&node, join, voters.into_iter().collect()),

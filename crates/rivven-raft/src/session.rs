@@ -1,27 +1,22 @@
-//! Sessions from the proposer's side, feature levels, digests: what `RaftNode` does with the system state.
+//! Sessions from the proposer's side, digests: what `RaftNode` does with the system state.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use rivven_transport::CallCtx;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Client, Digest, FinalizeError, ProposalId, ProposeError, ProposeOptions, RaftNode, SESSION_WINDOW,
-    SessionId, StateMachine,
+    Client, Digest, ProposalId, ProposeError, ProposeOptions, RaftNode, SESSION_WINDOW, SessionId,
+    StateMachine,
     system::{SystemCommand, SystemResponse},
-    wire::SupportedLevels,
 };
 
 /// How long opening, renewing and closing a session, or finalising a level, may take.
-const SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long a member may take to say which levels it supports.
-pub(crate) const LEVELS_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A session: its proposals are applied exactly once, whatever is repeated on the way.
 ///
@@ -242,53 +237,6 @@ impl<S: StateMachine> RaftNode<S> {
         found(session, &response)
     }
 
-    /// Allows commands that need `level` of `feature`, once every member supports it. Cannot be undone: from
-    /// then on no member can go back to a release that does not support it.
-    ///
-    /// Returns the level that is finalised, which is higher if a higher one was before.
-    ///
-    /// # Errors
-    /// A member does not support the level or cannot be asked, or the proposal failed.
-    pub async fn finalize_feature(&self, feature: &str, level: u32) -> Result<u32, FinalizeError> {
-        let status = self.status();
-        for node in status.voters.into_iter().chain(status.learners) {
-            let supported = if node == status.node_id {
-                self.inner().supported.clone()
-            } else {
-                let ctx = CallCtx::timeout(LEVELS_TIMEOUT);
-                let asked = self.inner().transport.call::<SupportedLevels>(node, &(), ctx);
-                asked.await.map_err(|error| FinalizeError::Unreachable {
-                    node,
-                    cause: error.to_string(),
-                })?
-            };
-            let supported = supported.get(feature).copied().unwrap_or(0);
-            if supported < level {
-                let feature = feature.to_owned();
-                return Err(FinalizeError::Unsupported {
-                    node,
-                    feature,
-                    level,
-                    supported,
-                });
-            }
-        }
-        let feature = feature.to_owned();
-        match self.system(&SystemCommand::Finalize { feature, level }).await? {
-            SystemResponse::Finalized { level } => Ok(level),
-            other => Err(unexpected(&other).into()),
-        }
-    }
-
-    /// The finalised levels, by feature, as far as this node has applied the log.
-    pub async fn finalized_features(&self) -> BTreeMap<String, u32> {
-        let read = self
-            .inner()
-            .shared
-            .read_system(|system| system.features.finalized().clone());
-        read.await
-    }
-
     /// The digest of everything this node has applied; `None` before the first entry.
     ///
     /// Comparable with another replica's at the same index.
@@ -329,7 +277,7 @@ fn found(session: SessionId, response: &SystemResponse) -> Result<(), ProposeErr
 }
 
 /// A command was answered with something another command would get. It was applied.
-fn unexpected(response: &SystemResponse) -> ProposeError {
+pub(crate) fn unexpected(response: &SystemResponse) -> ProposeError {
     ProposeError::Unknown {
         cause: format!("the leader answered with {response:?}, which this release does not understand"),
     }

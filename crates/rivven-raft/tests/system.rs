@@ -9,6 +9,7 @@ mod common;
 
 use std::{
     io::{self, Read, Write},
+    path::Path,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use rivven_raft::{
     KvWatch, KvWatchError, LeaseId, Lifetime, NodeId, ProposeError, RaftBuilder, RaftNode, StateMachine,
     TICK_INTERVAL, WatchFrom,
 };
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 const SESSION_TTL: Duration = Duration::from_secs(60);
@@ -330,4 +332,70 @@ async fn a_watch_delivers_the_state_and_then_every_change_on_any_node() {
 
     let (ended, ()) = tokio::join!(watch.next(), nodes[2].shutdown());
     assert_eq!(ended, Err(KvWatchError::Stopped));
+}
+
+/// A node whose log is kept under `root`, of a release that supports `level`.
+async fn release(fabric: &Fabric, root: &Path, node_id: NodeId, level: u32) -> RaftNode<Count> {
+    let builder = count(fabric, node_id, level).data_dir(open(root, node_id));
+    builder.start().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_left_again_until_its_level_is_finalised() {
+    let (fabric, root) = (Fabric::new(), TempDir::new().unwrap());
+    let mut nodes = Vec::new();
+    for node_id in 1..=3 {
+        nodes.push(release(&fabric, root.path(), node_id, 1).await);
+    }
+    nodes[0].wait_for_leader(WAIT).await.unwrap();
+    // There and back, one node at a time; whoever is asked meanwhile answers.
+    for level in [2, 1, 2] {
+        for at in 0..3 {
+            nodes[at].shutdown().await;
+            nodes[at] = release(&fabric, root.path(), at as u64 + 1, level).await;
+            nodes[at].wait_for_leader(WAIT).await.unwrap();
+            nodes[at].propose(1).await.unwrap();
+        }
+        let error = nodes[0].propose(5).await.unwrap_err();
+        assert!(error.to_string().contains("feature-not-finalized"), "{error}");
+    }
+    assert_eq!(nodes[0].finalize_feature("adds", 2).await.unwrap(), 2);
+    assert_eq!(nodes[1].propose(5).await.unwrap(), 14);
+    // Until word of the commit is on the disk of a node that has nothing else to write.
+    sleep(Duration::from_secs(2)).await;
+    nodes[2].shutdown().await;
+    let back = count(&fabric, 3, 1).data_dir(open(root.path(), 3));
+    let refused = back.start().await.unwrap_err().to_string();
+    assert!(refused.contains("upgrade this node"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_level_is_finalised_by_itself_once_every_member_has_supported_it_for_a_while() {
+    const AFTER: Duration = Duration::from_secs(60);
+    let fabric = Fabric::new();
+    let mut nodes = Vec::new();
+    for (node_id, level) in [(1, 2), (2, 2), (3, 1)] {
+        let builder = count(&fabric, node_id, level).auto_finalize(AFTER);
+        nodes.push(builder.start().await.unwrap());
+    }
+    nodes[0].wait_for_leader(WAIT).await.unwrap();
+    sleep(AFTER * 2).await;
+    assert_eq!(
+        nodes[0].finalized_features().await.get("adds"),
+        Some(&1),
+        "what all support"
+    );
+    nodes[2].shutdown().await;
+    nodes[2] = count(&fabric, 3, 2).auto_finalize(AFTER).start().await.unwrap();
+    sleep(AFTER - Duration::from_secs(20)).await;
+    assert_eq!(
+        nodes[0].finalized_features().await.get("adds"),
+        Some(&1),
+        "too early"
+    );
+    sleep(Duration::from_secs(50)).await;
+    for node in &nodes {
+        assert_eq!(node.finalized_features().await.get("adds"), Some(&2));
+    }
+    assert_eq!(nodes[2].propose(5).await.unwrap(), 5);
 }

@@ -10,7 +10,7 @@ use rivven_raft::{DiskPace, NodeId};
 use rivven_transport::LinkProfile;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{chance::Chance, cluster::Cluster, host::Host};
+use super::{chance::Chance, cluster::Cluster, host::Host, members::Members};
 
 /// How many faults of each kind there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +61,13 @@ pub struct Faults {
     /// Machines that something is being done to.
     busy: Arc<Mutex<BTreeSet<NodeId>>>,
     counts: Arc<Mutex<FaultCounts>>,
+    /// Held while a member goes and comes back: one at a time.
+    coming_back: Arc<tokio::sync::Mutex<()>>,
     calm: LinkProfile,
 }
+
+/// How long a node that was removed tries to come back before other trouble may befall its machine.
+const TAKE_BACK_TIME: Duration = Duration::from_secs(10);
 
 /// How a disk is when nothing is wrong with it.
 pub const PACE: DiskPace = DiskPace {
@@ -78,6 +83,7 @@ impl Faults {
             cluster: cluster.clone(),
             busy: Arc::default(),
             counts: Arc::default(),
+            coming_back: Arc::default(),
             calm,
         }
     }
@@ -116,14 +122,15 @@ impl Faults {
 
     async fn one(self, mut chance: Chance) {
         match chance.below(100) {
-            0..30 => self.kill_one(&mut chance).await,
-            30..34 => self.blackout(&mut chance).await,
-            34..48 => self.pause_one(&mut chance).await,
-            48..62 => self.part(&mut chance).await,
-            62..74 => self.cut_one_way(&mut chance).await,
-            74..84 => self.weather(&mut chance).await,
-            84..94 => self.slow_disk(&mut chance).await,
-            _ => self.transfer(&mut chance).await,
+            0..28 => self.kill_one(&mut chance).await,
+            28..32 => self.blackout(&mut chance).await,
+            32..45 => self.pause_one(&mut chance).await,
+            45..58 => self.part(&mut chance).await,
+            58..69 => self.cut_one_way(&mut chance).await,
+            69..79 => self.weather(&mut chance).await,
+            79..89 => self.slow_disk(&mut chance).await,
+            89..95 => self.transfer(&mut chance).await,
+            _ => self.remove(&mut chance).await,
         }
     }
 
@@ -259,5 +266,26 @@ impl Faults {
         let asked = tasks.spawn(async move { node.transfer_leader(to).await });
         // It may fail for any of the trouble made here.
         let _ = asked.await;
+    }
+
+    /// Has a member go, and come back with an empty disk if it did; whoever else fails meanwhile.
+    async fn remove(&self, chance: &mut Chance) {
+        let Ok(_alone) = self.coming_back.try_lock() else {
+            return;
+        };
+        if self.cluster.hosts().iter().any(Host::is_retired) {
+            return;
+        }
+        let (Some(asked), Some(gone)) = (self.cluster.leader(), self.claim(chance)) else {
+            return;
+        };
+        let members = Members::new(&self.cluster, self);
+        // Of three voters nobody is let go unless somebody insists.
+        let force = chance.percent(80).then_some("trouble is asked for");
+        members.remove(&asked, &gone, force).await;
+        sleep(chance.millis(0, 3_000)).await;
+        // What trouble keeps from coming true until then is made up for in the end.
+        let _ = members.restore_within(TAKE_BACK_TIME).await;
+        self.release(&gone);
     }
 }

@@ -117,9 +117,20 @@ struct State {
     boots: u64,
     /// Wipes of the disk, each of which makes another data directory.
     wipes: u64,
-    /// Whether it may have been removed from the group.
-    retired: bool,
+    part: Part,
     process: Option<Process>,
+}
+
+/// Whether a machine's node belongs to the group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    /// It does.
+    #[default]
+    Taken,
+    /// It may have been removed.
+    Retired,
+    /// It was removed, and its disk has been emptied since.
+    Emptied,
 }
 
 #[derive(Clone, Debug)]
@@ -290,15 +301,32 @@ impl Host {
             .event(format_args!("the disk of node {} is replaced", self.id()));
     }
 
+    /// Its node is about to be removed from the group.
+    pub fn retire(&self) {
+        self.state().part = Part::Retired;
+    }
+
     /// Whether its node may have been removed from the group.
     #[must_use]
     pub fn is_retired(&self) -> bool {
-        self.state().retired
+        self.state().part != Part::Taken
     }
 
-    /// Its node is about to be removed from the group, or is to take part again.
-    pub fn retire(&self, retired: bool) {
-        self.state().retired = retired;
+    /// Replaces the disk of a machine that is off, whose node has been removed.
+    pub fn empty(&self) {
+        self.wipe();
+        self.state().part = Part::Emptied;
+    }
+
+    /// Whether its disk was replaced after its node had been removed.
+    #[must_use]
+    pub fn is_emptied(&self) -> bool {
+        self.state().part == Part::Emptied
+    }
+
+    /// Its node belongs to the group, again or still.
+    pub fn takes_part(&self) {
+        self.state().part = Part::Taken;
     }
 
     /// Suspends the process, if one runs.

@@ -19,6 +19,7 @@ use super::{
     history::History,
     host::{Clocks, World},
     linear::{self, Verdict},
+    members::Members,
     priority::{self, Priorities},
     scenario::{Script, Stage},
     trace::Trace,
@@ -136,6 +137,10 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
             trace.violation(format!("a task of the simulation panicked: {error}"));
         }
     }
+    make_peace(&cluster, &mut chance).await;
+    if plan.script.is_none() {
+        Members::new(&cluster, &faults).restore().await;
+    }
     settle(&cluster, &history, habits, &mut chance).await;
     let told = {
         let history = history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -220,10 +225,9 @@ fn make_trouble(
     }
 }
 
-/// Makes everything well, and checks what is there against what was said.
-async fn settle(cluster: &Cluster, history: &Arc<Mutex<History>>, habits: Habits, chance: &mut Chance) {
-    let trace = cluster.world().trace.clone();
-    trace.event(format_args!("peace"));
+/// Makes everything well.
+async fn make_peace(cluster: &Cluster, chance: &mut Chance) {
+    cluster.world().trace.event(format_args!("peace"));
     cluster.heal();
     cluster.links(LinkProfile::default());
     for host in cluster.hosts() {
@@ -231,6 +235,11 @@ async fn settle(cluster: &Cluster, history: &Arc<Mutex<History>>, habits: Habits
         cluster.pace(host, PACE);
     }
     cluster.boot_all(chance).await;
+}
+
+/// Waits until all agree, and checks what is there against what was said.
+async fn settle(cluster: &Cluster, history: &Arc<Mutex<History>>, habits: Habits, chance: &mut Chance) {
+    let trace = cluster.world().trace.clone();
     cluster.converge(CONVERGE_TIME).await;
     priority::settle(cluster, chance).await;
     if let Some(host) = cluster.leader() {

@@ -47,6 +47,7 @@ fn what_is_written_reads_back_equal() {
     odd.endpoints = [endpoint("0", "[::1]:1"), endpoint("a.b-C_d", "x.org:9092")].into();
     odd.tls.renewal = Renewal::Manual;
     odd.raft.lease_reads = true;
+    odd.raft.auto_finalize_after_ms = Some(0);
     odd.tls.name_template = "spiffe://a/{cluster}/{role}/{id}".into();
     odd.tls.issuer.ca_key = Some("keys: #/ca.key".into());
     odd.advertise_address = Some("[::1]:1".parse().unwrap());
@@ -265,7 +266,7 @@ fn a_mistake_is_shown_where_it_was_made() {
 9 |     election_timout_min_ms: 150
   |     ^^^^^^^^^^^^^^^^^^^^^^
   = help: did you mean `election_timeout_min_ms`?
-  = help: known keys here: peers, voter_target, voter_replace_after_ms, priority, priority_hold_ms, replace, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms, lease_reads"
+  = help: known keys here: peers, voter_target, voter_replace_after_ms, priority, priority_hold_ms, replace, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms, lease_reads, auto_finalize_after_ms"
     );
 }
 

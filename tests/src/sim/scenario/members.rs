@@ -1,35 +1,30 @@
 //! Scripts in which members come and go.
 
-use std::time::Duration;
-
-use rivven_raft::{MemberChange, MemberOptions, MembershipView, NodeId};
+use rivven_raft::{MemberChange, NodeId};
 use rivven_transport::LinkProfile;
 use tokio::time::{Instant, sleep};
 
 use super::{CALM, Stage};
-use crate::sim::{chance::Chance, cluster::Cluster, host::Host};
-
-/// How long a change is waited for.
-const CHANGE_TIME: Duration = Duration::from_secs(10);
-
-/// How long the group may take, with nothing wrong any more, until everybody is a member again.
-const RESTORE_TIME: Duration = Duration::from_secs(60);
-
-/// How often it is looked at meanwhile.
-const LOOK: Duration = Duration::from_millis(200);
+use crate::sim::{
+    chance::Chance,
+    cluster::Cluster,
+    host::Host,
+    members::{CHANGE_TIME, LOOK, change},
+};
 
 /// Why a script goes on where it costs what it should not.
 const FORCE: &str = "the script says so";
 
 pub(super) async fn remove_leader(stage: &Stage, chance: &mut Chance) -> Option<()> {
-    restore(stage).await;
+    stage.members().restore().await;
     let leader = stage.leader().await?;
     let asked = if chance.percent(50) {
         leader.clone()
     } else {
         stage.follower(&leader, chance)?
     };
-    let removing = remove(stage, &asked, &leader, None);
+    let members = stage.members();
+    let removing = members.remove(&asked, &leader, None);
     if chance.percent(50) {
         // Somebody else fails while the leader goes.
         let other = stage
@@ -46,12 +41,12 @@ pub(super) async fn remove_leader(stage: &Stage, chance: &mut Chance) -> Option<
     } else {
         removing.await;
     }
-    restore(stage).await;
+    stage.members().restore().await;
     Some(())
 }
 
 pub(super) async fn wiped_disk_same_id(stage: &Stage, chance: &mut Chance) -> Option<()> {
-    restore(stage).await;
+    stage.members().restore().await;
     let leader = stage.leader().await?;
     let lost = stage.follower(&leader, chance)?;
     let voters = Vec::from_iter(leader.node()?.0.status().voters);
@@ -77,14 +72,14 @@ pub(super) async fn wiped_disk_same_id(stage: &Stage, chance: &mut Chance) -> Op
         }
         sleep(LOOK).await;
     }
-    restore(stage).await;
+    stage.members().restore().await;
     Some(())
 }
 
 /// A node comes back with an empty disk, and the leader gives it its place again; but not while another voter is
 /// missing, too.
 pub(super) async fn wiped_disk_by_itself(stage: &Stage, chance: &mut Chance) -> Option<()> {
-    restore(stage).await;
+    stage.members().restore().await;
     let leader = stage.leader().await?;
     let mut voters = Vec::from_iter(leader.node()?.0.status().voters);
     voters.retain(|id| *id != leader.id());
@@ -108,7 +103,7 @@ pub(super) async fn wiped_disk_by_itself(stage: &Stage, chance: &mut Chance) -> 
     } else {
         stage.cluster.boot(lost).await;
     }
-    restore(stage).await;
+    stage.members().restore().await;
     stage.faults.count(|counts| counts.replacements += 1);
     Some(())
 }
@@ -116,7 +111,7 @@ pub(super) async fn wiped_disk_by_itself(stage: &Stage, chance: &mut Chance) -> 
 /// A follower loses its disk while what it has acknowledged is still on the way, and is given its place again at once;
 /// then another one fails, so that what the leader takes for a quorum had better be one.
 pub(super) async fn wipe_follower_inflight(stage: &Stage, chance: &mut Chance) -> Option<()> {
-    restore(stage).await;
+    stage.members().restore().await;
     let leader = stage.leader().await?;
     let lost = stage.follower(&leader, chance)?;
     let node = lost.id();
@@ -149,18 +144,18 @@ pub(super) async fn wipe_follower_inflight(stage: &Stage, chance: &mut Chance) -
         stage.cluster.boot(&leader).await;
     }
     network.link(node, leader.id(), CALM);
-    restore(stage).await;
+    stage.members().restore().await;
     Some(())
 }
 
 /// With snapshots every few entries the logs hold next to nothing; then somebody joins who has nothing at all, perhaps
 /// of a leader that has just started and knows of its log only that it is purged.
 pub(super) async fn purge_all_then_join(stage: &Stage, chance: &mut Chance) -> Option<()> {
-    restore(stage).await;
+    stage.members().restore().await;
     sleep(chance.millis(500, 2_000)).await;
     let leader = stage.leader().await?;
     let gone = stage.follower(&leader, chance)?;
-    remove(stage, &leader, &gone, Some(FORCE)).await;
+    stage.members().remove(&leader, &gone, Some(FORCE)).await;
     sleep(chance.millis(500, 2_000)).await;
     if chance.percent(50) {
         for host in stage.cluster.hosts().iter().filter(|host| host.id() != gone.id()) {
@@ -172,7 +167,7 @@ pub(super) async fn purge_all_then_join(stage: &Stage, chance: &mut Chance) -> O
         }
     }
     // It comes back with an empty disk.
-    restore(stage).await;
+    stage.members().restore().await;
     Some(())
 }
 
@@ -206,7 +201,7 @@ async fn majority_with_an_empty_disk(
 }
 
 pub(super) async fn membership_in_partition(stage: &Stage, chance: &mut Chance) -> Option<()> {
-    restore(stage).await;
+    stage.members().restore().await;
     let leader = stage.leader().await?;
     let mut others = stage.others(&leader);
     chance.shuffle(&mut others);
@@ -222,7 +217,7 @@ pub(super) async fn membership_in_partition(stage: &Stage, chance: &mut Chance) 
     stage.cluster.partition(&minority, &majority);
     sleep(chance.millis(0, 300)).await;
     // The old leader is told to go on without those it cannot see, and they to go on without its follower.
-    victim.retire(true);
+    victim.retire();
     let node = victim.id();
     let gone = change(&leader, MemberChange::Remove { node }, Some(FORCE));
     let led = |cluster: &Cluster| leads_of(cluster, &majority).is_some();
@@ -231,15 +226,15 @@ pub(super) async fn membership_in_partition(stage: &Stage, chance: &mut Chance) 
         violation(stage, "a minority has removed a member");
     }
     if let Some(elected) = leads_of(&stage.cluster, &majority).filter(|_| elected) {
-        remove(stage, &elected, with, Some(FORCE)).await;
+        stage.members().remove(&elected, with, Some(FORCE)).await;
     }
     stage.cluster.heal();
-    restore(stage).await;
+    stage.members().restore().await;
     Some(())
 }
 
 pub(super) async fn snapshot_vs_membership(stage: &Stage, chance: &mut Chance) -> Option<()> {
-    restore(stage).await;
+    stage.members().restore().await;
     let leader = stage.leader().await?;
     let mut others = stage.others(&leader);
     chance.shuffle(&mut others);
@@ -252,7 +247,7 @@ pub(super) async fn snapshot_vs_membership(stage: &Stage, chance: &mut Chance) -
     // While it is away a member goes, and what says so is purged from the logs.
     stage.isolate(behind);
     sleep(chance.millis(300, 1_500)).await;
-    remove(stage, &leader, gone, Some(FORCE)).await;
+    stage.members().remove(&leader, gone, Some(FORCE)).await;
     sleep(chance.millis(500, 2_500)).await;
     if chance.percent(40) {
         stage.kill(&leader).await;
@@ -268,7 +263,7 @@ pub(super) async fn snapshot_vs_membership(stage: &Stage, chance: &mut Chance) -
     if !leader.is_on() {
         stage.cluster.boot(&leader).await;
     }
-    restore(stage).await;
+    stage.members().restore().await;
     Some(())
 }
 
@@ -287,85 +282,4 @@ fn leads_of(cluster: &Cluster, ids: &[NodeId]) -> Option<Host> {
     leading
         .max_by_key(|(term, _)| *term)
         .map(|(_, host)| host.clone())
-}
-
-/// Asks `asked` to remove `node`, whose process goes on.
-async fn remove(stage: &Stage, asked: &Host, gone: &Host, force: Option<&str>) {
-    let node = gone.id();
-    gone.retire(true);
-    stage
-        .cluster
-        .world()
-        .trace
-        .event(format_args!("node {} is asked to remove {node}", asked.id()));
-    change(asked, MemberChange::Remove { node }, force).await;
-}
-
-/// Asks a node for a change. Says whether it was carried out.
-async fn change(asked: &Host, change: MemberChange, force: Option<&str>) -> bool {
-    let Some((node, tasks)) = asked.node() else {
-        return false;
-    };
-    let options = MemberOptions {
-        force: force.map(str::to_owned),
-        wait: CHANGE_TIME,
-    };
-    // It may fail for any of the trouble made here, and ends with the process that was asked.
-    let changing = tasks.spawn(async move { node.change_membership(change, options).await });
-    matches!(changing.await, Ok(Some(Ok(changed))) if changed.finished)
-}
-
-async fn view(cluster: &Cluster) -> Option<MembershipView> {
-    let (node, tasks) = cluster.leader()?.node()?;
-    let asking = tasks.spawn(async move { node.membership().await });
-    asking.await.ok()??.ok()
-}
-
-/// Lets everybody in again who was removed, with an empty disk, and waits until all are members.
-async fn restore(stage: &Stage) {
-    let deadline = Instant::now() + RESTORE_TIME;
-    let mut last = None;
-    while Instant::now() < deadline {
-        if let Some(view) = view(&stage.cluster).await {
-            for host in stage.cluster.hosts() {
-                if host.is_retired() {
-                    take_back(stage, host, &view).await;
-                }
-            }
-            let whole = view.next.is_none()
-                && view.holds.is_empty()
-                && stage.cluster.hosts().iter().all(|host| {
-                    let member = view.member(host.id());
-                    !host.is_retired() && member.is_some_and(|member| member.lives && !member.leaving)
-                });
-            if whole {
-                return;
-            }
-            last = Some(view);
-        }
-        sleep(LOOK).await;
-    }
-    let text = format!("liveness: not everybody is a member {RESTORE_TIME:?} after all is well: {last:?}");
-    stage.cluster.world().trace.violation(text);
-}
-
-/// What is to be done about a node that may have been removed, as the leader sees it.
-async fn take_back(stage: &Stage, host: &Host, view: &MembershipView) {
-    let node = host.id();
-    if !view.removed.contains(&node) {
-        // The removal was never written down, or is under way.
-        if view.member(node).is_some_and(|member| !member.leaving) && view.next.is_none() {
-            host.retire(false);
-        }
-        return;
-    }
-    stage.faults.count(|counts| counts.removals += 1);
-    host.kill().await;
-    host.wipe();
-    let Some(leader) = stage.cluster.leader() else {
-        return;
-    };
-    change(&leader, MemberChange::Add { node, role: None }, None).await;
-    host.retire(false);
-    stage.cluster.boot(host).await;
 }

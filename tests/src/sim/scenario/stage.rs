@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rivven_raft::NodeId;
 
-use crate::sim::{chance::Chance, cluster::Cluster, faults::Faults, host::Host};
+use crate::sim::{chance::Chance, cluster::Cluster, faults::Faults, host::Host, members::Members};
 
 /// How long a script waits for a leader before it goes on without.
 pub(super) const LED: Duration = Duration::from_secs(5);
@@ -19,6 +19,10 @@ pub struct Stage {
 }
 
 impl Stage {
+    pub(super) fn members(&self) -> Members {
+        Members::new(&self.cluster, &self.faults)
+    }
+
     pub(super) async fn leader(&self) -> Option<Host> {
         self.cluster.until_led(LED).await
     }
