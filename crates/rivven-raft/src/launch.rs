@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     StartError, StateMachine,
-    adapter::{FaultCell, Machine, Place, restore_or_set_aside},
+    adapter::{FaultCell, Machine, Place, decode_or_set_aside},
     applied::Shared,
     codec::LogCodec,
     config::Timing,
@@ -267,8 +267,13 @@ impl<S: StateMachine> Plant<S> {
 /// Blocks.
 fn restore_newest<S: StateMachine>(shared: &Shared<S>, snapshots: &Snapshots) -> io::Result<Place> {
     while let Some((meta, data)) = snapshots.latest() {
-        match restore_or_set_aside(shared, snapshots, &meta, &data) {
-            Ok(()) => return Ok(Place::of(&meta)),
+        match decode_or_set_aside(shared, snapshots, &meta, &data) {
+            Ok(decoded) => {
+                if let Some(decoded) = decoded {
+                    shared.restore(&meta, decoded, data.len())?;
+                }
+                return Ok(Place::of(&meta));
+            }
             // Set aside, it is the newest no more.
             Err(error) if !same(snapshots, &meta) => {
                 tracing::error!(%error, "an older snapshot takes its place")
