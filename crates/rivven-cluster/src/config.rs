@@ -165,6 +165,13 @@ pub struct RaftSection {
     /// noticed by the election timeout alone. Must be the same on every node: ask for lease reads only once all nodes
     /// run with it, and no more before the first one runs without.
     pub lease_reads: bool,
+    /// Most bytes of snapshots that this node sends per second, to all others together. Default: no limit; 65,536
+    /// or more.
+    ///
+    /// Without a limit snapshots give way to other messages, and take what is left of the line. With a low one a node
+    /// that lags may never catch up: it must be higher than the rate at which the log is written, and by as much as
+    /// the state is larger than 256 MiB. Counts on the Raft leader, so set it on every node.
+    pub max_snapshot_rate: Option<u64>,
 }
 
 impl Default for RaftSection {
@@ -180,6 +187,7 @@ impl Default for RaftSection {
             election_timeout_max_ms: None,
             heartbeat_interval_ms: None,
             lease_reads: false,
+            max_snapshot_rate: None,
         }
     }
 }

@@ -203,6 +203,9 @@ impl Inner {
         if self.config.lease_reads {
             builder = builder.lease_reads();
         }
+        if let Some(rate) = self.config.max_snapshot_rate {
+            builder = builder.max_snapshot_rate(rate);
+        }
         let raft = builder.start().await?;
         // Started once: by `Cluster::start` or, without a founding, by the task that found one.
         let _ = self.raft.set(raft.clone());

@@ -25,6 +25,7 @@ use crate::{
     runtime::NodeScope,
     snapshot::Snapshots,
     snapshot_keeper::{SnapshotNews, keep_snapshots},
+    snapshot_rate::SnapshotRate,
     stages::{Stages, TimedLog, tell_lag},
     status::StatusSource,
     tick::propose_ticks,
@@ -117,6 +118,7 @@ pub(crate) struct Plant<S: StateMachine> {
     /// `None` while lease reads are off.
     pub(crate) promise: Option<Arc<Promise>>,
     pub(crate) policy: Policy,
+    pub(crate) snapshot_rate: Arc<SnapshotRate>,
 }
 
 impl<S: StateMachine> Plant<S> {
@@ -221,6 +223,7 @@ impl<S: StateMachine> Plant<S> {
         let peers = Peers {
             transport: self.transport.clone(),
             gate: Arc::clone(self.shared.gate()),
+            snapshot_rate: Arc::clone(&self.snapshot_rate),
         };
         if let Some(promise) = &self.promise {
             promise.forgotten();

@@ -53,7 +53,8 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
         visit.field("election_timeout_min_ms", &mut raft.election_timeout_min_ms)?;
         visit.field("election_timeout_max_ms", &mut raft.election_timeout_max_ms)?;
         visit.field("heartbeat_interval_ms", &mut raft.heartbeat_interval_ms)?;
-        visit.field("lease_reads", &mut raft.lease_reads)
+        visit.field("lease_reads", &mut raft.lease_reads)?;
+        visit.field("max_snapshot_rate", &mut raft.max_snapshot_rate)
     })?;
     let gossip = &mut config.gossip;
     visit.section("gossip", |visit| {

@@ -255,7 +255,7 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
         }
     };
     let waited = tokio::time::timeout(WAIT, waited).await;
-    waited.unwrap_or_else(|_| panic!("never: {what}"));
+    assert!(waited.is_ok(), "never: {what}");
 }
 
 /// A follower that runs on with an old state, 1, while a snapshot of a newer one is being read beside it, after
