@@ -66,8 +66,10 @@ impl Passage {
         drop(self.opened.wait_while(closed, held).unwrap());
     }
 
-    fn close_from(&self, number: u64) {
+    /// Closed until the end of the test at the latest: a runtime waits for every thread of its own.
+    fn close_from(&self, number: u64) -> Closed<'_> {
         *self.closed_from.lock().unwrap() = Some(number);
+        Closed(self)
     }
 
     fn open(&self) {
@@ -112,6 +114,14 @@ impl StateMachine for Stubborn {
     }
     fn restore(&mut self, (count, _): Self::Snapshot) {
         self.count = count;
+    }
+}
+
+struct Closed<'a>(&'a Passage);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 
@@ -221,7 +231,7 @@ async fn the_directory_stays_locked_for_as_long_as_a_snapshot_is_being_written()
     let root = TempDir::new().unwrap();
     let will = Will::new();
     let node = start_stubborn(&Fabric::new(), root.path(), 1, 1, &will).await;
-    will.writing.close_from(0);
+    let closed = will.writing.close_from(0);
     while will.writing.reached() == 0 {
         node.propose(()).await.unwrap();
     }
@@ -231,7 +241,7 @@ async fn the_directory_stays_locked_for_as_long_as_a_snapshot_is_being_written()
     tokio::time::sleep(Duration::from_millis(50)).await;
     let again = || NodeDir::open(root.path().join("1"), CLUSTER, 1, [1; 16]);
     assert!(matches!(again(), Err(NodeDirError::Locked { .. })));
-    will.writing.open();
+    drop(closed);
     let freed = async {
         while again().is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -278,7 +288,7 @@ async fn serves_the_old_state(unreadable: u64) {
         nodes[0].propose(()).await.unwrap();
     }
     will.unreadable.store(unreadable, Ordering::Relaxed);
-    will.reading.close_from(unreadable);
+    let closed = will.reading.close_from(unreadable);
     fabric.network().heal();
     until("it is held up", async || will.reading.reached() > unreadable).await;
     for _ in 0..10 {
@@ -291,7 +301,7 @@ async fn serves_the_old_state(unreadable: u64) {
     }
     assert_eq!(nodes[0].propose(()).await.unwrap(), 202);
     assert_eq!(will.reading.reached(), unreadable + 1, "it is still being read");
-    will.reading.open();
+    drop(closed);
     until("the new state", async || stale(&lagging).await == 202).await;
 }
 
