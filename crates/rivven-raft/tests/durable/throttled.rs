@@ -22,19 +22,20 @@ async fn put_value(node: &Node, key: usize) {
     put.unwrap().unwrap();
 }
 
-/// Nodes 1 and 2, and node 3 from which they are cut off, which lacks so much that it needs a snapshot.
-async fn with_one_behind(fabric: &Fabric, root: &Path) -> (Vec<Node>, Node) {
+async fn slow_group(fabric: &Fabric, root: &Path) -> Vec<Node> {
     let mut nodes = Vec::new();
     for node_id in 1..=3 {
         let builder = builder(fabric, root, node_id, 3).snapshot_every(100);
-        nodes.push(
-            builder
-                .max_snapshot_rate(MIN_SNAPSHOT_RATE)
-                .start()
-                .await
-                .unwrap(),
-        );
+        let builder = builder.max_snapshot_rate(MIN_SNAPSHOT_RATE);
+        nodes.push(builder.start().await.unwrap());
     }
+    agreed_leader(&nodes).await;
+    nodes
+}
+
+/// Nodes 1 and 2, and node 3 from which they are cut off, which lacks so much that it needs a snapshot.
+async fn with_one_behind(fabric: &Fabric, root: &Path) -> (Vec<Node>, Node) {
+    let mut nodes = slow_group(fabric, root).await;
     if agreed_leader(&nodes).await == 3 {
         nodes[2].transfer_leader(1).await.unwrap();
     }
@@ -50,10 +51,14 @@ async fn len(node: &Node) -> usize {
     node.read(Consistency::Stale, KvStore::len).await.unwrap().value
 }
 
-/// How long the bytes of the state take at the rate.
-fn least() -> Duration {
-    let bytes = u32::try_from(VALUES * VALUE_BYTES).unwrap();
+/// How long so many values take at the rate.
+fn least_for(values: usize) -> Duration {
+    let bytes = u32::try_from(values * VALUE_BYTES).unwrap();
     Duration::from_secs(1) * bytes / u32::try_from(MIN_SNAPSHOT_RATE.get()).unwrap() - CREDIT
+}
+
+fn least() -> Duration {
+    least_for(VALUES)
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,4 +116,24 @@ async fn a_slow_snapshot_that_is_cut_off_goes_on_where_it_stopped() {
         "{took:?}, {:?} at least",
         least()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_fetches_a_snapshot_for_its_damaged_ones_is_given_it_at_the_rate() {
+    let root = TempDir::new().unwrap();
+    let fabric = Fabric::new();
+    let mut nodes = slow_group(&fabric, root.path()).await;
+    for key in 0..VALUES + 5 {
+        put_value(&nodes[0], key).await;
+    }
+    let damaged = nodes.remove(2);
+    damaged.shutdown().await;
+    drop(damaged);
+    assert!(damage_snapshots(root.path(), 3) > 0);
+    let begun = Instant::now();
+    let repaired = start_durable(&fabric, root.path(), 3, 3).await;
+    // Whichever of the two snapshots a peer has as its newest.
+    let (took, least) = (begun.elapsed(), least_for(VALUES / 2 - 10));
+    assert!(took >= least, "{took:?} for what takes {least:?} at least");
+    assert!(len(&repaired).await >= VALUES / 2 - 10);
 }
