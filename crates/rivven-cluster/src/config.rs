@@ -169,8 +169,8 @@ pub struct RaftSection {
     /// or more.
     ///
     /// Without a limit snapshots give way to other messages, and take what is left of the line. With a low one a node
-    /// that lags may never catch up: it must be higher than the rate at which the log is written, and by as much as
-    /// the state is larger than 256 MiB. Counts on the Raft leader, so set it on every node.
+    /// that lags may never catch up: it must be higher than the rate at which the log is written, and as many times
+    /// higher as the state is larger than 256 MiB. Counts on the Raft leader, so set it on every node.
     pub max_snapshot_rate: Option<u64>,
 }
 

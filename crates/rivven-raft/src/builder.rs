@@ -158,7 +158,7 @@ impl<S: StateMachine> RaftBuilder<S> {
     ///
     /// A transfer may take as long as the rate makes it, and goes on where it stopped. But it should be over before the
     /// log behind the snapshot is purged, or a follower that lags is sent one snapshot after another: the rate must be
-    /// higher than that at which the log is written, and by as much as the state is larger than
+    /// higher than that at which the log is written, and as many times higher as the state is larger than
     /// [`Self::max_log_growth`]. Backups are not held back.
     #[must_use]
     pub const fn max_snapshot_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
