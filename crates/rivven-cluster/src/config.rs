@@ -171,6 +171,13 @@ pub struct RaftSection {
     /// Until then any node can go back to its earlier release, and from then on none can. A member that does not
     /// answer begins the time anew. The leader's setting counts.
     pub auto_finalize_after_ms: Option<u64>,
+    /// Most bytes of snapshots that this node sends per second, to all others together. Default: no limit; 65,536
+    /// or more.
+    ///
+    /// Without a limit snapshots give way to other messages, and take what is left of the line. With a low one a node
+    /// that lags may never catch up: it must be higher than the rate at which the log is written, and as many times
+    /// higher as the state is larger than 256 MiB. Counts on the Raft leader, so set it on every node.
+    pub max_snapshot_rate: Option<u64>,
 }
 
 impl Default for RaftSection {
@@ -187,6 +194,7 @@ impl Default for RaftSection {
             heartbeat_interval_ms: None,
             lease_reads: false,
             auto_finalize_after_ms: None,
+            max_snapshot_rate: None,
         }
     }
 }

@@ -206,6 +206,9 @@ impl Inner {
         if let Some(after) = members.auto_finalize_after {
             builder = builder.auto_finalize(after);
         }
+        if let Some(rate) = self.config.max_snapshot_rate {
+            builder = builder.max_snapshot_rate(rate);
+        }
         let raft = builder.start().await?;
         // Started once: by `Cluster::start` or, without a founding, by the task that found one.
         let _ = self.raft.set(raft.clone());

@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use rivven_raft::{NodeDir, PartialDir};
@@ -24,7 +23,6 @@ use crate::{
     config::CheckedConfig,
     founding::{Founder, Founding, FoundingId, file},
     joining,
-    published::Published,
     state::ClusterState,
 };
 
@@ -142,8 +140,7 @@ async fn restore_into(dir: &NodeDir, addr: PeerAddr, backup: &Path) -> Result<Re
         features: BTreeMap::new(),
         at_ms: clock::unix_ms(),
     };
-    let state = ClusterState::new(Arc::new(Published::new()));
-    let refounding = rivven_raft::restore_backup(backup, dir, founder, state).await?;
+    let refounding = rivven_raft::restore_backup::<ClusterState>(backup, dir, founder).await?;
     found(dir, FOUNDING_FILE, addr, None)?;
     Ok(refounding)
 }

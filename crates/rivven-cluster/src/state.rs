@@ -197,22 +197,24 @@ impl StateMachine for ClusterState {
         write_part(&**tokens, out)
     }
 
-    fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
+    fn decode_snapshot(input: &mut dyn Read) -> io::Result<Self::Snapshot> {
         let mut version = [0];
         input.read_exact(&mut version)?;
         if version != [SNAPSHOT_VERSION] {
             let what = "the snapshot of the cluster has an unknown version; upgrade this node";
             return Err(invalid(what));
         }
-        let mut kv = KvStore::new();
-        kv.restore(input)?;
+        let kv = KvStore::decode_snapshot(input)?;
         let partitions = read_part("partitions", MAX_PARTITIONS_BYTES, input)?;
         let tokens = read_part("tokens", MAX_TOKENS_BYTES, input)?;
+        Ok((kv, partitions, Arc::new(tokens)))
+    }
+
+    fn restore(&mut self, (kv, partitions, tokens): Self::Snapshot) {
         self.kv = kv;
         self.partitions = partitions;
-        self.tokens = Arc::new(tokens);
+        self.tokens = tokens;
         self.published.publish(&self.partitions);
-        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     StateMachine,
-    applied::{Shared, contain},
+    applied::{Decoded, Shared, contain},
     growth::{Growth, Reach},
     runtime::NodeScope,
     snapshot::{SnapshotData, Snapshots},
@@ -32,7 +32,7 @@ const APPLY_BATCH: usize = 256;
 pub(crate) enum Fault {
     /// There was no room for a file.
     Full(String),
-    /// A snapshot that arrived cannot be restored. It is set aside, and the state is an older one.
+    /// A snapshot that arrived cannot be restored. It is set aside, and the state is as it was.
     NotRestored(String),
 }
 
@@ -155,8 +155,12 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
                     let _ = fault.set(Fault::Full(error.to_string()));
                 }
             })?;
-            restore_or_set_aside(&shared, &snapshots, &installed, &snapshot).inspect_err(|error| {
+            let decoded = decode_or_set_aside(&shared, &snapshots, &installed, &snapshot);
+            let decoded = decoded.inspect_err(|error| {
                 let _ = fault.set(Fault::NotRestored(error.to_string()));
+            })?;
+            decoded.map_or(Ok(()), |decoded| {
+                shared.restore(&installed, decoded, snapshot.len())
             })
         };
         self.blocking(install).await?;
@@ -172,20 +176,19 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Machine<S> {
     }
 }
 
-/// Restores a kept snapshot. One that cannot be restored is kept no longer, so that an older one or that of
-/// a peer can take its place. Blocks.
-pub(crate) fn restore_or_set_aside<S: StateMachine>(
+/// Reads a kept snapshot, unless the state is as far already. One that cannot be restored is kept no longer,
+/// so that an older one or that of a peer can take its place. Blocks.
+pub(crate) fn decode_or_set_aside<S: StateMachine>(
     shared: &Shared<S>,
     snapshots: &Snapshots,
     meta: &SnapshotMeta,
     data: &SnapshotData,
-) -> io::Result<()> {
-    let Err(error) = shared.restore(meta, data) else {
-        return Ok(());
-    };
-    let cause = error.to_string();
-    let aside = snapshots.set_aside(data, &cause)?;
-    Err(io::Error::other(format!("{cause}; {aside}")))
+) -> io::Result<Option<Decoded<S>>> {
+    shared.decode(meta, data).or_else(|error| {
+        let cause = error.to_string();
+        let aside = snapshots.set_aside(data, &cause)?;
+        Err(io::Error::other(format!("{cause}; {aside}")))
+    })
 }
 
 pub(crate) fn is_full(error: &io::Error) -> bool {

@@ -1,9 +1,9 @@
 //! The replicated state of a node: what applies to it, what reads it, what restores it.
 
 use std::{
-    io,
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -35,24 +35,19 @@ use crate::{
 /// It outlives the core: what is applied is committed, whether or not this node's own log still has it.
 pub(crate) struct Shared<S> {
     state: RwLock<Applied<S>>,
-    /// The state before the first entry, to begin with again when a snapshot has left half a state behind.
-    initial: Mutex<WriteSnapshot>,
+    /// What this node supports.
+    features: Features,
     applied: watch::Sender<Option<u64>>,
     gate: Arc<Gate>,
     journal: Arc<Journal>,
     growth: Arc<Growth>,
 }
 
-/// Writes a snapshot that was taken.
-type WriteSnapshot = Box<dyn Fn(&mut dyn io::Write) -> io::Result<()> + Send>;
-
 struct Applied<S> {
     machine: S,
     system: System,
     last: Option<LogId>,
     membership: StoredMembership,
-    /// Whether half of a snapshot is in it, and it could not be emptied.
-    torn: bool,
     gate: Arc<Gate>,
     journal: Arc<Journal>,
 }
@@ -60,17 +55,14 @@ struct Applied<S> {
 impl<S: StateMachine> Shared<S> {
     pub(crate) fn new(machine: S, features: Features, snapshots: SnapshotRule) -> Self {
         let system = System {
-            features,
+            features: features.clone(),
             ..System::default()
         };
-        let initial = machine.snapshot();
-        let write: WriteSnapshot = Box::new(move |out| S::encode_snapshot(&initial, out));
         let state = Applied {
             machine,
             system,
             last: None,
             membership: StoredMembership::default(),
-            torn: false,
             gate: Arc::default(),
             journal: Arc::default(),
         };
@@ -78,7 +70,7 @@ impl<S: StateMachine> Shared<S> {
             gate: Arc::clone(&state.gate),
             journal: Arc::clone(&state.journal),
             state: RwLock::new(state),
-            initial: Mutex::new(write),
+            features,
             applied: watch::Sender::new(None),
             growth: Arc::new(Growth::new(snapshots)),
         }
@@ -183,59 +175,64 @@ impl<S: StateMachine> Shared<S> {
         });
     }
 
-    /// Replaces the state, unless it is as far as the snapshot already. Blocks: runs where that is allowed.
-    /// Readers wait without blocking their threads.
+    /// Reads a snapshot into a state aside; `None` if the state is as far already. Blocks: runs where that is
+    /// allowed. Meanwhile the state is read, and entries may be applied to it.
     ///
     /// # Errors
-    /// The snapshot cannot be restored, and the state is the initial one.
-    pub(crate) fn restore(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+    /// The snapshot cannot be restored. The state is as it was.
+    pub(crate) fn decode(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<Option<Decoded<S>>> {
+        if !self.state.blocking_read().is_behind(meta) {
+            return Ok(None);
+        }
+        Decoded::read(self.features.clone(), &mut data.content())
+            .map(Some)
+            .map_err(|cause| io::Error::other(format!("the snapshot cannot be restored: {cause}")))
+    }
+
+    /// Replaces the state by a snapshot of so many bytes, unless it has come as far meanwhile. Blocks; readers
+    /// wait for moments, without blocking their threads.
+    ///
+    /// # Errors
+    /// The state machine panicked: nothing is known of the state any more.
+    pub(crate) fn restore(&self, meta: &SnapshotMeta, decoded: Decoded<S>, bytes: u64) -> io::Result<()> {
         let mut state = self.state.blocking_write();
-        if !state.torn && state.last.map(|id| id.index) >= meta.last_log_id.map(|id| id.index) {
+        if !state.is_behind(meta) {
             return Ok(());
         }
-        state.torn = true;
-        let restored = state
-            .replace(&mut data.content())
-            .map_err(|error| format!("the snapshot cannot be restored: {error}"));
-        let restored = match restored {
-            Ok(()) => {
-                state.last = meta.last_log_id;
-                state.membership = meta.last_membership.clone();
-                state.torn = false;
-                self.growth.restored(data.len());
-                Ok(())
-            }
-            Err(cause) => match self.reset(&mut state) {
-                Ok(()) => Err(cause),
-                Err(error) => Err(format!("{cause}; nor can the state be emptied: {error}")),
-            },
-        };
-        state.gate.follow(&state.system.members);
+        let replaced = state.replace(meta, decoded).map_err(io::Error::other)?;
+        self.growth.restored(bytes);
         let last = state.last.map(|id| id.index);
         if let Some(last) = last {
             contain(|| state.machine.batch_applied(last)).map_err(io::Error::other)?;
         }
         drop(state);
         self.announce(last);
-        restored.map_err(io::Error::other)
-    }
-
-    /// Goes back to before the first entry.
-    fn reset(&self, state: &mut Applied<S>) -> Result<(), String> {
-        let mut bytes = Vec::new();
-        {
-            let initial = self.initial.lock().unwrap_or_else(PoisonError::into_inner);
-            contain(|| initial(&mut bytes))?.map_err(|error| error.to_string())?;
-        }
-        contain(|| state.machine.restore(&mut bytes.as_slice()))?.map_err(|error| error.to_string())?;
-        state.system = System {
-            features: Features::supporting(state.system.features.supported().clone()),
-            ..System::default()
-        };
-        state.last = None;
-        state.membership = StoredMembership::default();
-        state.torn = false;
+        // To drop a large state takes long: only once nobody waits for it.
+        drop(replaced);
         Ok(())
+    }
+}
+
+/// What was read of a snapshot: a state beside the one that is served.
+pub(crate) struct Decoded<S: StateMachine> {
+    system: System,
+    machine: S::Snapshot,
+}
+
+impl<S: StateMachine> Decoded<S> {
+    /// Reads all of a snapshot. Blocks.
+    ///
+    /// # Errors
+    /// It is damaged, or this release and this application make no state of it.
+    pub(crate) fn read(features: Features, input: &mut dyn io::Read) -> Result<Self, String> {
+        let read = contain(|| {
+            let system = System::decode(features, input)?;
+            let machine = S::decode_snapshot(input)?;
+            // Reading to the end checks what the state machine had no use for.
+            io::copy(input, &mut io::sink())?;
+            Ok::<_, io::Error>(Self { system, machine })
+        });
+        read?.map_err(|error| error.to_string())
     }
 }
 
@@ -266,9 +263,6 @@ impl<S: StateMachine> Applied<S> {
     /// Whether an entry is part of the state already.
     fn has(&self, id: &LogId) -> io::Result<bool> {
         match self.last {
-            _ if self.torn => Err(io::Error::other(
-                "half of a snapshot is in the state; restart this node",
-            )),
             Some(last) if last.index == id.index && last != *id => Err(io::Error::other(format!(
                 "{id} is committed where {last} was applied; this node has diverged, rebuild it with \
                  `rivven-node member replace`"
@@ -277,15 +271,23 @@ impl<S: StateMachine> Applied<S> {
         }
     }
 
-    /// Reads all of a snapshot into the state.
-    fn replace(&mut self, input: &mut dyn io::Read) -> Result<(), String> {
-        let read = contain(|| {
-            self.system.restore(input)?;
-            self.machine.restore(input)?;
-            // Reading to the end checks what the state machine had no use for.
-            io::copy(input, &mut io::sink())
-        });
-        read?.map(drop).map_err(|error| error.to_string())
+    /// Replaces the state, and gives back what was there.
+    fn replace(&mut self, meta: &SnapshotMeta, decoded: Decoded<S>) -> Result<Decoded<S>, String> {
+        let machine = contain(|| {
+            // Shares the old state, and so keeps it from being dropped while readers wait.
+            let replaced = self.machine.snapshot();
+            self.machine.restore(decoded.machine);
+            replaced
+        })?;
+        let system = mem::replace(&mut self.system, decoded.system);
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.gate.follow(&self.system.members);
+        Ok(Decoded { system, machine })
+    }
+
+    fn is_behind(&self, meta: &SnapshotMeta) -> bool {
+        self.last.map(|id| id.index) < meta.last_log_id.map(|id| id.index)
     }
 }
 
@@ -457,3 +459,6 @@ pub(crate) fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
         format!("the state machine panicked: {}", text.unwrap_or("no message"))
     })
 }
+
+#[cfg(test)]
+mod tests;

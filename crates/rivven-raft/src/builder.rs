@@ -2,7 +2,7 @@
 
 mod members;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU64, sync::Arc, time::Duration};
 
 use rivven_raft_store::{MemLogStore, NodeDir, SimulatedDisk, WriterMode};
 use rivven_transport::{Router, TaskGroup, Transport};
@@ -25,6 +25,7 @@ use crate::{
     runtime::{NodeScope, entropy},
     service,
     snapshot::Snapshots,
+    snapshot_rate::SnapshotRate,
     system::{Features, RIVVEN_FEATURE},
 };
 
@@ -50,6 +51,7 @@ pub struct RaftBuilder<S: StateMachine> {
     features: BTreeMap<String, u32>,
     auto_finalize: Option<Duration>,
     lease_reads: bool,
+    max_snapshot_rate: Option<NonZeroU64>,
     members: MemberSettings,
 }
 
@@ -84,6 +86,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             features: BTreeMap::new(),
             auto_finalize: None,
             lease_reads: false,
+            max_snapshot_rate: None,
             members: MemberSettings::default(),
         }
     }
@@ -146,6 +149,23 @@ impl<S: StateMachine> RaftBuilder<S> {
     #[must_use]
     pub const fn max_log_growth(mut self, bytes: u64) -> Self {
         self.snapshots = SnapshotRule::Growth { most: bytes };
+        self
+    }
+
+    /// Sends snapshots at no more than so many bytes per second, to all nodes together. Default: no limit; less than
+    /// [`MIN_SNAPSHOT_RATE`](crate::MIN_SNAPSHOT_RATE) counts as that.
+    ///
+    /// Without a limit a snapshot takes what others leave: it has a connection of its own, which sends less as soon as
+    /// a queue builds up before it, wherever that is. A limit is for what is not noticed so: a line that is paid for by
+    /// the byte, or a disk of a follower that others write to.
+    ///
+    /// A transfer may take as long as the rate makes it, and goes on where it stopped. But it should be over before the
+    /// log behind the snapshot is purged, or a follower that lags is sent one snapshot after another: the rate must be
+    /// higher than that at which the log is written, and as many times higher as the state is larger than
+    /// [`Self::max_log_growth`]. Backups are not held back.
+    #[must_use]
+    pub const fn max_snapshot_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
+        self.max_snapshot_rate = Some(bytes_per_second);
         self
     }
 
@@ -294,6 +314,7 @@ impl<S: StateMachine> RaftBuilder<S> {
                 .lease_reads
                 .then(|| Arc::new(Promise::new(timing.lease(), self.pace))),
             policy: self.members.policy(timing, durable),
+            snapshot_rate: Arc::new(SnapshotRate::new(self.max_snapshot_rate)),
         };
         let inner = Inner::start(plant, fabric).await?;
         serve(&router, &inner, timing);

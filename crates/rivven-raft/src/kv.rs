@@ -32,7 +32,11 @@ pub use self::{
     read::{KvChanges, KvEvent, KvLease, KvReadError},
     write::{MAX_DELETED_KEYS, MAX_TXN_READ_BYTES},
 };
-use self::{history::History, lease::Leases, write::Writer};
+use self::{
+    history::{History, Limits},
+    lease::Leases,
+    write::Writer,
+};
 use rivven_transport::identity::Role;
 
 use crate::{ApplyCtx, REFOUNDING_GAP, Refusal, StateMachine, shared_map::SharedMap};
@@ -265,8 +269,11 @@ impl StateMachine for KvStore {
         encode::encode(snapshot, out)
     }
 
-    fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
-        *self = decode::decode(input, self.history.limits())?;
-        Ok(())
+    fn decode_snapshot(input: &mut dyn Read) -> io::Result<Self> {
+        decode::decode(input, Limits::default())
+    }
+
+    fn restore(&mut self, snapshot: Self) {
+        *self = snapshot;
     }
 }

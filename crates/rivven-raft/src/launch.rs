@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     StartError, StateMachine,
-    adapter::{FaultCell, Machine, Place, restore_or_set_aside},
+    adapter::{FaultCell, Machine, Place, decode_or_set_aside},
     applied::Shared,
     codec::LogCodec,
     config::Timing,
@@ -25,6 +25,7 @@ use crate::{
     runtime::NodeScope,
     snapshot::Snapshots,
     snapshot_keeper::{SnapshotNews, keep_snapshots},
+    snapshot_rate::SnapshotRate,
     stages::{Stages, TimedLog, tell_lag},
     status::StatusSource,
     tick::propose_ticks,
@@ -117,6 +118,7 @@ pub(crate) struct Plant<S: StateMachine> {
     /// `None` while lease reads are off.
     pub(crate) promise: Option<Arc<Promise>>,
     pub(crate) policy: Policy,
+    pub(crate) snapshot_rate: Arc<SnapshotRate>,
 }
 
 impl<S: StateMachine> Plant<S> {
@@ -221,6 +223,7 @@ impl<S: StateMachine> Plant<S> {
         let peers = Peers {
             transport: self.transport.clone(),
             gate: Arc::clone(self.shared.gate()),
+            snapshot_rate: Arc::clone(&self.snapshot_rate),
         };
         if let Some(promise) = &self.promise {
             promise.forgotten();
@@ -267,8 +270,13 @@ impl<S: StateMachine> Plant<S> {
 /// Blocks.
 fn restore_newest<S: StateMachine>(shared: &Shared<S>, snapshots: &Snapshots) -> io::Result<Place> {
     while let Some((meta, data)) = snapshots.latest() {
-        match restore_or_set_aside(shared, snapshots, &meta, &data) {
-            Ok(()) => return Ok(Place::of(&meta)),
+        match decode_or_set_aside(shared, snapshots, &meta, &data) {
+            Ok(decoded) => {
+                if let Some(decoded) = decoded {
+                    shared.restore(&meta, decoded, data.len())?;
+                }
+                return Ok(Place::of(&meta));
+            }
             // Set aside, it is the newest no more.
             Err(error) if !same(snapshots, &meta) => {
                 tracing::error!(%error, "an older snapshot takes its place")

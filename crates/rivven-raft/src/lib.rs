@@ -47,6 +47,7 @@ mod shared_map;
 mod shelf;
 mod snapshot;
 mod snapshot_keeper;
+mod snapshot_rate;
 mod stages;
 mod status;
 mod submit;
@@ -86,6 +87,7 @@ pub use offline::{
 pub use propose::{ProposalId, ProposeOptions};
 pub use read::{Consistency, Read};
 pub use session::Session;
+pub use snapshot_rate::MIN_SNAPSHOT_RATE;
 pub use status::{NoLeader, RaftStatus, RaftWatch, Role};
 
 pub use system::{

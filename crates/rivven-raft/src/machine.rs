@@ -33,11 +33,13 @@ use serde::{Serialize, de::DeserializeOwned};
 ///     fn encode_snapshot(snapshot: &u64, out: &mut dyn Write) -> io::Result<()> {
 ///         out.write_all(&snapshot.to_le_bytes())
 ///     }
-///     fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
+///     fn decode_snapshot(input: &mut dyn Read) -> io::Result<u64> {
 ///         let mut bytes = [0; 8];
 ///         input.read_exact(&mut bytes)?;
-///         self.0 = u64::from_le_bytes(bytes);
-///         Ok(())
+///         Ok(u64::from_le_bytes(bytes))
+///     }
+///     fn restore(&mut self, snapshot: u64) {
+///         self.0 = snapshot;
 ///     }
 /// }
 /// ```
@@ -47,7 +49,8 @@ pub trait StateMachine: Sized + Send + Sync + 'static {
     type Command: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static;
     /// What the proposer gets back.
     type Response: Serialize + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static;
-    /// The state at one point in time, encoded while later commands are applied.
+    /// The state at one point in time, encoded while later commands are applied, and decoded while an older
+    /// state is read.
     type Snapshot: Send + 'static;
 
     /// Refuses a command before it is proposed. Nothing is written for a refused command.
@@ -126,11 +129,24 @@ pub trait StateMachine: Sized + Send + Sync + 'static {
     /// What `out` reports.
     fn encode_snapshot(snapshot: &Self::Snapshot, out: &mut dyn io::Write) -> io::Result<()>;
 
-    /// Replaces the state by a snapshot. Runs on a thread where blocking is allowed.
+    /// Reads what [`Self::encode_snapshot`] wrote into a state aside. Runs on a thread where blocking is allowed.
+    ///
+    /// Meanwhile the node goes on serving the state that it has, so both are in memory for that time. The input
+    /// may be any bytes: what cannot be a snapshot must be an error, not a panic, and what it claims to hold must
+    /// be allocated only as it arrives. It need not be read to its end.
     ///
     /// # Errors
-    /// The input could not be read or understood. The node then stops: the state may be half replaced.
-    fn restore(&mut self, input: &mut dyn io::Read) -> io::Result<()>;
+    /// The input could not be read or understood. The state stays as it is; the node sets the snapshot aside and
+    /// fetches another, and stops after a few that failed.
+    fn decode_snapshot(input: &mut dyn io::Read) -> io::Result<Self::Snapshot>;
+
+    /// Replaces the state by one that was decoded. Must be cheap, because reads wait meanwhile: move, do not
+    /// copy. [`Self::batch_applied`] follows.
+    ///
+    /// What is not replicated, such as handles and settings, stays that of this node. The state that is
+    /// replaced need not be cheap to drop, as long as [`Self::snapshot`] shares it: it is dropped later, on a
+    /// thread where blocking is allowed.
+    fn restore(&mut self, snapshot: Self::Snapshot);
 }
 
 /// Where in the log a command stands.

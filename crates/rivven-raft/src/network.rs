@@ -30,6 +30,7 @@ use crate::{
     membership::Gate,
     runtime::NodeRuntime,
     snapshot::SnapshotData,
+    snapshot_rate::SnapshotRate,
     stages::replicate_seconds,
     types::{LogEntry, LogId, Seat, Snapshot, TypeConfig, Vote},
     wire::{
@@ -57,12 +58,14 @@ type StreamingResult<T> = Result<T, StreamingError<TypeConfig>>;
 pub(crate) struct Peers {
     pub(crate) transport: Transport,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) snapshot_rate: Arc<SnapshotRate>,
 }
 
 /// One peer, on one of its lanes.
 pub(crate) struct Peer {
     transport: Transport,
     gate: Arc<Gate>,
+    snapshot_rate: Arc<SnapshotRate>,
     to: NodeId,
     lane: Lane,
     replicated: Histogram,
@@ -85,6 +88,7 @@ impl Peers {
         Peer {
             transport: self.transport.clone(),
             gate: Arc::clone(&self.gate),
+            snapshot_rate: Arc::clone(&self.snapshot_rate),
             to,
             lane,
             replicated: replicate_seconds(to),
@@ -305,7 +309,8 @@ impl Peer {
         Ok(response.into())
     }
 
-    /// Sends what the peer lacks of a snapshot, and waits until it is installed.
+    /// Sends what the peer lacks of a snapshot, and waits until it is installed. However low the rate is, pieces come
+    /// often enough for the transfer not to stand still, and nothing bounds how long it takes in all.
     ///
     /// After an interruption the core calls again and the peer names the offset to go on from.
     async fn send_snapshot(
@@ -322,12 +327,15 @@ impl Peer {
             len: transfer.len,
             checksum: transfer.checksum,
         };
+        let rate = &self.snapshot_rate;
+        let most = rate.piece_bytes(SNAPSHOT_PIECE_BYTES);
         let piece_at = |offset| {
             let part = data.clone();
             async move {
-                NodeRuntime::spawn_blocking(move || part.read_transfer(offset, SNAPSHOT_PIECE_BYTES))
-                    .await
-                    .and_then(|piece| piece)
+                let read = NodeRuntime::spawn_blocking(move || part.read_transfer(offset, most));
+                let piece = read.await.and_then(|piece| piece)?;
+                rate.admit(piece.len()).await;
+                Ok(piece)
             }
         };
         let ctx = TransferCtx::new()

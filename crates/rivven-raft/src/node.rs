@@ -30,6 +30,7 @@ use crate::{
     runtime::NodeScope,
     shelf::Shelf,
     snapshot::Snapshots,
+    snapshot_rate::SnapshotRate,
     stages::Stages,
     status::StatusSource,
     submit::{RETRY_INTERVAL, Room},
@@ -105,6 +106,7 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) stages: Arc<Stages>,
     /// `None` while lease reads are off.
     pub(crate) promise: Option<Arc<Promise>>,
+    pub(crate) snapshot_rate: Arc<SnapshotRate>,
     /// The lock of the data directory, given back once nothing writes there any more.
     dir: Mutex<Option<Arc<NodeDir>>>,
     /// Whether everything that the node did has ended.
@@ -278,6 +280,7 @@ impl<S: StateMachine> Inner<S> {
             rounds: ReadRounds::default(),
             stages: Arc::clone(&plant.stages),
             promise: plant.promise.clone(),
+            snapshot_rate: Arc::clone(&plant.snapshot_rate),
             dir: Mutex::new(match &plant.disk {
                 Disk::Dir { log, .. } => Some(Arc::clone(&log.dir)),
                 Disk::Memory(_) => None,

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long one answer may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of a snapshot in one answer.
+/// Most bytes of a snapshot in one answer.
 const PART_BYTES: usize = 1 << 20;
 
 /// Most bytes of a message without a part.
@@ -130,13 +130,15 @@ async fn read_snapshot<S: StateMachine>(
     let Some(data) = kept.find(|data| WireTransfer::from(data.transfer()) == transfer) else {
         return Ok(None);
     };
+    let most = node.snapshot_rate.piece_bytes(PART_BYTES);
     let read = node
         .scope
         .group()
-        .blocking(move || data.read_transfer(offset, PART_BYTES));
+        .blocking(move || data.read_transfer(offset, most));
     let part = read.await.map_err(io::Error::other).and_then(|part| part);
-    part.map(Some)
-        .map_err(|error| Rejection::new("snapshot-not-read", error.to_string()))
+    let part = part.map_err(|error| Rejection::new("snapshot-not-read", error.to_string()))?;
+    node.snapshot_rate.admit(part.len()).await;
+    Ok(Some(part))
 }
 
 /// A node that has to be repaired before it can start.

@@ -295,7 +295,7 @@ async fn a_backup_is_not_restored_as_its_own_cluster_nor_into_a_full_directory_n
     let file = some_backup(root.path()).await;
     let target = root.path().join("own");
     let partial = PartialDir::create(&target, CLUSTER, 1, [9; 16]).unwrap();
-    let restored = restore_backup(&file, partial.dir(), founder(), KvStore::new()).await;
+    let restored = restore_backup::<KvStore>(&file, partial.dir(), founder()).await;
     assert_eq!(restored.unwrap_err().code(), "restore-same-cluster");
     drop(partial);
 
@@ -304,7 +304,7 @@ async fn a_backup_is_not_restored_as_its_own_cluster_nor_into_a_full_directory_n
 
     // Of another application.
     let partial = PartialDir::create(&target, NEW, 1, [9; 16]).unwrap();
-    let restored = restore_backup(&file, partial.dir(), founder(), Other).await;
+    let restored = restore_backup::<Other>(&file, partial.dir(), founder()).await;
     assert_eq!(restored.unwrap_err().code(), "backup-not-understood");
     drop(partial);
     assert!(!target.exists() && !root.path().join("own.partial").exists());
@@ -321,11 +321,12 @@ impl rivven_raft::StateMachine for Other {
     fn encode_snapshot((): &(), _out: &mut dyn std::io::Write) -> std::io::Result<()> {
         Ok(())
     }
-    fn restore(&mut self, input: &mut dyn std::io::Read) -> std::io::Result<()> {
+    fn decode_snapshot(input: &mut dyn std::io::Read) -> std::io::Result<()> {
         let mut byte = [0];
         input.read_exact(&mut byte)?;
         Err(std::io::Error::other("not mine"))
     }
+    fn restore(&mut self, (): ()) {}
 }
 
 /// A restore that is killed leaves a prefix of its files, the last of them cut. Nothing of it is a directory that

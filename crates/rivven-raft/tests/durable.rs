@@ -11,6 +11,8 @@ mod common;
 mod interrupted;
 #[path = "durable/stubborn.rs"]
 mod stubborn;
+#[path = "durable/throttled.rs"]
+mod throttled;
 
 use std::{path::Path, time::Duration};
 

@@ -284,15 +284,18 @@ struct CrampedDisk {
 impl StateMachine for Cramped {
     type Command = ();
     type Response = u64;
-    type Snapshot = (u64, Arc<CrampedDisk>);
+    type Snapshot = (u64, Option<Arc<CrampedDisk>>);
     fn apply(&mut self, _ctx: &ApplyCtx, (): ()) -> u64 {
         self.count += 1;
         self.count
     }
     fn snapshot(&self) -> Self::Snapshot {
-        (self.count, Arc::clone(&self.disk))
+        (self.count, Some(Arc::clone(&self.disk)))
     }
     fn encode_snapshot((count, disk): &Self::Snapshot, out: &mut dyn Write) -> io::Result<()> {
+        let Some(disk) = disk else {
+            return out.write_all(&count.to_le_bytes());
+        };
         disk.tried.fetch_add(1, Ordering::Relaxed);
         let one_less = |left: u64| left.checked_sub(1);
         if disk
@@ -309,11 +312,13 @@ impl StateMachine for Cramped {
         std::thread::sleep(Duration::from_millis(disk.slow_ms.load(Ordering::Relaxed)));
         out.write_all(&count.to_le_bytes())
     }
-    fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
+    fn decode_snapshot(input: &mut dyn Read) -> io::Result<Self::Snapshot> {
         let mut bytes = [0; 8];
         input.read_exact(&mut bytes)?;
-        self.count = u64::from_le_bytes(bytes);
-        Ok(())
+        Ok((u64::from_le_bytes(bytes), None))
+    }
+    fn restore(&mut self, (count, _): Self::Snapshot) {
+        self.count = count;
     }
 }
 

@@ -86,11 +86,7 @@ fn a_large_state_is_written_and_restored_as_a_stream_while_it_changes() {
     let (reader, writer) = io::pipe().unwrap();
     let restorer = std::thread::Builder::new().name("restore".into());
     let restoring = restorer
-        .spawn(move || {
-            let mut copy = KvStore::new();
-            copy.restore(&mut io::BufReader::new(reader)).unwrap();
-            copy
-        })
+        .spawn(move || KvStore::decode_snapshot(&mut io::BufReader::new(reader)).unwrap())
         .unwrap();
     let mut observer = Observer {
         store: &mut store,

@@ -195,11 +195,13 @@ impl StateMachine for Count {
     fn encode_snapshot(snapshot: &u64, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&snapshot.to_le_bytes())
     }
-    fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
+    fn decode_snapshot(input: &mut dyn Read) -> io::Result<u64> {
         let mut bytes = [0; 8];
         input.read_exact(&mut bytes)?;
-        self.0 = u64::from_le_bytes(bytes);
-        Ok(())
+        Ok(u64::from_le_bytes(bytes))
+    }
+    fn restore(&mut self, snapshot: u64) {
+        self.0 = snapshot;
     }
 }
 

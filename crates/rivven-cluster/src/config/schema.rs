@@ -54,7 +54,8 @@ fn cluster<V: Visit>(visit: &mut V, config: &mut ClusterConfig) -> Result<(), Co
         visit.field("election_timeout_max_ms", &mut raft.election_timeout_max_ms)?;
         visit.field("heartbeat_interval_ms", &mut raft.heartbeat_interval_ms)?;
         visit.field("lease_reads", &mut raft.lease_reads)?;
-        visit.field("auto_finalize_after_ms", &mut raft.auto_finalize_after_ms)
+        visit.field("auto_finalize_after_ms", &mut raft.auto_finalize_after_ms)?;
+        visit.field("max_snapshot_rate", &mut raft.max_snapshot_rate)
     })?;
     let gossip = &mut config.gossip;
     visit.section("gossip", |visit| {

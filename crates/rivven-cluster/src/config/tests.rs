@@ -48,6 +48,7 @@ fn what_is_written_reads_back_equal() {
     odd.tls.renewal = Renewal::Manual;
     odd.raft.lease_reads = true;
     odd.raft.auto_finalize_after_ms = Some(0);
+    odd.raft.max_snapshot_rate = Some(1 << 20);
     odd.tls.name_template = "spiffe://a/{cluster}/{role}/{id}".into();
     odd.tls.issuer.ca_key = Some("keys: #/ca.key".into());
     odd.advertise_address = Some("[::1]:1".parse().unwrap());
@@ -205,6 +206,7 @@ fn the_environment_overrides_the_file_and_its_mistakes_are_named() {
             ("RIVVEN_CLUSTER__RAFT__PEERS", "a:1, b:2"),
             ("RIVVEN_CLUSTER__ADMIN__INSECURE", "true"),
             ("RIVVEN_CLUSTER__RAFT__LEASE_READS", "true"),
+            ("RIVVEN_CLUSTER__RAFT__MAX_SNAPSHOT_RATE", "65536"),
         ])
         .unwrap();
     assert_eq!(
@@ -217,6 +219,11 @@ fn the_environment_overrides_the_file_and_its_mistakes_are_named() {
     );
     assert!(
         config.admin.insecure && config.raft.lease_reads && config.check().is_ok_and(|it| it.lease_reads)
+    );
+
+    assert_eq!(
+        config.check().unwrap().max_snapshot_rate,
+        Some(rivven_raft::MIN_SNAPSHOT_RATE)
     );
 
     let before = config.clone();
@@ -266,7 +273,7 @@ fn a_mistake_is_shown_where_it_was_made() {
 9 |     election_timout_min_ms: 150
   |     ^^^^^^^^^^^^^^^^^^^^^^
   = help: did you mean `election_timeout_min_ms`?
-  = help: known keys here: peers, voter_target, voter_replace_after_ms, priority, priority_hold_ms, replace, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms, lease_reads, auto_finalize_after_ms"
+  = help: known keys here: peers, voter_target, voter_replace_after_ms, priority, priority_hold_ms, replace, election_timeout_min_ms, election_timeout_max_ms, heartbeat_interval_ms, lease_reads, auto_finalize_after_ms, max_snapshot_rate"
     );
 }
 

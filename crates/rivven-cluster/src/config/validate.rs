@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     ops::{Range, RangeInclusive},
     path::PathBuf,
     time::Duration,
 };
 
 use rivven_partition::{MAX_ENDPOINT_NAME_LEN, MAX_ENDPOINTS, MAX_REPLICATION_FACTOR, MAX_WEIGHT};
-use rivven_raft::MemberRole;
+use rivven_raft::{MIN_SNAPSHOT_RATE, MemberRole};
 use rivven_transport::{
     Provider, ProviderError,
     identity::{SanTemplate, SanTemplateError},
@@ -35,6 +36,9 @@ const ELECTION_MS: RangeInclusive<u64> = 20..=300_000;
 
 /// A heartbeat below 5 ms is load, not liveness.
 const HEARTBEAT_MS: RangeInclusive<u64> = 5..=150_000;
+
+/// Bytes per second; more than a TiB is no limit.
+const SNAPSHOT_RATE: RangeInclusive<u64> = MIN_SNAPSHOT_RATE.get()..=1 << 40;
 
 const PERIOD_MS: RangeInclusive<u64> = 20..=60_000;
 const SUSPECT_MS: RangeInclusive<u64> = 40..=3_600_000;
@@ -73,6 +77,7 @@ pub(crate) struct CheckedConfig {
     pub(crate) election_timeout_ms: Range<u64>,
     pub(crate) heartbeat_interval_ms: u64,
     pub(crate) lease_reads: bool,
+    pub(crate) max_snapshot_rate: Option<NonZeroU64>,
     pub(crate) gossip_bind: SocketAddr,
     pub(crate) gossip_advertise: Option<PeerAddr>,
     pub(crate) known_peers: Vec<PeerAddr>,
@@ -178,6 +183,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
     check.addresses()?;
     let full = effective(config);
     let (election_timeout_ms, heartbeat_interval_ms) = check.raft(&full)?;
+    let max_snapshot_rate = check.snapshot_rate()?;
     let members = members::check(&check, &full)?;
     let (period, suspect) = check.gossip(&full)?;
     check.placement()?;
@@ -203,6 +209,7 @@ pub(super) fn check(config: &ClusterConfig) -> Result<CheckedConfig, ConfigError
         election_timeout_ms,
         heartbeat_interval_ms,
         lease_reads: full.raft.lease_reads,
+        max_snapshot_rate,
         gossip_bind: SocketAddr::new(
             full.gossip.bind_address.unwrap_or(full.bind_address.ip()),
             full.gossip.bind_port,
@@ -369,6 +376,14 @@ impl Check<'_> {
             return Err(self.invalid(&path("heartbeat_interval_ms"), problem, help));
         }
         Ok((min..max, heartbeat))
+    }
+
+    fn snapshot_rate(&self) -> Result<Option<NonZeroU64>, ConfigError> {
+        let Some(rate) = self.0.raft.max_snapshot_rate else {
+            return Ok(None);
+        };
+        self.range("cluster.raft.max_snapshot_rate", rate, SNAPSHOT_RATE)?;
+        Ok(NonZeroU64::new(rate))
     }
 
     fn gossip(&self, full: &ClusterConfig) -> Result<(u64, u64), ConfigError> {

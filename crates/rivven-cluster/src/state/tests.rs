@@ -102,7 +102,7 @@ fn a_token_is_spent_once_whoever_asks_and_wherever_the_state_came_from() {
     let mut bytes = Vec::new();
     ClusterState::encode_snapshot(&state.snapshot(), &mut bytes).unwrap();
     let mut restored = self::state();
-    restored.restore(&mut bytes.as_slice()).unwrap();
+    restored.restore(ClusterState::decode_snapshot(&mut bytes.as_slice()).unwrap());
     assert_eq!(answer(&mut restored, spend(1)), Err(TokenRefusal::Used));
     assert_eq!(answer(&mut restored, spend(2)), Ok(()));
 }
@@ -126,17 +126,18 @@ fn a_snapshot_restores_both_modules_and_publishes_them() {
     let mut bytes = Vec::new();
     ClusterState::encode_snapshot(&original.snapshot(), &mut bytes).unwrap();
 
+    let decoded = |mut bytes: &[u8]| ClusterState::decode_snapshot(&mut bytes);
     let mut restored = state();
-    restored.restore(&mut bytes.as_slice()).unwrap();
+    restored.restore(decoded(&bytes).unwrap());
     assert_eq!(restored.kv.get("a"), original.kv.get("a"));
     assert_eq!(restored.partitions, original.partitions);
     assert_eq!(restored.published.read(PartitionState::generation), 1);
 
     for len in 0..bytes.len() {
-        assert!(state().restore(&mut &bytes[..len]).is_err(), "cut at {len}");
+        assert!(decoded(&bytes[..len]).is_err(), "cut at {len}");
     }
     bytes[0] = 1;
-    let error = state().restore(&mut bytes.as_slice()).unwrap_err();
+    let error = decoded(&bytes).unwrap_err();
     assert!(error.to_string().contains("unknown version"), "{error}");
 }
 

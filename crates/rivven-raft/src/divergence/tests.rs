@@ -49,11 +49,13 @@ impl StateMachine for Salted {
     fn encode_snapshot(snapshot: &u64, out: &mut dyn io::Write) -> io::Result<()> {
         out.write_all(&snapshot.to_le_bytes())
     }
-    fn restore(&mut self, input: &mut dyn io::Read) -> io::Result<()> {
+    fn decode_snapshot(input: &mut dyn io::Read) -> io::Result<u64> {
         let mut bytes = [0; 8];
         input.read_exact(&mut bytes)?;
-        self.sum = u64::from_le_bytes(bytes);
-        Ok(())
+        Ok(u64::from_le_bytes(bytes))
+    }
+    fn restore(&mut self, snapshot: u64) {
+        self.sum = snapshot;
     }
 }
 

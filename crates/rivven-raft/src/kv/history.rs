@@ -113,10 +113,6 @@ impl History {
         self.oldest = self.oldest.max(oldest);
     }
 
-    pub(super) const fn limits(&self) -> Limits {
-        self.limits
-    }
-
     pub(super) const fn oldest(&self) -> u64 {
         self.oldest
     }

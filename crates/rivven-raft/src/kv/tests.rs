@@ -99,8 +99,7 @@ fn what_breaks_a_limit_is_refused_before_it_is_proposed_and_what_is_in_the_log_i
         let mut store = KvStore::new();
         let response = apply(&mut store, command);
         assert!(!response.is_refusal(), "{response:?}");
-        let mut again = KvStore::new();
-        again.restore(&mut &encoded(&store)[..]).unwrap();
+        let again = KvStore::decode_snapshot(&mut &encoded(&store)[..]).unwrap();
         assert_eq!(encoded(&again), encoded(&store));
     };
     let (long, large) = ("k".repeat(MAX_KEY_BYTES + 1), vec![0; MAX_VALUE_BYTES + 1]);

@@ -108,16 +108,11 @@ pub(super) fn open(path: &Path) -> Result<(SnapshotFile<TypeConfig>, BackupRepor
         path: path.to_path_buf(),
         detail: detail.to_owned(),
     };
-    let mut system = System {
-        features: Features::of_anybody(),
-        ..System::default()
-    };
-    system
-        .restore(&mut file.content())
-        .map_err(|error| OfflineError::BackupNotUnderstood {
-            path: path.to_path_buf(),
-            cause: error.to_string(),
-        })?;
+    let decoded = System::decode(Features::of_anybody(), &mut file.content());
+    let system = decoded.map_err(|error| OfflineError::BackupNotUnderstood {
+        path: path.to_path_buf(),
+        cause: error.to_string(),
+    })?;
     let meta = file.meta();
     let last = meta.last_log_id.as_ref();
     let last = last.ok_or_else(|| damaged("it is of a group that has not begun"))?;

@@ -3,15 +3,15 @@
 use std::{io, path::Path};
 
 use openraft::storage::RaftLogStorage;
-use rivven_raft_store::{LogOptions, NodeDir, RedbLogStore, SnapshotError, SnapshotFile, WriterMode};
+use rivven_raft_store::{LogOptions, NodeDir, RedbLogStore, SnapshotError, WriterMode};
 use rivven_types::PeerAddr;
 
 use super::{OfflineError, Sole, append_refounding, report::open, voters};
 use crate::{
     Refounding, RefoundingCause, StateMachine,
-    applied::contain,
+    applied::Decoded,
     codec::LogCodec,
-    system::{Features, Levels, System},
+    system::{Features, Levels},
     types::TypeConfig,
 };
 
@@ -32,8 +32,7 @@ pub struct RestoreAs {
 /// Everything that was replicated is taken over: the application's state, sessions, feature levels. Its members
 /// are not: the node leads alone, every other data directory of the old group is shut out, and others join as
 /// usual. Numbers that serve as names or fencing tokens jump ([`REFOUNDING_GAP`](crate::REFOUNDING_GAP)).
-/// `machine` is an empty state, into which the backup is restored for a trial. Blocks, and has one state in
-/// memory.
+/// The backup is decoded once for a trial, as a state of `S`. Blocks, and has one state in memory.
 ///
 /// Give it the directory of a [`PartialDir`](crate::PartialDir), and finish that once this has succeeded: so a
 /// restore that is interrupted leaves nothing that a node could be started in.
@@ -45,7 +44,6 @@ pub async fn restore_backup<S: StateMachine>(
     file: &Path,
     dir: &NodeDir,
     founder: RestoreAs,
-    machine: S,
 ) -> Result<Refounding, OfflineError> {
     let (backup, report) = open(file)?;
     if report.cluster == dir.cluster() {
@@ -54,7 +52,10 @@ pub async fn restore_backup<S: StateMachine>(
             cluster: report.cluster,
         });
     }
-    try_out(&backup, founder.features, machine).map_err(|cause| OfflineError::BackupNotUnderstood {
+    // Whether this release and this application make a state of it.
+    let features = Features::supporting(founder.features);
+    let tried = Decoded::<S>::read(features, &mut backup.content());
+    tried.map_err(|cause| OfflineError::BackupNotUnderstood {
         path: file.to_path_buf(),
         cause,
     })?;
@@ -92,23 +93,4 @@ pub async fn restore_backup<S: StateMachine>(
         source,
     })?;
     Ok(record)
-}
-
-/// Whether this release and this application make a state of it. What reads to the end has checked all of it.
-fn try_out<S: StateMachine>(
-    backup: &SnapshotFile<TypeConfig>,
-    features: Levels,
-    mut machine: S,
-) -> Result<(), String> {
-    let mut content = backup.content();
-    let mut system = System {
-        features: Features::supporting(features),
-        ..System::default()
-    };
-    let restored = contain(|| {
-        system.restore(&mut content)?;
-        machine.restore(&mut content)?;
-        io::copy(&mut content, &mut io::sink())
-    });
-    restored?.map(drop).map_err(|error| error.to_string())
 }

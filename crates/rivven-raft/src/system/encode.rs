@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use super::{
-    Chain, Digest, Levels, MAX_KEPT_REPLY_BYTES, Refoundings, System,
+    Chain, Digest, Features, Levels, MAX_KEPT_REPLY_BYTES, Refoundings, System,
     session::{Kept, SessionId, Window},
 };
 use rivven_types::NodeId;
@@ -59,12 +59,12 @@ impl System {
         Ok(())
     }
 
-    /// Replaces everything but what this node supports.
-    pub(crate) fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
+    /// Reads what [`Self::encode`] wrote, on a node with these features: what they say is finalised is replaced.
+    pub(crate) fn decode(features: Features, input: &mut dyn Read) -> io::Result<Self> {
         read_version(input, VERSION, "the system state")?;
         let mut system = Self {
             log_time_ms: read_u64(input)?,
-            features: self.features.clone(),
+            features,
             ..Self::default()
         };
         let last: Option<Digest> = read_record(input, MAX_RECORD_BYTES)?;
@@ -98,7 +98,6 @@ impl System {
         for _ in 0..read_u64(input)? {
             system.refoundings.keep(read_record(input, MAX_RECORD_BYTES)?);
         }
-        *self = system;
-        Ok(())
+        Ok(system)
     }
 }

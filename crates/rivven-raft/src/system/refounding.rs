@@ -118,7 +118,7 @@ mod tests {
     use crate::{
         ApplyCtx, KvCommand, KvResponse, KvStore, MemberRole, SessionId, StateMachine,
         membership::{DEFAULT_PRIORITY, MemberCommand},
-        system::{System, SystemCommand, SystemResponse},
+        system::{Features, System, SystemCommand, SystemResponse},
     };
 
     fn disk(byte: u8) -> InstanceId {
@@ -211,14 +211,11 @@ mod tests {
 
         let mut bytes = Vec::new();
         system.encode(&mut bytes).unwrap();
-        let mut restored = System::default();
-        restored.restore(&mut bytes.as_slice()).unwrap();
+        let decoded = |mut bytes: &[u8]| System::decode(Features::default(), &mut bytes);
+        let restored = decoded(&bytes).unwrap();
         assert_eq!(restored.refoundings, system.refoundings);
         for cut in 0..bytes.len() {
-            assert!(
-                System::default().restore(&mut &bytes[..cut]).is_err(),
-                "cut at {cut}"
-            );
+            assert!(decoded(&bytes[..cut]).is_err(), "cut at {cut}");
         }
     }
 
@@ -241,8 +238,7 @@ mod tests {
         assert!(store.get_at("k", 1).is_err());
         let mut bytes = Vec::new();
         KvStore::encode_snapshot(&store, &mut bytes).unwrap();
-        let mut copy = KvStore::new();
-        copy.restore(&mut bytes.as_slice()).unwrap();
+        let copy = KvStore::decode_snapshot(&mut bytes.as_slice()).unwrap();
         assert_eq!(copy.revision(), store.revision());
     }
 

@@ -23,8 +23,7 @@ fn encoded(system: &System) -> Vec<u8> {
 }
 
 fn restored(bytes: &[u8]) -> io::Result<System> {
-    let mut system = System::default();
-    system.restore(&mut &*bytes).map(|()| system)
+    System::decode(Features::default(), &mut &*bytes)
 }
 
 const TTL: u64 = MIN_SESSION_TTL_MS;

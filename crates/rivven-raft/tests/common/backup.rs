@@ -28,6 +28,6 @@ pub(crate) fn founder() -> RestoreAs {
 /// Restores a backup as node `node_id` of the new cluster, which is to be at `target`.
 pub(crate) async fn restore(file: &Path, target: &Path, node_id: NodeId) -> Result<(), OfflineError> {
     let partial = PartialDir::create(target, NEW, node_id, [9; 16])?;
-    restore_backup(file, partial.dir(), founder(), KvStore::new()).await?;
+    restore_backup::<KvStore>(file, partial.dir(), founder()).await?;
     Ok(partial.finish()?)
 }

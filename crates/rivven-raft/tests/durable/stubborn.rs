@@ -1,4 +1,4 @@
-//! A state machine that cannot read its snapshots, or takes its time to write them.
+//! A state machine that cannot read its snapshots, or takes its time to write or to read them.
 
 use std::{
     io::{self, Read, Write},
@@ -19,13 +19,67 @@ struct Stubborn {
     will: Will,
 }
 
+/// What the state machines of one test are told. Snapshots carry its number, since they are read without one of
+/// the state machines at hand.
 #[derive(Clone, Default)]
 struct Will {
-    /// Snapshots that it will not read.
+    number: u64,
+    /// Snapshots that they will not read.
     unreadable: Arc<AtomicU64>,
-    /// Whether it is to wait with writing one.
-    held: Arc<(Mutex<bool>, Condvar)>,
-    writing: Arc<AtomicU64>,
+    writing: Arc<Passage>,
+    reading: Arc<Passage>,
+}
+
+static WILLS: Mutex<Vec<Will>> = Mutex::new(Vec::new());
+
+impl Will {
+    fn new() -> Self {
+        let mut wills = WILLS.lock().unwrap();
+        let number = u64::try_from(wills.len()).unwrap();
+        wills.push(Self {
+            number,
+            ..Self::default()
+        });
+        wills.last().unwrap().clone()
+    }
+
+    fn of(number: u64) -> Self {
+        WILLS.lock().unwrap()[usize::try_from(number).unwrap()].clone()
+    }
+}
+
+/// Where a thread may be held up.
+#[derive(Default)]
+struct Passage {
+    /// Who comes as this one, counted from 0, or later is held up; without, nobody is.
+    closed_from: Mutex<Option<u64>>,
+    opened: Condvar,
+    /// How many have come this far.
+    reached: AtomicU64,
+}
+
+impl Passage {
+    fn pass(&self) {
+        let number = self.reached.fetch_add(1, Ordering::Relaxed);
+        let closed = self.closed_from.lock().unwrap();
+        let held = |from: &mut Option<u64>| from.is_some_and(|from| number >= from);
+        drop(self.opened.wait_while(closed, held).unwrap());
+    }
+
+    /// Closed until the end of the test at the latest: a runtime waits for every thread of its own.
+    fn close_from(&self, number: u64) -> Closed<'_> {
+        *self.closed_from.lock().unwrap() = Some(number);
+        Closed(self)
+    }
+
+    fn open(&self) {
+        *self.closed_from.lock().unwrap() = None;
+        self.opened.notify_all();
+    }
+
+    fn reached(&self) -> u64 {
+        self.reached.load(Ordering::Relaxed)
+    }
 }
 
 impl StateMachine for Stubborn {
@@ -40,22 +94,34 @@ impl StateMachine for Stubborn {
         (self.count, self.will.clone())
     }
     fn encode_snapshot((count, will): &Self::Snapshot, out: &mut dyn Write) -> io::Result<()> {
-        will.writing.fetch_add(1, Ordering::Relaxed);
-        let (held, released) = &*will.held;
-        drop(released.wait_while(held.lock().unwrap(), |held| *held).unwrap());
-        out.write_all(&count.to_le_bytes())
+        will.writing.pass();
+        out.write_all(&count.to_le_bytes())?;
+        out.write_all(&will.number.to_le_bytes())
     }
-    fn restore(&mut self, input: &mut dyn Read) -> io::Result<()> {
-        let mut bytes = [0; 8];
-        input.read_exact(&mut bytes)?;
-        self.count = u64::from_le_bytes(bytes);
-        let left = &self.will.unreadable;
-        let refused = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if self.count > 0 && refused.is_ok() {
-            // Half of it is there by then.
-            return Err(io::Error::other("it cannot be understood"));
+    fn decode_snapshot(input: &mut dyn Read) -> io::Result<Self::Snapshot> {
+        let mut number = || {
+            let mut bytes = [0; 8];
+            input.read_exact(&mut bytes).map(|()| u64::from_le_bytes(bytes))
+        };
+        let (count, will) = (number()?, Will::of(number()?));
+        will.reading.pass();
+        let one_less = |left: u64| left.checked_sub(1);
+        let left = &will.unreadable;
+        match left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+            Ok(_) => Err(io::Error::other("it cannot be understood")),
+            Err(_) => Ok((count, will)),
         }
-        Ok(())
+    }
+    fn restore(&mut self, (count, _): Self::Snapshot) {
+        self.count = count;
+    }
+}
+
+struct Closed<'a>(&'a Passage);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 
@@ -81,7 +147,7 @@ async fn start_stubborn(
 
 /// Two nodes that have counted far, and a third that was away and has to be sent a snapshot.
 async fn with_a_laggard(root: &Path, unreadable: u64) -> (Vec<RaftNode<Stubborn>>, RaftNode<Stubborn>) {
-    let (fabric, will) = (Fabric::new(), Will::default());
+    let (fabric, will) = (Fabric::new(), Will::new());
     let mut nodes = Vec::new();
     for node_id in 1..=3 {
         nodes.push(start_stubborn(&fabric, root, node_id, 3, &will).await);
@@ -93,9 +159,8 @@ async fn with_a_laggard(root: &Path, unreadable: u64) -> (Vec<RaftNode<Stubborn>
     for _ in 0..200 {
         nodes[0].propose(()).await.unwrap();
     }
-    let unwilling = Will::default();
-    unwilling.unreadable.store(unreadable, Ordering::Relaxed);
-    let back = start_stubborn(&fabric, root, 3, 3, &unwilling).await;
+    will.unreadable.store(unreadable, Ordering::Relaxed);
+    let back = start_stubborn(&fabric, root, 3, 3, &will).await;
     (nodes, back)
 }
 
@@ -129,7 +194,7 @@ async fn a_received_snapshot_that_cannot_be_restored_is_set_aside_and_fetched_ag
     // The directory is as good as any other.
     back.shutdown().await;
     drop(back);
-    let again = start_stubborn(&Fabric::new(), root.path(), 3, 3, &Will::default()).await;
+    let again = start_stubborn(&Fabric::new(), root.path(), 3, 3, &Will::new()).await;
     assert!(
         again
             .read(Consistency::Stale, |state| state.count)
@@ -164,10 +229,10 @@ async fn a_node_that_can_restore_no_snapshot_stops_and_names_them() {
 #[tokio::test]
 async fn the_directory_stays_locked_for_as_long_as_a_snapshot_is_being_written() {
     let root = TempDir::new().unwrap();
-    let will = Will::default();
+    let will = Will::new();
     let node = start_stubborn(&Fabric::new(), root.path(), 1, 1, &will).await;
-    *will.held.0.lock().unwrap() = true;
-    while will.writing.load(Ordering::Relaxed) == 0 {
+    let closed = will.writing.close_from(0);
+    while will.writing.reached() == 0 {
         node.propose(()).await.unwrap();
     }
     let killed = tokio::time::timeout(Duration::from_millis(50), node.kill()).await;
@@ -176,12 +241,77 @@ async fn the_directory_stays_locked_for_as_long_as_a_snapshot_is_being_written()
     tokio::time::sleep(Duration::from_millis(50)).await;
     let again = || NodeDir::open(root.path().join("1"), CLUSTER, 1, [1; 16]);
     assert!(matches!(again(), Err(NodeDirError::Locked { .. })));
-    *will.held.0.lock().unwrap() = false;
-    will.held.1.notify_all();
+    drop(closed);
     let freed = async {
         while again().is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(WAIT, freed).await.unwrap();
+}
+
+/// How long a node may take to answer what it has at hand.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+async fn stale(node: &RaftNode<Stubborn>) -> u64 {
+    let read = node.read(Consistency::Stale, |state| state.count);
+    tokio::time::timeout(AT_ONCE, read).await.unwrap().unwrap().value
+}
+
+async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(WAIT, waited).await;
+    assert!(waited.is_ok(), "never: {what}");
+}
+
+/// A follower that runs on with an old state, 1, while a snapshot of a newer one is being read beside it, after
+/// some that could not be read. Then it may be.
+async fn serves_the_old_state(unreadable: u64) {
+    let root = TempDir::new().unwrap();
+    let (fabric, will) = (Fabric::new(), Will::new());
+    let mut nodes = Vec::new();
+    for node_id in 1..=3 {
+        nodes.push(start_stubborn(&fabric, root.path(), node_id, 3, &will).await);
+    }
+    nodes[0].propose(()).await.unwrap();
+    let leader = nodes[0].wait_for_leader(WAIT).await.unwrap();
+    let lagging = nodes.remove(usize::from(leader == 1));
+    let id = lagging.status().node_id;
+    until("it counts", async || stale(&lagging).await == 1).await;
+    let others: Vec<NodeId> = (1..=3).filter(|other| *other != id).collect();
+    isolate(&fabric, id, &others);
+    for _ in 0..200 {
+        nodes[0].propose(()).await.unwrap();
+    }
+    will.unreadable.store(unreadable, Ordering::Relaxed);
+    let closed = will.reading.close_from(unreadable);
+    fabric.network().heal();
+    until("it is held up", async || will.reading.reached() > unreadable).await;
+    for _ in 0..10 {
+        assert_eq!(stale(&lagging).await, 1);
+        let status = lagging.status();
+        assert!(status.stopped.is_none(), "{status:?}");
+        let digest = tokio::time::timeout(AT_ONCE, lagging.digest()).await.unwrap();
+        assert!(digest.is_some());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(nodes[0].propose(()).await.unwrap(), 202);
+    assert_eq!(will.reading.reached(), unreadable + 1, "it is still being read");
+    drop(closed);
+    until("the new state", async || stale(&lagging).await == 202).await;
+}
+
+/// In real time: what blocks holds up time that is made up.
+#[tokio::test]
+async fn the_old_state_is_read_while_a_snapshot_of_the_new_one_is() {
+    serves_the_old_state(0).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_restored_leaves_the_old_state_as_it_was() {
+    serves_the_old_state(1).await;
 }

@@ -82,11 +82,13 @@ impl StateMachine for Fragile {
     fn encode_snapshot(snapshot: &u64, out: &mut dyn io::Write) -> io::Result<()> {
         out.write_all(&snapshot.to_le_bytes())
     }
-    fn restore(&mut self, input: &mut dyn io::Read) -> io::Result<()> {
+    fn decode_snapshot(input: &mut dyn io::Read) -> io::Result<u64> {
         let mut bytes = [0; 8];
         input.read_exact(&mut bytes)?;
-        self.0 = u64::from_le_bytes(bytes);
-        Ok(())
+        Ok(u64::from_le_bytes(bytes))
+    }
+    fn restore(&mut self, snapshot: u64) {
+        self.0 = snapshot;
     }
 }
 

@@ -2,12 +2,14 @@
 
 use proptest::prelude::*;
 
-use super::{super::history::Limits, *};
+use super::{
+    super::{decode::decode, history::Limits},
+    *,
+};
 use crate::records::{write_record, write_u64};
 
 fn restored(bytes: &[u8]) -> io::Result<KvStore> {
-    let mut store = KvStore::new();
-    store.restore(&mut &bytes[..]).map(|()| store)
+    KvStore::decode_snapshot(&mut &bytes[..])
 }
 
 #[test]
@@ -169,11 +171,7 @@ fn a_snapshot_of_a_longer_history_is_cut_to_the_limits_while_it_is_read() {
             changes,
             bytes: 1_500,
         };
-        let mut cut = KvStore {
-            history: History::starting_at(0, limits),
-            ..KvStore::new()
-        };
-        cut.restore(&mut &bytes[..]).unwrap();
+        let cut = decode(&mut &bytes[..], limits).unwrap();
         let oldest = cut.oldest_revision();
         assert_eq!(oldest, store.revision() - changes.min(5) as u64);
         for revision in oldest..=store.revision() {

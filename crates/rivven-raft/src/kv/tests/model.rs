@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*};
 
 use self::steps::{Step, limits, range, step};
 use super::{
-    super::{history::Limits, *},
+    super::{decode::decode, history::Limits, *},
     apply_at, encoded,
 };
 
@@ -433,8 +433,7 @@ proptest! {
                 }
                 Step::Restore => {
                     let bytes = encoded(&store);
-                    store = store_with(limits);
-                    store.restore(&mut bytes.as_slice()).unwrap();
+                    store = decode(&mut bytes.as_slice(), limits).unwrap();
                     prop_assert_eq!(encoded(&store), bytes);
                 }
                 Step::Clone => clones.push((store.clone(), encoded(&store))),
