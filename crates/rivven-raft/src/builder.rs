@@ -317,11 +317,7 @@ impl<S: StateMachine> RaftBuilder<S> {
             snapshot_rate: Arc::new(SnapshotRate::new(self.max_snapshot_rate)),
         };
         let inner = Inner::start(plant, fabric).await?;
-        serve(&router, &inner, timing);
-        if let Some(after) = self.auto_finalize {
-            let finalize = finalize_when_agreed(Arc::downgrade(&inner), after);
-            drop(inner.scope.group().spawn(finalize));
-        }
+        serve(&router, &inner, timing, self.auto_finalize);
         let node = RaftNode::of(inner);
         match self.members.joining {
             Some(join) => introduce_as(&node, join, voters.into_iter().collect()),
@@ -332,9 +328,18 @@ impl<S: StateMachine> RaftBuilder<S> {
     }
 }
 
-/// Answers peers, and looks after the leader unless lease reads count on its lease.
-fn serve<S: StateMachine>(router: &Router, node: &Arc<Inner<S>>, timing: Timing) {
+/// Answers peers, looks after the leader unless lease reads count on its lease, and finalises levels if asked to.
+fn serve<S: StateMachine>(
+    router: &Router,
+    node: &Arc<Inner<S>>,
+    timing: Timing,
+    auto_finalize: Option<Duration>,
+) {
     service::register(router, node);
+    if let Some(after) = auto_finalize {
+        let finalize = finalize_when_agreed(Arc::downgrade(node), after);
+        drop(node.scope.group().spawn(finalize));
+    }
     if node.promise.is_none() {
         let watch = watch_leader(Arc::downgrade(node), timing.knock_interval());
         drop(node.scope.group().spawn(watch));

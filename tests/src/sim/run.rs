@@ -137,10 +137,8 @@ async fn random(plan: &Plan, root: &Path, out: Option<Box<dyn Write + Send>>) ->
             trace.violation(format!("a task of the simulation panicked: {error}"));
         }
     }
-    make_peace(&cluster, &mut chance).await;
-    if plan.script.is_none() {
-        Members::new(&cluster, &faults).restore().await;
-    }
+    let members = plan.script.is_none().then(|| Members::new(&cluster, &faults));
+    make_peace(&cluster, members, &mut chance).await;
     settle(&cluster, &history, habits, &mut chance).await;
     let told = {
         let history = history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,8 +223,8 @@ fn make_trouble(
     }
 }
 
-/// Makes everything well.
-async fn make_peace(cluster: &Cluster, chance: &mut Chance) {
+/// Makes everything well, and lets everybody in again who was removed, unless the script has done so.
+async fn make_peace(cluster: &Cluster, members: Option<Members>, chance: &mut Chance) {
     cluster.world().trace.event(format_args!("peace"));
     cluster.heal();
     cluster.links(LinkProfile::default());
@@ -235,6 +233,9 @@ async fn make_peace(cluster: &Cluster, chance: &mut Chance) {
         cluster.pace(host, PACE);
     }
     cluster.boot_all(chance).await;
+    if let Some(members) = members {
+        members.restore().await;
+    }
 }
 
 /// Waits until all agree, and checks what is there against what was said.
