@@ -352,11 +352,11 @@ async fn a_release_is_left_again_until_its_level_is_finalised() {
     nodes[0].wait_for_leader(WAIT).await.unwrap();
     // There and back, one node at a time; whoever is asked meanwhile answers.
     for level in [2, 1, 2] {
-        for at in 0..3 {
-            nodes[at].shutdown().await;
-            nodes[at] = release(&fabric, root.path(), at as u64 + 1, level).await;
-            nodes[at].wait_for_leader(WAIT).await.unwrap();
-            nodes[at].propose(1).await.unwrap();
+        for (node_id, node) in (1..).zip(&mut nodes) {
+            node.shutdown().await;
+            *node = release(&fabric, root.path(), node_id, level).await;
+            node.wait_for_leader(WAIT).await.unwrap();
+            node.propose(1).await.unwrap();
         }
         let error = nodes[0].propose(5).await.unwrap_err();
         assert!(error.to_string().contains("feature-not-finalized"), "{error}");
