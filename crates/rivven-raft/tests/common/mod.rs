@@ -8,6 +8,7 @@
 )]
 
 pub(crate) mod backup;
+pub(crate) mod recorder;
 
 use std::{path::Path, time::Duration};
 

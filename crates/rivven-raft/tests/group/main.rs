@@ -12,4 +12,5 @@ mod life;
 mod outside;
 mod priorities;
 mod proposals;
+mod stages;
 mod stalls;

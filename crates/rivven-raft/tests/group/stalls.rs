@@ -25,12 +25,12 @@ fn lan(node_id: u64) -> RaftConfig {
     }
 }
 
-fn calm_disks() -> Vec<SimulatedDisk> {
+pub(crate) fn calm_disks() -> Vec<SimulatedDisk> {
     let disks = (1..=3).map(SimulatedDisk::new);
     disks.inspect(|disk| disk.set_pace(CALM)).collect()
 }
 
-async fn group_on(
+pub(crate) async fn group_on(
     disks: &[SimulatedDisk],
     fabric: &Fabric,
     root: &TempDir,

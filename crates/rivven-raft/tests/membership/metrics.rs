@@ -1,70 +1,9 @@
 //! What the membership tells the `metrics` facade.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
-
-use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-    set_default_local_recorder,
-};
+use metrics::set_default_local_recorder;
 use rivven_raft::{JoinAs, MemberChange, MemberOptions};
 
-use crate::support::Group;
-
-/// The last value of each gauge and the sum of each counter, by name and label.
-#[derive(Clone, Default)]
-struct Values(Arc<Mutex<BTreeMap<String, f64>>>);
-
-struct Value(Values, String);
-
-impl Value {
-    fn with(&self, change: impl FnOnce(&mut f64)) {
-        change(self.0.0.lock().unwrap().entry(self.1.clone()).or_default());
-    }
-}
-
-impl CounterFn for Value {
-    fn increment(&self, by: u64) {
-        self.with(|value| *value += by as f64);
-    }
-    fn absolute(&self, _: u64) {}
-}
-
-impl GaugeFn for Value {
-    fn increment(&self, _: f64) {}
-    fn decrement(&self, _: f64) {}
-    fn set(&self, to: f64) {
-        self.with(|value| *value = to);
-    }
-}
-
-impl Values {
-    fn value(&self, key: &Key) -> Arc<Value> {
-        let labels: String = key.labels().map(|label| format!(" {}", label.value())).collect();
-        Arc::new(Value(self.clone(), format!("{}{labels}", key.name())))
-    }
-
-    fn of(&self, name: &str) -> f64 {
-        self.0.lock().unwrap().get(name).copied().unwrap_or_default()
-    }
-}
-
-impl Recorder for Values {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.value(key))
-    }
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(self.value(key))
-    }
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
+use crate::{common::recorder::Values, support::Group};
 
 #[tokio::test(start_paused = true)]
 async fn changes_are_counted_by_everybody_and_refusals_by_the_leader() {
