@@ -354,6 +354,74 @@ async fn a_change_survives_the_death_of_the_leader_at_each_step() {
     assert!(kills > 8, "only {kills} leaders were killed");
 }
 
+/// Has a voter removed for whom another one stands by, kills the leader as soon as `step` has been applied, and looks
+/// whether the rest comes about.
+async fn leader_dies_after(step: &MembershipEventKind, victim_leads: bool) {
+    let group = Group::start(5).await;
+    let load = group.load();
+    group.join(6, JoinAs::new()).await;
+    group.settled().await;
+    let leader = group.leader().await;
+    let others = group.others(leader);
+    let victim = if victim_leads { leader } else { others[0] };
+    let asker = group.node(others[1]);
+    let asked = asker.clone();
+    let change = MemberChange::Remove { node: victim };
+    let asking = TaskGroup::current()
+        .spawn(async move { asked.change_membership(change, MemberOptions::default()).await });
+    let about = if *step == MembershipEventKind::Promoted {
+        6
+    } else {
+        victim
+    };
+    let is = |event: &MembershipEvent| event.node == about && event.change == *step;
+    let applied = async {
+        loop {
+            // The joining of node 6 is among the events, too; it learns first and votes only now.
+            let view = asker.membership().await.unwrap();
+            if view.events.iter().any(is) {
+                return view.leader;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let now = tokio::time::timeout(WAIT, applied).await.unwrap();
+    group.kill(now).await;
+    // The answer may have been on its way through the one that was killed; what was written down comes about.
+    let _ = asking.await.unwrap().unwrap();
+    let view = group.settled_without(victim).await;
+    assert!(
+        view.quorum.is_live() && view.removed.contains(&victim),
+        "{view:?}"
+    );
+    assert_eq!(
+        view.member(6).unwrap().standing,
+        MemberStanding::Voter,
+        "{view:?}"
+    );
+    let order = [
+        MembershipEventKind::Leaves(None),
+        MembershipEventKind::Demoted,
+        MembershipEventKind::Removed,
+    ];
+    let at = order.map(|what| {
+        let is = |event: &MembershipEvent| event.node == victim && event.change == what;
+        view.events.iter().filter(|event| is(event)).count()
+    });
+    assert_eq!(at, [1, 1, 1], "each step once: {:?}", view.events);
+    load.stop_and_check(&group.any_but(&[now, victim])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_goes_on_where_it_was_when_its_leader_died_after_each_step() {
+    use MembershipEventKind::{Demoted, Forgotten, Leaves, Promoted, Removed};
+    for step in [Leaves(None), Promoted, Demoted, Removed, Forgotten] {
+        for victim_leads in [false, true] {
+            leader_dies_after(&step, victim_leads).await;
+        }
+    }
+}
+
 /// RedisRaft lost updates when a partition fell together with a change of members.
 #[tokio::test(start_paused = true)]
 async fn membership_in_partition_never_makes_two_leaders_that_both_write() {

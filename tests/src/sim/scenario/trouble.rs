@@ -42,8 +42,13 @@ pub(super) async fn five_node_lag_mix(stage: &Stage, chance: &mut Chance) -> Opt
         return None;
     };
     let network = &stage.cluster.world().network;
+    let delay = if chance.percent(50) {
+        Duration::from_millis(200)
+    } else {
+        chance.millis(50, 200)
+    };
     let lag = LinkProfile {
-        delay: chance.millis(50, 200),
+        delay,
         jitter: chance.millis(0, 50),
         ..CALM
     };
