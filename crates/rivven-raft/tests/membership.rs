@@ -1,5 +1,9 @@
 //! Members come and go under load, whoever leads.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
 
 mod common;
 #[path = "membership/metrics.rs"]
