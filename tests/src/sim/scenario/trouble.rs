@@ -1,5 +1,7 @@
 //! Scripts of machines, disks and links that fail.
 
+use std::time::Duration;
+
 use rivven_raft::DiskPace;
 use rivven_transport::LinkProfile;
 use tokio::time::sleep;
