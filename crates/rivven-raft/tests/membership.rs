@@ -398,9 +398,9 @@ async fn leader_dies_after(step: &MembershipEventKind, victim_leads: bool) {
         view.quorum.is_live() && view.removed.contains(&victim),
         "{view:?}"
     );
-    assert_eq!(
-        view.member(6).unwrap().standing,
-        MemberStanding::Voter,
+    let six = view.member(6).unwrap().standing;
+    assert!(
+        matches!(six, MemberStanding::Voter | MemberStanding::Leader),
         "{view:?}"
     );
     let order = [
