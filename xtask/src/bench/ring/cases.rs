@@ -1,6 +1,13 @@
 //! The measured cases of one size of ring.
 
-use std::{hint::black_box, thread};
+use std::{
+    hint::black_box,
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use anyhow::Result;
 use consistent_hash_ring::RingBuilder;
@@ -16,6 +23,8 @@ use crate::bench::report::Report;
 /// Names of the two rivals in the report.
 const HASHRING: &str = "hashring";
 const CHR: &str = "consistent_hash_ring";
+/// What the hardware allows two threads: lookups in the ring itself, which they share without a handle.
+const OWNER_OF_TWO: &str = "owner on 2 threads";
 
 /// Slots of the compiled table, as a power of two.
 const SLOT_BITS: u32 = 16;
@@ -157,48 +166,51 @@ fn sets(
     Ok(())
 }
 
-/// Through the shared handle, on one thread and on two at once.
+/// Through the shared handle, alone and beside another thread that does the same; beside, the ring itself.
 fn shared(ring: &Ring, passes: u32, keys: &Keys, report: &mut Report, case: &impl Fn(&str) -> String) {
     let handle = HashRing::from(ring.clone());
+    let plain = || {
+        for (_, topic, partition) in keys.iter() {
+            black_box(ring.owner(topic, partition).ok());
+        }
+    };
     let pass = || {
         for (_, topic, partition) in keys.iter() {
             black_box(handle.get_partition_owner(topic, partition).ok());
         }
     };
-    let one = per_key(passes, pass);
+    let plain = (OWNER_OF_TWO, per_key_of_two(passes, plain));
+    let (one, two) = (per_key(passes, pass), per_key_of_two(passes, pass));
     report.add(case("shared handle"), "1 thread", (one, "ns"), &[]);
-    let two = per_key(passes, || {
-        thread::scope(|scope| {
-            scope.spawn(pass);
-            pass();
-        });
-    });
-    report.add(
-        case("shared handle"),
-        "2 threads",
-        (two, "ns"),
-        &[("1 thread", one)],
-    );
+    let beside = [("1 thread", one), plain];
+    report.add(case("shared handle"), "2 threads", (two, "ns"), &beside);
     let pass = || {
         let mut reader = handle.reader();
         for (_, topic, partition) in keys.iter() {
             black_box(reader.owner(topic, partition).ok());
         }
     };
-    let one = per_key(passes, pass);
+    let (one, two) = (per_key(passes, pass), per_key_of_two(passes, pass));
     report.add(case("shared reader"), "1 thread", (one, "ns"), &[]);
-    let two = per_key(passes, || {
-        thread::scope(|scope| {
-            scope.spawn(pass);
-            pass();
+    let beside = [("1 thread", one), plain];
+    report.add(case("shared reader"), "2 threads", (two, "ns"), &beside);
+}
+
+/// The time of a pass while another thread makes passes all along; to begin that thread is not measured.
+fn per_key_of_two(passes: u32, pass: impl Fn() + Copy + Sync) -> f64 {
+    let (begun, enough) = (Barrier::new(2), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            begun.wait();
+            while !enough.load(Ordering::Relaxed) {
+                pass();
+            }
         });
-    });
-    report.add(
-        case("shared reader"),
-        "2 threads",
-        (two, "ns"),
-        &[("1 thread", one)],
-    );
+        begun.wait();
+        let time = per_key(passes, pass);
+        enough.store(true, Ordering::Relaxed);
+        time
+    })
 }
 
 fn changes(nodes: usize, passes: u32, report: &mut Report, case: &impl Fn(&str) -> String) -> Result<()> {
