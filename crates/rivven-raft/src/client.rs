@@ -1,6 +1,7 @@
 //! `Client`: proposals and reads by a program that is no member.
 
 mod kv;
+mod kv_watch;
 mod leader;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use rivven_transport::{CallCtx, TaskGroup, Transport};
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep};
 
+pub use self::kv_watch::KvClientWatch;
 use self::leader::Leaders;
 use crate::{
     Consistency, ProposeError, ProposeOptions, Read, ReadError, StateMachine,
@@ -23,12 +25,15 @@ use crate::{
     system::{SystemCommand, SystemResponse},
     wire::{
         WireProposeResponse,
-        client::{Query, WireQuery, WireQueryResponse},
+        client::{Query, WireQuery, WireQueryResponse, WireWait},
     },
 };
 
 /// How long one node may take to say who it is.
 const DISCOVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a proposal or a read of a key may take when nothing else is said.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Proposes to a group and reads from it, from a process that is no member of it.
 ///
@@ -54,6 +59,7 @@ const DISCOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// ```
 pub struct Client<S: StateMachine> {
     inner: Arc<Inner>,
+    timeout: Duration,
     machine: PhantomData<fn() -> S>,
 }
 
@@ -96,6 +102,7 @@ impl<S: StateMachine> Clone for Client<S> {
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
+            timeout: self.timeout,
             machine: PhantomData,
         }
     }
@@ -160,8 +167,17 @@ impl<S: StateMachine> Client<S> {
         inner.learn(nodes);
         Self {
             inner: Arc::new(inner),
+            timeout: DEFAULT_TIMEOUT,
             machine: PhantomData,
         }
+    }
+
+    /// The same client, whose proposals and reads of keys may take `timeout` where nothing else is said. The default
+    /// is five seconds.
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// Has `command` applied on every node, and returns the response.
@@ -169,7 +185,11 @@ impl<S: StateMachine> Client<S> {
     /// # Errors
     /// As of [`RaftNode::propose`](crate::RaftNode::propose).
     pub async fn propose(&self, command: S::Command) -> Result<S::Response, ProposeError> {
-        self.propose_with(command, ProposeOptions::default()).await
+        let options = ProposeOptions {
+            deadline: self.timeout,
+            ..ProposeOptions::default()
+        };
+        self.propose_with(command, options).await
     }
 
     /// As [`Self::propose`], with a deadline.
@@ -224,8 +244,29 @@ impl<S: StateMachine> Client<S> {
     ) -> Result<Read<Bytes>, ReadError> {
         let query = WireQuery {
             consistency,
+            wait: None,
             body: query.into(),
         };
+        self.ask(query, within).await
+    }
+
+    /// Has a node answer `query` once it has applied more than `beyond`, or after `wait`.
+    async fn query_beyond(
+        &self,
+        beyond: Option<u64>,
+        query: impl Into<Bytes>,
+        wait: Duration,
+    ) -> Result<Read<Bytes>, ReadError> {
+        let at_most_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let query = WireQuery {
+            consistency: Consistency::Stale,
+            wait: Some(WireWait { beyond, at_most_ms }),
+            body: query.into(),
+        };
+        self.ask(query, wait + self.timeout).await
+    }
+
+    async fn ask(&self, query: WireQuery, within: Duration) -> Result<Read<Bytes>, ReadError> {
         let deadline = Instant::now() + within;
         let mut cause = String::from("no member is known");
         loop {
@@ -234,7 +275,11 @@ impl<S: StateMachine> Client<S> {
                     .inner
                     .transport
                     .call::<Query>(node, &query, CallCtx::until(deadline));
-                match unless_replaced(call, self.inner.replaced(node)).await {
+                let answer = match query.wait {
+                    Some(_) => unless_replaced(call, self.inner.lost(node)).await,
+                    None => unless_replaced(call, self.inner.replaced(node)).await,
+                };
+                match answer {
                     Some(Ok(WireQueryResponse::Answer { applied_index, body })) => {
                         return Ok(Read::new(body, applied_index));
                     }
@@ -249,6 +294,10 @@ impl<S: StateMachine> Client<S> {
                     }
                     Some(Err(error)) => {
                         cause = error.to_string();
+                        self.inner.leaders.failed(node);
+                    }
+                    None if query.wait.is_some() => {
+                        cause = format!("node {node} was lost before it answered");
                         self.inner.leaders.failed(node);
                     }
                     None => cause = format!("node {node} was replaced as leader before it answered"),

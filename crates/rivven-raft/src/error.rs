@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use rivven_transport::Outcome;
 use rivven_types::NodeId;
 
-use crate::{Refusal, SessionId};
+use crate::{KvReadError, Refusal, SessionId};
 
 /// Why a node did not start. Nothing on disk was harmed.
 #[derive(Debug, thiserror::Error)]
@@ -248,6 +248,9 @@ pub enum ReadError {
     /// The state machine refused to answer. Correct the query.
     #[error("the query was refused: {0}")]
     Refused(Refusal),
+    /// The revision of a key-value store that was asked for is forgotten, or still to come.
+    #[error(transparent)]
+    Revision(KvReadError),
     /// The disk of this node is full, so that it hears of no leader. Read elsewhere, or stale.
     #[error("this node confirms no reads: {cause}")]
     DiskFull {
@@ -270,6 +273,7 @@ impl ReadError {
             Self::NoLeader { .. } => "no-leader",
             Self::Behind { .. } => "behind",
             Self::Refused(_) => "query-refused",
+            Self::Revision(error) => error.code(),
             Self::DiskFull { .. } => "disk-full",
             Self::Stopped { .. } => "stopped",
         }

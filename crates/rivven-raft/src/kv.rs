@@ -19,7 +19,6 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use self::query::{KvAnswer, KvQuery};
 pub use self::{
     command::{
         CompareTarget, Comparison, KvCommand, KvCompare, KvEntry, KvOp, KvOpResult, KvResponse, KvTxn,
@@ -36,6 +35,10 @@ use self::{
     history::{History, Limits},
     lease::Leases,
     write::Writer,
+};
+pub(crate) use self::{
+    query::{KvAnswer, KvQuery},
+    read::Place,
 };
 use rivven_transport::identity::Role;
 

@@ -9,12 +9,12 @@ use futures_util::Stream;
 use tokio::sync::watch;
 
 use crate::{
-    KeyRange, KvEntry, KvEvent, KvReadError, KvStore, RaftNode, StateMachine, applied::Shared,
+    KeyRange, KvEntry, KvEvent, KvReadError, KvStore, RaftNode, Refusal, StateMachine, applied::Shared,
     status::StatusSource,
 };
 
 /// Most keys in one part of a [`KvUpdate::Snapshot`].
-const SNAPSHOT_KEYS: usize = 1_000;
+pub(crate) const SNAPSHOT_KEYS: usize = 1_000;
 
 /// Most bytes of keys and values in one part of a [`KvUpdate::Snapshot`], if it has more than one key.
 const SNAPSHOT_BYTES: usize = 1 << 20;
@@ -65,15 +65,26 @@ pub enum KvWatchError {
     /// The node has stopped. Go on at another one, from the revision after the last that was seen.
     #[error("the node has stopped; go on at another one")]
     Stopped,
+    /// No node has answered in time a watch from outside, which goes on where it was when it is asked again.
+    #[error("no node answers the watch: {cause}; ask it again")]
+    Lost {
+        /// What the last attempt ran into.
+        cause: String,
+    },
+    /// A watch from outside is refused, mostly because of the role in the certificate.
+    #[error("the watch was refused: {0}")]
+    Refused(Refusal),
 }
 
 impl KvWatchError {
     /// Stable code in kebab case, listed in `docs/errors.md`.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Compacted { .. } => "compacted",
             Self::Stopped => "stopped",
+            Self::Lost { .. } => "watch-lost",
+            Self::Refused(refusal) => &refusal.code,
         }
     }
 }

@@ -60,7 +60,7 @@ mod wire;
 
 pub use backup::{Backup, BackupError};
 pub use builder::RaftBuilder;
-pub use client::{Client, ConnectError};
+pub use client::{Client, ConnectError, KvClientWatch};
 pub use config::RaftConfig;
 pub use error::{FinalizeError, InitializeError, ProposeError, ReadError, StartError, TransferError};
 pub use fabric::Fabric;

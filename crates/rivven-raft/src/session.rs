@@ -10,13 +10,16 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Client, Digest, ProposalId, ProposeError, ProposeOptions, RaftNode, SESSION_WINDOW, SessionId,
+    Client, Digest, Outcome, ProposalId, ProposeError, ProposeOptions, RaftNode, SESSION_WINDOW, SessionId,
     StateMachine,
     system::{SystemCommand, SystemResponse},
 };
 
 /// How long opening, renewing and closing a session, or finalising a level, may take.
 pub(crate) const SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often a session is tried to be opened while it is unknown whether it was.
+const OPEN_ATTEMPTS: u32 = 4;
 
 /// A session: its proposals are applied exactly once, whatever is repeated on the way.
 ///
@@ -68,10 +71,14 @@ impl<S: StateMachine> Via<S> {
         }
     }
 
-    async fn system(&self, command: &SystemCommand) -> Result<SystemResponse, ProposeError> {
+    async fn system(
+        &self,
+        command: &SystemCommand,
+        within: Duration,
+    ) -> Result<SystemResponse, ProposeError> {
         match self {
-            Self::Node(node) => node.system(command).await,
-            Self::Client(client) => client.system(command, SYSTEM_DEADLINE).await,
+            Self::Node(node) => node.inner().submit_system(command, within).await,
+            Self::Client(client) => client.system(command, within).await,
         }
     }
 }
@@ -159,9 +166,7 @@ impl<S: StateMachine> Session<S> {
     /// # Errors
     /// [`ProposeError::SessionLost`] when it had ended before.
     pub async fn close(self) -> Result<(), ProposeError> {
-        let session = self.id;
-        let response = self.via.system(&SystemCommand::CloseSession { session }).await?;
-        found(session, &response)
+        close(&self.via, self.id).await
     }
 
     async fn number(&self) -> Outstanding<'_, S> {
@@ -185,15 +190,46 @@ impl<S: StateMachine> Client<S> {
     /// [`MIN_SESSION_TTL_MS`](crate::MIN_SESSION_TTL_MS) to [`MAX_SESSION_TTL_MS`](crate::MAX_SESSION_TTL_MS).
     ///
     /// # Errors
-    /// As [`Self::propose`]. A session whose opening has an unknown outcome ends by itself.
+    /// As [`Self::propose`]. Opening is repeated while its outcome is unknown; a session that nobody knows of ends
+    /// by itself.
     pub async fn open_session(&self, ttl: Duration) -> Result<Session<S>, ProposeError> {
         open(Via::Client(self.clone()), ttl).await
+    }
+
+    /// Keeps a session for its whole time again.
+    ///
+    /// # Errors
+    /// [`ProposeError::SessionLost`] when it has ended.
+    pub async fn renew_session(&self, session: SessionId) -> Result<(), ProposeError> {
+        renew(&Via::Client(self.clone()), session).await
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// [`ProposeError::SessionLost`] when it had ended before.
+    pub async fn close_session(&self, session: SessionId) -> Result<(), ProposeError> {
+        close(&Via::Client(self.clone()), session).await
     }
 }
 
 async fn open<S: StateMachine>(via: Via<S>, ttl: Duration) -> Result<Session<S>, ProposeError> {
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    match via.system(&SystemCommand::OpenSession { ttl_ms }).await? {
+    let deadline = Instant::now() + SYSTEM_DEADLINE;
+    let mut attempts = 0;
+    let opened = loop {
+        attempts += 1;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match via.system(&SystemCommand::OpenSession { ttl_ms }, left).await {
+            // One that may be open and is known to nobody ends by itself.
+            Err(error)
+                if error.outcome() == Outcome::Unknown
+                    && attempts < OPEN_ATTEMPTS
+                    && Instant::now() < deadline => {}
+            outcome => break outcome?,
+        }
+    };
+    match opened {
         SystemResponse::SessionOpened { session } => Ok(Session {
             via,
             id: session,
@@ -205,7 +241,14 @@ async fn open<S: StateMachine>(via: Via<S>, ttl: Duration) -> Result<Session<S>,
 }
 
 async fn renew<S: StateMachine>(via: &Via<S>, session: SessionId) -> Result<(), ProposeError> {
-    let response = via.system(&SystemCommand::RenewSession { session }).await?;
+    let command = SystemCommand::RenewSession { session };
+    let response = via.system(&command, SYSTEM_DEADLINE).await?;
+    found(session, &response)
+}
+
+async fn close<S: StateMachine>(via: &Via<S>, session: SessionId) -> Result<(), ProposeError> {
+    let command = SystemCommand::CloseSession { session };
+    let response = via.system(&command, SYSTEM_DEADLINE).await?;
     found(session, &response)
 }
 
@@ -214,7 +257,8 @@ impl<S: StateMachine> RaftNode<S> {
     /// [`MIN_SESSION_TTL_MS`](crate::MIN_SESSION_TTL_MS) to [`MAX_SESSION_TTL_MS`](crate::MAX_SESSION_TTL_MS).
     ///
     /// # Errors
-    /// As [`Self::propose`]. A session whose opening has an unknown outcome ends by itself.
+    /// As [`Self::propose`]. Opening is repeated while its outcome is unknown; a session that nobody knows of ends
+    /// by itself.
     pub async fn open_session(&self, ttl: Duration) -> Result<Session<S>, ProposeError> {
         open(Via::Node(self.clone()), ttl).await
     }
@@ -224,8 +268,7 @@ impl<S: StateMachine> RaftNode<S> {
     /// # Errors
     /// [`ProposeError::SessionLost`] when it has ended.
     pub async fn renew_session(&self, session: SessionId) -> Result<(), ProposeError> {
-        let response = self.system(&SystemCommand::RenewSession { session }).await?;
-        found(session, &response)
+        renew(&Via::Node(self.clone()), session).await
     }
 
     /// Ends a session.
@@ -233,8 +276,7 @@ impl<S: StateMachine> RaftNode<S> {
     /// # Errors
     /// [`ProposeError::SessionLost`] when it had ended before.
     pub async fn close_session(&self, session: SessionId) -> Result<(), ProposeError> {
-        let response = self.system(&SystemCommand::CloseSession { session }).await?;
-        found(session, &response)
+        close(&Via::Node(self.clone()), session).await
     }
 
     /// The digest of everything this node has applied; `None` before the first entry.
@@ -258,10 +300,6 @@ impl<S: StateMachine> RaftNode<S> {
     /// Milliseconds of log time that have passed, as far as this node has applied the log.
     pub async fn log_time_ms(&self) -> u64 {
         self.inner().shared.read_system(|system| system.log_time_ms).await
-    }
-
-    async fn system(&self, command: &SystemCommand) -> Result<SystemResponse, ProposeError> {
-        self.inner().submit_system(command, SYSTEM_DEADLINE).await
     }
 }
 

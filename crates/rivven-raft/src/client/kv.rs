@@ -1,21 +1,17 @@
 //! Reads of a `KvStore` from outside.
 
-use std::time::Duration;
-
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::{Client, KvClientWatch};
 use crate::{
-    Client, Consistency, KeyRange, KvEntry, KvLease, KvPage, KvStore, LeaseId, Read, ReadError, Refusal,
+    Consistency, KeyRange, KvEntry, KvLease, KvPage, KvReadError, KvStore, LeaseId, Read, ReadError, Refusal,
+    StateMachine, WatchFrom,
     kv::{KvAnswer, KvQuery},
 };
 
-/// How long a read may take.
-const DEADLINE: Duration = Duration::from_secs(5);
-
-/// What an answer is that belongs to no question asked.
-const OTHER: &str = "another kind of answer";
-
-impl Client<KvStore> {
+/// Reads of the keys of a [`KvStore`], or of one inside a larger state machine, whose
+/// [`StateMachine::query`] passes on to it what it is asked.
+impl<S: StateMachine + AsRef<KvStore>> Client<S> {
     /// The value of `key`.
     ///
     /// # Errors
@@ -28,7 +24,7 @@ impl Client<KvStore> {
         let read = self.ask_kv(consistency, &query).await?;
         match read.value {
             KvAnswer::Value { entry, .. } => Ok(Read::new(entry, read.applied_index)),
-            KvAnswer::Values(_) | KvAnswer::Lease(_) => Err(not_understood(&OTHER)),
+            other => Err(other.into_error()),
         }
     }
 
@@ -37,7 +33,7 @@ impl Client<KvStore> {
     /// With `revision`, as they were then; go on there after a page that has [`KvPage::more`].
     ///
     /// # Errors
-    /// As [`Self::query`]; a revision that is forgotten or still to come is refused.
+    /// As [`Self::query`]; [`ReadError::Revision`] for a revision that is forgotten or still to come.
     pub async fn range(
         &self,
         range: KeyRange,
@@ -53,7 +49,7 @@ impl Client<KvStore> {
         let read = self.ask_kv(consistency, &query).await?;
         match read.value {
             KvAnswer::Values(page) => Ok(Read::new(page, read.applied_index)),
-            KvAnswer::Value { .. } | KvAnswer::Lease(_) => Err(not_understood(&OTHER)),
+            other => Err(other.into_error()),
         }
     }
 
@@ -69,21 +65,43 @@ impl Client<KvStore> {
         let read = self.ask_kv(consistency, &KvQuery::Lease { lease }).await?;
         match read.value {
             KvAnswer::Lease(lease) => Ok(Read::new(lease, read.applied_index)),
-            KvAnswer::Value { .. } | KvAnswer::Values(_) => Err(not_understood(&OTHER)),
+            other => Err(other.into_error()),
         }
     }
 
+    /// Follows the keys of `range`, as the node that is asked applies changes of them.
+    #[must_use]
+    pub fn watch_kv(&self, range: KeyRange, from: WatchFrom) -> KvClientWatch<S> {
+        KvClientWatch::new(self.clone(), range, from)
+    }
+
     async fn ask_kv(&self, consistency: Consistency, query: &KvQuery) -> Result<Read<KvAnswer>, ReadError> {
-        let read = self.query(consistency, encode(query)?, DEADLINE).await?;
+        let read = self.query(consistency, encode(query)?, self.timeout).await?;
         Ok(Read::new(decode(&read.value)?, read.applied_index))
     }
 }
 
-fn encode(query: &impl Serialize) -> Result<Vec<u8>, ReadError> {
+impl KvAnswer {
+    /// The error that an answer is which belongs to no question asked.
+    pub(super) fn into_error(self) -> ReadError {
+        match self {
+            Self::NotAt(error) => error.into(),
+            _ => not_understood(&"another kind of answer"),
+        }
+    }
+}
+
+impl From<KvReadError> for ReadError {
+    fn from(error: KvReadError) -> Self {
+        Self::Revision(error)
+    }
+}
+
+pub(super) fn encode(query: &impl Serialize) -> Result<Vec<u8>, ReadError> {
     postcard::to_allocvec(query).map_err(|error| not_understood(&error))
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ReadError> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ReadError> {
     postcard::from_bytes(bytes).map_err(|error| not_understood(&error))
 }
 

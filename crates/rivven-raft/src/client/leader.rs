@@ -21,6 +21,9 @@ use crate::{forward::SUPERSEDED_GRACE, wire::client::Members};
 /// is asked about in vain, at most this often.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(25);
 
+/// How often a node that is to answer when something changes is asked whether it still follows a leader.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long a member may take to say who leads.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -159,6 +162,16 @@ impl Inner {
             () = doubt => {}
         }
         sleep(SUPERSEDED_GRACE).await;
+    }
+
+    /// Waits until `node` does not answer any more, or knows of no leader and so hears of no change.
+    pub(super) async fn lost(&self, node: NodeId) {
+        loop {
+            sleep(CHECK_INTERVAL).await;
+            if self.ask(node).await.is_none() {
+                return;
+            }
+        }
     }
 
     /// Asks every member.

@@ -1,5 +1,7 @@
 //! Clients over a network in memory, against real nodes.
 
+mod watch;
+
 use rivven_transport::{
     BootEpoch, ClusterId, InstanceId, LocalIdentity, MemoryNetwork, Router, identity::Role,
 };

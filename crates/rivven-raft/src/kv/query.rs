@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyRange, KvEntry, KvLease, KvReadError, KvStore, LeaseId};
+use super::{KeyRange, KvEntry, KvEvent, KvLease, KvReadError, KvStore, LeaseId, Place};
 use crate::Refusal;
 use rivven_transport::identity::Role;
 
@@ -11,6 +11,9 @@ const MAX_ANSWER_BYTES: usize = 2 << 20;
 
 /// Counted for each entry beside its key and value.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+/// Most changes looked at for one answer. Commands wait meanwhile.
+const CHANGES: usize = 1_024;
 
 /// What a program outside asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,14 +28,27 @@ pub(crate) enum KvQuery {
     },
     /// A lease as it stands.
     Lease { lease: LeaseId },
+    /// What was changed of a range from a place on.
+    Changes { range: KeyRange, from: Place },
 }
 
 /// What it is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum KvAnswer {
-    Value { revision: u64, entry: Option<KvEntry> },
+    Value {
+        revision: u64,
+        entry: Option<KvEntry>,
+    },
     Values(KvPage),
     Lease(Option<KvLease>),
+    /// Some changes, where they go on, and whether there are more. Those of one revision may come in several answers.
+    Changes {
+        events: Vec<KvEvent>,
+        next: Place,
+        more: bool,
+    },
+    /// The revision asked for is forgotten or still to come.
+    NotAt(KvReadError),
 }
 
 /// Keys with their values, as a program outside reads them.
@@ -58,7 +74,7 @@ pub(super) fn answer(store: &KvStore, role: Role, query: &[u8]) -> Result<Vec<u8
             format!("the query is not understood: {error}"),
         )
     })?;
-    let answer = look(store, query).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+    let answer = look(store, query).unwrap_or_else(KvAnswer::NotAt);
     postcard::to_allocvec(&answer).map_err(|error| Refusal::new("malformed-response", error.to_string()))
 }
 
@@ -78,6 +94,17 @@ fn look(store: &KvStore, query: KvQuery) -> Result<KvAnswer, KvReadError> {
             KvAnswer::Values(page(store.range_at(&range, revision)?, revision, limit))
         }
         KvQuery::Lease { lease } => KvAnswer::Lease(store.lease(lease)),
+        KvQuery::Changes { range, from } => {
+            let mut bytes = 0_usize;
+            let (events, next) = store.changes_part(&range, from, CHANGES, |event| {
+                let value = |entry: &Option<KvEntry>| entry.as_ref().map_or(0, |entry| entry.value.len());
+                let size = event.key.len() + value(&event.entry) + value(&event.previous);
+                bytes = bytes.saturating_add(size + ENTRY_OVERHEAD_BYTES);
+                bytes <= MAX_ANSWER_BYTES
+            })?;
+            let more = next.revision <= now;
+            KvAnswer::Changes { events, next, more }
+        }
     })
 }
 
@@ -141,9 +168,11 @@ mod tests {
             key: "a".into(),
             revision: Some(9),
         };
-        let code = |role, query| ask(&store, role, query).unwrap_err().code;
-        assert_eq!(code(Role::Client, &query), "future-revision");
-        assert_eq!(code(Role::Observer, &query), "role-not-allowed");
+        let current = 0;
+        let to_come = KvReadError::FutureRevision { current };
+        assert_eq!(ask(&store, Role::Client, &query), Ok(KvAnswer::NotAt(to_come)));
+        let refused = ask(&store, Role::Observer, &query).unwrap_err();
+        assert_eq!(refused.code, "role-not-allowed");
         assert_eq!(
             store.query(Role::Client, &[9]).unwrap_err().code,
             "malformed-request"

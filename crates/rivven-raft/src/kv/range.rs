@@ -72,6 +72,15 @@ impl KeyRange {
         self.start.as_str() <= key && !self.is_before(key)
     }
 
+    /// What of it lies after `key`, such as the last one of a page.
+    #[must_use]
+    pub fn after(&self, key: &str) -> Self {
+        Self {
+            start: format!("{key}\0"),
+            end: self.end.clone(),
+        }
+    }
+
     /// Whether the range ends at `key` or before it.
     pub(super) fn is_before(&self, key: &str) -> bool {
         self.end.as_deref().is_some_and(|end| end <= key)

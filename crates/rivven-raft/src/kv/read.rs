@@ -2,10 +2,10 @@
 
 use std::{cmp::Ordering, iter::from_fn, sync::Arc};
 
-use super::{KeyRange, KvEntry, KvStore, LeaseId};
+use super::{KeyRange, KvEntry, KvStore, LeaseId, history::Change};
 
 /// Why a past revision cannot be read or watched from. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum KvReadError {
     /// What was before `oldest` is forgotten. Read as it is and go on from the revision of that.
@@ -34,7 +34,7 @@ impl KvReadError {
 }
 
 /// A key changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct KvEvent {
     /// The revision that changed it. Several events can have one revision: they took effect together.
@@ -47,6 +47,17 @@ pub struct KvEvent {
     pub previous: Option<KvEntry>,
 }
 
+impl KvEvent {
+    fn of(revision: u64, change: &Change) -> Self {
+        Self {
+            revision,
+            key: (*change.key).to_owned(),
+            entry: change.entry.as_deref().cloned(),
+            previous: change.previous.as_deref().cloned(),
+        }
+    }
+}
+
 /// Changes in order, and where they go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -55,6 +66,22 @@ pub struct KvChanges {
     pub events: Vec<KvEvent>,
     /// The first revision that was not looked at.
     pub next: u64,
+}
+
+/// A place among all changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Place {
+    /// Everything before this revision lies before it,
+    pub(crate) revision: u64,
+    /// and as many changes of the revision itself, of keys in any range.
+    pub(crate) skip: u64,
+}
+
+impl Place {
+    /// Before every change of `revision`.
+    pub(crate) const fn at(revision: u64) -> Self {
+        Self { revision, skip: 0 }
+    }
 }
 
 /// A lease as it stands.
@@ -163,14 +190,46 @@ impl KvStore {
             next = revision + 1;
             let changes = self.history.changes(places);
             let inside = changes.filter(|change| range.contains(&change.key));
-            events.extend(inside.map(|change| KvEvent {
-                revision,
-                key: (*change.key).to_owned(),
-                entry: change.entry.as_deref().cloned(),
-                previous: change.previous.as_deref().cloned(),
-            }));
+            events.extend(inside.map(|change| KvEvent::of(revision, change)));
         }
         Ok(KvChanges { events, next })
+    }
+
+    /// As [`Self::changes`] from `from` on, where `hold` says of each event whether there is room for it: a
+    /// revision that changed much comes in parts. At least one event is taken, if there is one.
+    pub(super) fn changes_part(
+        &self,
+        range: &KeyRange,
+        from: Place,
+        limit: usize,
+        mut hold: impl FnMut(&KvEvent) -> bool,
+    ) -> Result<(Vec<KvEvent>, Place), KvReadError> {
+        let oldest = self.history.oldest();
+        if from.revision <= oldest {
+            return Err(KvReadError::Compacted { oldest });
+        }
+        let (mut events, mut place, mut seen) = (Vec::new(), from, 0);
+        for (revision, places) in self.history.revisions_from(from.revision) {
+            let skip = if revision == from.revision { from.skip } else { 0 };
+            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(places.len());
+            let rest = places.start + skipped..places.end;
+            for (skip, change) in (skip..).zip(self.history.changes(rest)) {
+                place = Place { revision, skip };
+                if seen >= limit {
+                    return Ok((events, place));
+                }
+                seen += 1;
+                if range.contains(&change.key) {
+                    let event = KvEvent::of(revision, change);
+                    if !hold(&event) && !events.is_empty() {
+                        return Ok((events, place));
+                    }
+                    events.push(event);
+                }
+            }
+            place = Place::at(revision + 1);
+        }
+        Ok((events, place))
     }
 
     /// The lease of this id, if it has not ended.

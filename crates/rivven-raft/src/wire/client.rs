@@ -65,8 +65,22 @@ methods! {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct WireQuery {
     pub(crate) consistency: Consistency,
+    /// The answer may wait until something changes.
+    pub(crate) wait: Option<WireWait>,
     pub(crate) body: Bytes,
 }
+
+/// How long an answer waits for something to be applied.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct WireWait {
+    /// Until the node has applied more than this.
+    pub(crate) beyond: Option<u64>,
+    /// At most so long, and at most [`MAX_QUERY_WAIT_MS`].
+    pub(crate) at_most_ms: u32,
+}
+
+/// Longest time that an answer waits.
+pub(crate) const MAX_QUERY_WAIT_MS: u32 = 30_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum WireQueryResponse {

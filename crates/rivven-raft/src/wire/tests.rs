@@ -1,7 +1,7 @@
 //! The bytes of messages, and what does not pass.
 
 use super::{
-    client::{WireQuery, WireQueryResponse},
+    client::{WireQuery, WireQueryResponse, WireWait},
     *,
 };
 use crate::Consistency;
@@ -45,9 +45,19 @@ fn the_messages_are_those_of_version_0() {
     );
     let query = WireQuery {
         consistency: Consistency::Stale,
+        wait: None,
         body: Bytes::from_static(b"q"),
     };
-    check(postcard::to_allocvec(&query), &[2, 1, b'q']);
+    check(postcard::to_allocvec(&query), &[2, 0, 1, b'q']);
+    let wait = WireWait {
+        beyond: Some(5),
+        at_most_ms: 300,
+    };
+    let query = WireQuery {
+        wait: Some(wait),
+        ..query
+    };
+    check(postcard::to_allocvec(&query), &[2, 1, 1, 5, 0xac, 2, 1, b'q']);
     let answer = WireQueryResponse::Answer {
         applied_index: Some(5),
         body: Bytes::from_static(b"a"),
