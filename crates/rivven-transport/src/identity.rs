@@ -36,7 +36,7 @@ pub use authority::{CertificateAuthority, IssuedIdentity, Validity};
 pub use error::{BadNodes, IdentityError};
 pub use layout::{
     CA_FILE, CA_KEY_FILE, CERT_FILE, GOSSIP_KEY_FILE, Issued, KEY_FILE, issue_node, issue_node_with,
-    node_dir_name, write_cluster, write_cluster_with,
+    issue_to, node_dir_name, subject_dir_name, write_cluster, write_cluster_with,
 };
 pub use name::{CertificateName, NodeName, ParseNameError, SanTemplate, SanTemplateError};
 pub(crate) use request::make as make_request;

@@ -217,12 +217,19 @@ impl CertificateAuthority {
     /// # Errors
     /// [`IdentityError::Entropy`], or [`IdentityError::Issue`].
     pub fn issue(&self, node: NodeId) -> Result<IssuedIdentity, IdentityError> {
-        let cluster = self.cluster;
-        let subject = Subject::Node(node);
-        self.issue_as(
-            CertificateName { cluster, subject },
-            Validity::from_now(NODE_LIFE),
-        )
+        self.issue_to(&Subject::Node(node))
+    }
+
+    /// A certificate for anybody in this cluster, valid for one year, with a new key.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_to(&self, subject: &Subject) -> Result<IssuedIdentity, IdentityError> {
+        let name = CertificateName {
+            cluster: self.cluster,
+            subject: subject.clone(),
+        };
+        self.issue_as(name, Validity::from_now(NODE_LIFE))
     }
 
     /// A certificate for any name and time, with a new key.

@@ -6,7 +6,9 @@ use rivven_crypto::{KeyKind, Provider, random_bytes};
 use rivven_types::{ClusterId, NodeId};
 use zeroize::Zeroizing;
 
-use super::{BadNodes, CertificateAuthority, IdentityError, NodeIdentity, SanTemplate, read as read_file};
+use super::{
+    BadNodes, CertificateAuthority, IdentityError, NodeIdentity, SanTemplate, Subject, read as read_file,
+};
 use crate::{datagram::GossipKey, secret_file};
 
 /// The authority's certificate, in every node's directory.
@@ -15,10 +17,10 @@ pub const CA_FILE: &str = "ca.pem";
 /// The authority's private key, beside the node directories; nodes do not need it.
 pub const CA_KEY_FILE: &str = "ca.key";
 
-/// The node's certificate.
+/// The certificate of a node, a client or an operator.
 pub const CERT_FILE: &str = "node.pem";
 
-/// The node's private key.
+/// The private key to it.
 pub const KEY_FILE: &str = "node.key";
 
 /// The cluster's gossip key.
@@ -31,6 +33,12 @@ const MAX_NODES: usize = 10_000;
 #[must_use]
 pub fn node_dir_name(node: NodeId) -> String {
     format!("node-{node}")
+}
+
+/// Name of `subject`'s directory in the output of [`issue_to`]: its role, a hyphen, and its number or name.
+#[must_use]
+pub fn subject_dir_name(subject: &Subject) -> String {
+    format!("{}-{}", subject.role(), subject.id())
 }
 
 /// Makes a new cluster: its authority, and certificate, key and gossip key for each node.
@@ -80,12 +88,12 @@ pub fn write_cluster_with(
     Ok(authority.cluster())
 }
 
-/// What [`issue_node`] did.
+/// What [`issue_node`] or [`issue_to`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Issued {
-    /// The node had a key, and has a new certificate for it. Only `node.pem` changed.
+    /// The holder had a key, and has a new certificate for it. Only `node.pem` changed.
     Renewed,
-    /// The node is new: its directory holds everything it needs.
+    /// The holder is new: its directory holds everything it needs.
     Added,
 }
 
@@ -106,12 +114,22 @@ pub fn issue_node(out: &Path, node: NodeId) -> Result<Issued, IdentityError> {
 /// # Errors
 /// As [`issue_node`]; `Malformed` when the certificate that is there follows another template.
 pub fn issue_node_with(out: &Path, node: NodeId, template: &SanTemplate) -> Result<Issued, IdentityError> {
-    check_nodes(&[node])?;
+    issue_to(out, &Subject::Node(node), template)
+}
+
+/// [`issue_node_with`] for anybody, such as an operator or a client, whose directory holds no gossip key.
+///
+/// # Errors
+/// As [`issue_node_with`].
+pub fn issue_to(out: &Path, subject: &Subject, template: &SanTemplate) -> Result<Issued, IdentityError> {
+    if subject.is_member() {
+        check_nodes(&[subject.node()])?;
+    }
     let read = |name: &str| read_file(&out.join(name), secret_file::read_text);
     let ca_pem = read(CA_FILE)?;
     let ca_key = read_file(&out.join(CA_KEY_FILE), secret_file::read_secret)?;
     let authority = CertificateAuthority::from_pem(&ca_pem, &ca_key)?.with_template(template.clone());
-    let dir = out.join(node_dir_name(node));
+    let dir = out.join(subject_dir_name(subject));
     if dir.join(KEY_FILE).exists() {
         let identity = NodeIdentity::load_for_renewal(&dir, template, &Provider::default())?;
         let renewed = authority.renew(&identity)?;
@@ -122,13 +140,15 @@ pub fn issue_node_with(out: &Path, node: NodeId, template: &SanTemplate) -> Resu
             Err(source) => Err(IdentityError::Unwritable { path, source }),
         };
     }
-    let gossip = any_gossip_key(out)?;
-    let issued = authority.issue(node)?;
+    let gossip = subject.is_member().then(|| any_gossip_key(out)).transpose()?;
+    let issued = authority.issue_to(subject)?;
     create_dir(&dir)?;
     create(&dir, CA_FILE, &ca_pem, Visibility::Public)?;
     create(&dir, CERT_FILE, issued.cert_pem(), Visibility::Public)?;
     create(&dir, KEY_FILE, issued.key_pem(), Visibility::Secret)?;
-    create(&dir, GOSSIP_KEY_FILE, &gossip, Visibility::Secret)?;
+    if let Some(gossip) = gossip {
+        create(&dir, GOSSIP_KEY_FILE, &gossip, Visibility::Secret)?;
+    }
     Ok(Issued::Added)
 }
 
