@@ -234,7 +234,7 @@ pub enum ReadError {
     },
     /// The read could not be confirmed in time.
     #[error(transparent)]
-    Raft(#[from] rivven_raft::ReadError),
+    Raft(rivven_raft::ReadError),
     /// The revision asked for is forgotten, or still to come.
     #[error(transparent)]
     Revision(KvReadError),
@@ -248,6 +248,15 @@ impl ReadError {
             Self::NotReady { .. } => "not-ready",
             Self::Raft(error) => error.code(),
             Self::Revision(error) => error.code(),
+        }
+    }
+}
+
+impl From<rivven_raft::ReadError> for ReadError {
+    fn from(error: rivven_raft::ReadError) -> Self {
+        match error {
+            rivven_raft::ReadError::Revision(error) => Self::Revision(error),
+            error => Self::Raft(error),
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     kv::unexpected,
     published::Published,
     shutdown::ShutdownReport,
-    state::{ClusterCommand, ClusterState, Op, OpResponse},
+    state::{ClusterState, Op, OpResponse},
     status::{ClusterStatus, Phase, Problem},
 };
 
@@ -130,12 +130,8 @@ impl Inner {
         op: Op,
         options: ProposeOptions,
     ) -> Result<OpResponse, WriteError> {
-        let command = ClusterCommand { ops: vec![op] };
-        let mut response = self.raft_or_wait()?.propose_with(command, options).await?;
-        match (response.results.pop(), response.results.is_empty()) {
-            (Some(result), true) => Ok(result),
-            (result, _) => Err(unexpected(&result)),
-        }
+        let response = self.raft_or_wait()?.propose_with(op.into(), options).await?;
+        response.only()
     }
 
     /// Has one operation on the partitions committed.

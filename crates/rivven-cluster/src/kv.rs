@@ -1,5 +1,7 @@
 //! The key-value map of the cluster.
 
+mod via;
+
 use std::{sync::Weak, time::Duration};
 
 use bytes::Bytes;
@@ -8,20 +10,18 @@ use rivven_raft::{
     KvWatchError, LeaseId, Lifetime, ProposalId, ProposeOptions, Read, SessionId, WatchFrom,
 };
 
-use crate::{
-    ReadError, WriteError,
-    inner::Inner,
-    state::{ClusterState, Op, OpResponse},
-};
+use self::via::{Via, Watch};
+use crate::{ReadError, WriteError, inner::Inner, state::ClusterState};
 
-/// The replicated key-value map: linearizable, durable on a quorum. From [`Cluster::kv`](crate::Cluster::kv).
+/// The replicated key-value map: linearizable, durable on a quorum. From [`Cluster::kv`](crate::Cluster::kv) on a
+/// node, and from [`Client::kv`](crate::Client::kv) elsewhere.
 ///
 /// Cheap to clone. Every node answers; what the Raft leader must decide is forwarded to it.
 ///
 /// Cancel safety: a write whose future is dropped may still happen. A read has no effect.
 #[derive(Clone, Debug)]
 pub struct Kv {
-    inner: Weak<Inner>,
+    via: Via,
     timeout: Duration,
     id: Option<ProposalId>,
 }
@@ -79,8 +79,16 @@ pub struct KvListing {
 
 impl Kv {
     pub(crate) const fn new(inner: Weak<Inner>, timeout: Duration) -> Self {
+        Self::by(Via::Node(inner), timeout)
+    }
+
+    pub(crate) const fn remote(client: rivven_raft::Client<ClusterState>, timeout: Duration) -> Self {
+        Self::by(Via::Client(client), timeout)
+    }
+
+    const fn by(via: Via, timeout: Duration) -> Self {
         let id = None;
-        Self { inner, timeout, id }
+        Self { via, timeout, id }
     }
 
     /// The same map, with every call limited to `timeout`. The default is ten seconds.
@@ -234,9 +242,7 @@ impl Kv {
         lease: LeaseId,
         consistency: Consistency,
     ) -> Result<Option<KvLease>, ReadError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
-        let read = inner.read(consistency, self.timeout, |state| state.kv.lease(lease));
-        Ok(read.await?.value)
+        self.via.lease(lease, consistency, self.timeout).await
     }
 
     /// Forgets what was before `revision`. Returns the oldest revision that can be read.
@@ -255,8 +261,7 @@ impl Kv {
     /// # Errors
     /// As for [`Self::put`].
     pub async fn open_session(&self, ttl: Duration) -> Result<SessionId, WriteError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
-        Ok(inner.raft_or_wait()?.open_session(ttl).await?.id())
+        self.via.open_session(ttl).await
     }
 
     /// Gives a session its whole time again, as every write in it does.
@@ -264,8 +269,7 @@ impl Kv {
     /// # Errors
     /// [`WriteError::SessionLost`] when it has ended.
     pub async fn renew_session(&self, session: SessionId) -> Result<(), WriteError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
-        Ok(inner.raft_or_wait()?.renew_session(session).await?)
+        self.via.renew_session(session).await
     }
 
     /// Ends a session.
@@ -273,8 +277,7 @@ impl Kv {
     /// # Errors
     /// As for [`Self::renew_session`].
     pub async fn close_session(&self, session: SessionId) -> Result<(), WriteError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
-        Ok(inner.raft_or_wait()?.close_session(session).await?)
+        self.via.close_session(session).await
     }
 
     /// The value of `key` with its revisions.
@@ -285,7 +288,7 @@ impl Kv {
         Ok(self.get_at(key, consistency).await?.value)
     }
 
-    /// As [`Self::get`], with the log index up to which this node had applied.
+    /// As [`Self::get`], with the log index up to which the node that answered had applied.
     ///
     /// # Errors
     /// As for [`Self::get`].
@@ -294,10 +297,7 @@ impl Kv {
         key: &str,
         consistency: Consistency,
     ) -> Result<Read<Option<KvEntry>>, ReadError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
-        inner
-            .read(consistency, self.timeout, |state| state.kv.get(key).cloned())
-            .await
+        self.via.get(key, consistency, self.timeout).await
     }
 
     /// At most `limit` keys that start with `prefix`, in order, with their values.
@@ -325,33 +325,17 @@ impl Kv {
         limit: usize,
         consistency: Consistency,
     ) -> Result<KvListing, ReadError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
-        // The state is locked for as long as it takes to clone the map, which shares its parts.
-        let read = inner.read(consistency, self.timeout, |state| state.kv.clone());
-        let kv = read.await?.value;
-        let revision = revision.unwrap_or(kv.revision());
-        let mut left = kv.range_at(range, revision)?;
-        let owned = |(key, entry): (&str, &KvEntry)| (key.to_owned(), entry.clone());
-        let entries = left.by_ref().take(limit).map(owned).collect();
-        let more = left.next().is_some();
-        drop(left);
-        Ok(KvListing {
-            revision,
-            entries,
-            more,
-        })
+        self.via
+            .range(range, revision, limit, (consistency, self.timeout))
+            .await
     }
 
-    /// Follows the keys of `range`, as this node applies changes of them.
+    /// Follows the keys of `range`, as this node applies changes of them, or the one that a program outside asks.
     ///
     /// # Errors
     /// The cluster is not founded yet, or this node is stopping.
     pub fn watch(&self, range: KeyRange, from: WatchFrom) -> Result<KvWatch, ReadError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_read)?;
-        let raft = inner.raft().ok_or_else(|| ReadError::NotReady {
-            cause: inner.waiting_for(),
-        })?;
-        Ok(KvWatch(raft.watch_kv(range, from)))
+        self.via.watch(range, from, self.timeout).map(KvWatch)
     }
 
     async fn leased(&self, command: KvCommand) -> Result<LeaseId, WriteError> {
@@ -362,15 +346,13 @@ impl Kv {
     }
 
     async fn propose(&self, command: KvCommand) -> Result<KvResponse, WriteError> {
-        let inner = self.inner.upgrade().ok_or_else(dropped_write)?;
         let options = ProposeOptions {
             deadline: self.timeout,
             id: self.id,
         };
-        match inner.propose_with(Op::Kv(command), options).await? {
-            OpResponse::Kv(KvResponse::Refused(refusal)) => Err(WriteError::Refused(refusal)),
-            OpResponse::Kv(response) => Ok(response),
-            other @ (OpResponse::Partitions(_) | OpResponse::Tokens(_)) => Err(unexpected(&other)),
+        match self.via.propose(command, options).await? {
+            KvResponse::Refused(refusal) => Err(WriteError::Refused(refusal)),
+            response => Ok(response),
         }
     }
 }
@@ -380,7 +362,7 @@ impl Kv {
 /// Nothing is buffered for it and it holds no lock between calls; one that falls behind the history ends
 /// with [`KvWatchError::Compacted`].
 #[derive(Debug)]
-pub struct KvWatch(rivven_raft::KvWatch<ClusterState>);
+pub struct KvWatch(Watch);
 
 impl KvWatch {
     /// Waits for the next update.
@@ -388,7 +370,8 @@ impl KvWatch {
     /// Cancel safety: a dropped future loses nothing.
     ///
     /// # Errors
-    /// The watch has ended. Asked again, it says so again.
+    /// The watch has ended; asked again, it says so again. After [`KvWatchError::Lost`], which only a program
+    /// outside meets, it goes on where it was.
     pub async fn next(&mut self) -> Result<KvUpdate, KvWatchError> {
         self.0.next().await
     }
@@ -399,12 +382,6 @@ impl KvWatch {
 pub(crate) fn unexpected(response: &dyn std::fmt::Debug) -> WriteError {
     WriteError::Unknown {
         cause: format!("the leader answered with {response:?}, which this release does not understand"),
-    }
-}
-
-fn dropped_read() -> ReadError {
-    ReadError::NotReady {
-        cause: "the cluster handle was dropped".into(),
     }
 }
 

@@ -33,6 +33,7 @@
 //! ```
 
 mod backup;
+mod client;
 mod clock;
 mod cluster;
 mod config;
@@ -63,6 +64,7 @@ mod tokens;
 mod upkeep;
 
 pub use backup::BackupError;
+pub use client::{Client, ClientConfig, ClientError};
 pub use cluster::{Cluster, NotReady};
 pub use config::{
     AdminSection, ClusterConfig, ConfigError, ConfigErrorKind, GossipSection, IssuerSection,

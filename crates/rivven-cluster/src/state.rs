@@ -9,7 +9,10 @@ use std::{
 
 use rivven_partition::{PartitionCommand, PartitionResponse, PartitionState};
 use rivven_raft::{ApplyCtx, KvCommand, KvResponse, KvStore, REFOUNDING_GAP, Refusal, StateMachine};
-use rivven_transport::join::{TokenBook, TokenRefusal};
+use rivven_transport::{
+    identity::Role,
+    join::{TokenBook, TokenRefusal},
+};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
@@ -17,6 +20,8 @@ use serde::{
 };
 
 use crate::{
+    WriteError,
+    kv::unexpected,
     published::Published,
     tokens::{self, TokenCommand},
 };
@@ -110,6 +115,22 @@ impl ClusterState {
     }
 }
 
+impl From<Op> for ClusterCommand {
+    fn from(op: Op) -> Self {
+        Self { ops: vec![op] }
+    }
+}
+
+impl ClusterResponse {
+    /// The answer to a lone operation.
+    pub(crate) fn only(mut self) -> Result<OpResponse, WriteError> {
+        match (self.results.pop(), self.results.is_empty()) {
+            (Some(result), true) => Ok(result),
+            (result, _) => Err(unexpected(&result)),
+        }
+    }
+}
+
 impl OpResponse {
     /// Whether the operation changed nothing because the state did not allow it.
     fn is_refusal(&self) -> bool {
@@ -135,6 +156,19 @@ impl StateMachine for ClusterState {
             Op::Kv(command) => KvStore::check(command),
             Op::Partitions(_) | Op::Tokens(_) => Ok(()),
         })
+    }
+
+    /// Programs outside change the map. Partitions and tokens are changed on a node, which checks what is asked.
+    fn open_to(role: Role, command: &ClusterCommand) -> bool {
+        command.ops.iter().all(|op| match op {
+            Op::Kv(command) => KvStore::open_to(role, command),
+            Op::Partitions(_) | Op::Tokens(_) => false,
+        })
+    }
+
+    /// Programs outside read the map.
+    fn query(&self, role: Role, query: &[u8]) -> Result<Vec<u8>, Refusal> {
+        self.kv.query(role, query)
     }
 
     fn apply(&mut self, ctx: &ApplyCtx, command: ClusterCommand) -> ClusterResponse {

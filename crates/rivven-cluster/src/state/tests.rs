@@ -196,3 +196,23 @@ fn commands_beyond_the_limits_are_refused_before_they_are_proposed() {
     check(vec![], Some("operations-out-of-range"));
     check(vec![put("k"), put("")], Some("empty-key"));
 }
+
+#[test]
+fn programs_outside_change_and_read_keys_and_nothing_else() {
+    let open = |role, ops: &[Op]| {
+        let ops = ops.to_vec();
+        ClusterState::open_to(role, &ClusterCommand { ops })
+    };
+    for role in [Role::Client, Role::Operator] {
+        assert!(open(role, &[put("a"), conflict()]));
+        for other in [register(4), delete_topic(), issue(), spend(1)] {
+            assert!(!open(role, &[put("a"), other]), "{role}");
+        }
+        assert_eq!(state().query(role, &[9]).unwrap_err().code, "malformed-request");
+    }
+    assert!(!open(Role::Observer, &[put("a")]));
+    assert_eq!(
+        state().query(Role::Observer, &[9]).unwrap_err().code,
+        "role-not-allowed"
+    );
+}
