@@ -3,6 +3,7 @@
 //! Fields are only added; a client ignores those it does not know.
 
 mod features;
+mod keys;
 mod membership;
 mod snapshot;
 
@@ -12,6 +13,7 @@ use rivven_types::NodeId;
 use serde::{Deserialize, Serialize};
 
 pub use self::features::{FeatureBody, FeaturesBody, FinalizedBody, MemberLevelBody};
+pub use self::keys::{ChangesBody, KeyBody, KeyChangeBody, ListingBody};
 pub use self::membership::{
     MemberChangedBody, MemberPlanBody, MemberStepBody, MemberWaitBody, MembershipBody, MembershipMemberBody,
     QuorumBody,
@@ -393,53 +395,6 @@ pub struct GossipKeysBody {
 pub struct TransferBody {
     /// The node that was asked to lead.
     pub to: NodeId,
-}
-
-/// Answer of `GET /v1/kv`, and a part of the snapshot that opens a watch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListingBody {
-    /// The revision that was read. Watch from the next one to follow what changes.
-    pub revision: u64,
-    /// Keys in order.
-    pub entries: Vec<KeyBody>,
-    /// Whether there are more.
-    pub more: bool,
-}
-
-/// A key and its value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyBody {
-    /// The key.
-    pub key: String,
-    /// The value in base64 (RFC 4648, section 4).
-    pub value_base64: String,
-    /// Revision at which the key came into being.
-    pub create_revision: u64,
-    /// Revision of the last change.
-    pub mod_revision: u64,
-    /// In how many revisions it was put since it came into being.
-    pub version: u64,
-    /// The lease the key ends with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease: Option<u64>,
-}
-
-/// Event `changes` of `GET /v1/watch`: what one revision changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangesBody {
-    /// The revision.
-    pub revision: u64,
-    /// The changes, in order of keys.
-    pub changes: Vec<KeyChangeBody>,
-}
-
-/// A key that changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyChangeBody {
-    /// The key.
-    pub key: String,
-    /// What it became; `null`: it was removed.
-    pub entry: Option<KeyBody>,
 }
 
 /// Answer of `POST /v1/sessions`.

@@ -7,12 +7,11 @@ use hyper::{
     Response, StatusCode,
     header::{ETAG, HeaderName, HeaderValue},
 };
-use rivven_cluster::{Cluster, Consistency, KeyRange, Kv, KvEntry, LeaseId, Lifetime, SessionId, Swap};
+use rivven_cluster::{Cluster, Consistency, KeyRange, Kv, LeaseId, Lifetime, SessionId, Swap};
 
 use super::{changed, refuse};
 use crate::{
     api::{APPLIED_INDEX_HEADER, ChangedBody, KeyBody, ListingBody, REVISION_HEADER},
-    base64,
     error::{ApiError, Body, json, plain},
     route::{KvList, KvRead, KvWrite, ReadLevel},
 };
@@ -85,7 +84,7 @@ pub(super) async fn list(cluster: &Cluster, list: KvList) -> Result<Response<Bod
         if bytes > MAX_LIST_BYTES && !entries.is_empty() {
             break;
         }
-        entries.push(entry_body(key, entry));
+        entries.push(KeyBody::new(key, entry));
     }
     let revision = listing.revision;
     let body = ListingBody {
@@ -104,17 +103,6 @@ fn after(prefix: &str, key: String) -> KeyRange {
     match whole.end() {
         Some(end) => KeyRange::from_to(start, end),
         None => KeyRange::starting_at(start),
-    }
-}
-
-pub(super) fn entry_body(key: &str, entry: &KvEntry) -> KeyBody {
-    KeyBody {
-        key: key.to_owned(),
-        value_base64: base64::encode(&entry.value),
-        create_revision: entry.create_revision,
-        mod_revision: entry.mod_revision,
-        version: entry.version,
-        lease: entry.lease.map(|lease| lease.0),
     }
 }
 

@@ -17,9 +17,9 @@ use tokio::{
     time::sleep,
 };
 
-use super::{kv::entry_body, refuse, view};
+use super::{refuse, view};
 use crate::{
-    api::{ChangesBody, KeyChangeBody, ListingBody},
+    api::{ChangesBody, KeyBody, ListingBody},
     error::{ApiError, Body, ErrorBody},
     route::WatchQuery,
 };
@@ -110,7 +110,7 @@ async fn next(mut served: Served) -> (String, Option<Served>) {
                 revision,
                 entries: entries
                     .iter()
-                    .map(|(key, entry)| entry_body(key, entry))
+                    .map(|(key, entry)| KeyBody::new(key, entry))
                     .collect(),
                 more: !last,
             };
@@ -127,20 +127,9 @@ async fn next(mut served: Served) -> (String, Option<Served>) {
 
 /// One event per revision: what took effect together arrives together.
 fn changed(events: &[KvEvent]) -> String {
-    let mut text = String::new();
-    for revision in events.chunk_by(|one, next| one.revision == next.revision) {
-        let Some(first) = revision.first() else { continue };
-        let changes = revision.iter().map(|event| KeyChangeBody {
-            key: event.key.clone(),
-            entry: event.entry.as_ref().map(|entry| entry_body(&event.key, entry)),
-        });
-        let body = ChangesBody {
-            revision: first.revision,
-            changes: changes.collect(),
-        };
-        text.push_str(&event("changes", Some(body.revision), &body));
-    }
-    text
+    ChangesBody::of(events)
+        .map(|body| event("changes", Some(body.revision), &body))
+        .collect()
 }
 
 fn ended(error: &KvWatchError) -> ErrorBody {
