@@ -46,7 +46,21 @@ fn the_commands_of_the_page_on_backups_work_in_order() {
     );
 }
 
-/// Both pages use the default ports.
+#[test]
+fn the_commands_of_the_page_on_keys_work_in_order() {
+    let shown = run("keys.md", &["kv put", "kv watch"]);
+    let lines = [
+        "waiting\n",
+        "somebody has it\n",
+        "1 put jobs/1 waiting\n",
+        "put jobs/4 seen\n",
+    ];
+    for line in lines {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+}
+
+/// All pages use the default ports.
 static PORTS: Mutex<()> = Mutex::new(());
 
 /// Runs the commands of a page, which are to contain `expected`; what they show.
@@ -68,19 +82,28 @@ fn run(page: &str, expected: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = format!("{}:{}", programs().display(), env::var("PATH").unwrap());
     let script = format!("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{commands}");
-    let run = Command::new("timeout")
+    // To files: whatever a page leaves running would hold pipes open.
+    let output = |name: &str| fs::File::create(folder.path().join(name)).unwrap();
+    let mut run = Command::new("timeout")
         .args(["--signal=TERM", "60", "bash", "-c", &script])
         .env("PATH", path)
         .current_dir(folder.path())
+        .stdout(output("shown"))
+        .stderr(output("errors"))
         .process_group(0)
-        .output()
+        .spawn()
         .unwrap();
-    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let status = run.wait().unwrap();
+    let left = Command::new("kill")
+        .args(["-KILL", "--", &format!("-{}", run.id())])
+        .stderr(std::process::Stdio::null())
+        .status();
+    let shown = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    let (stdout, stderr) = (shown("shown"), shown("errors"));
+    assert!(status.success(), "{stdout}\n{stderr}");
     assert!(
-        run.status.success(),
-        "{}\n{}",
-        shown(&run.stdout),
-        shown(&run.stderr)
+        !left.unwrap().success(),
+        "{page} leaves processes behind: {stdout}"
     );
-    shown(&run.stdout)
+    stdout
 }

@@ -6,7 +6,8 @@ use rivven_cluster::NodeId;
 use rivven_transport::{
     KeyKind,
     identity::{
-        CA_KEY_FILE, CERT_FILE, Issued, SanTemplate, issue_node_with, node_dir_name, write_cluster_with,
+        CA_KEY_FILE, CERT_FILE, Issued, SanTemplate, Subject, issue_to, node_dir_name, subject_dir_name,
+        write_cluster_with,
     },
 };
 
@@ -35,21 +36,31 @@ pub(crate) fn init(
     Ok(())
 }
 
-/// Issues a certificate for `node` of the cluster whose authority lies in `ca`.
+/// Issues a certificate for `holder` in the cluster whose authority lies in `ca`.
 pub(crate) fn issue(
     ca: &Path,
-    node: NodeId,
+    holder: Option<Subject>,
     template: &SanTemplate,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let dir = ca.join(node_dir_name(node));
-    match issue_node_with(ca, node, template)? {
+    let holder = holder.ok_or_else(|| {
+        Failure::usage(
+            "no-holder",
+            "nobody is named; give --node, --client or --operator",
+        )
+    })?;
+    let dir = ca.join(subject_dir_name(&holder));
+    match issue_to(ca, &holder, template)? {
         Issued::Renewed => out.line(format_args!(
-            "node {node}: replace its {CERT_FILE} with {}; a running node takes it over by itself",
+            "{holder}: replace its {CERT_FILE} with {}; whoever runs with it takes it over by itself",
             dir.join(CERT_FILE).display()
         )),
+        Issued::Added if holder.is_member() => out.line(format_args!(
+            "{holder}: give it {} as --tls-dir, or copy it to <data_dir>/tls",
+            dir.display()
+        )),
         Issued::Added => out.line(format_args!(
-            "node {node}: give it {} as --tls-dir, or copy it to <data_dir>/tls",
+            "{holder}: give it {} as --tls-dir, as of `rivven-node kv`",
             dir.display()
         )),
     }

@@ -7,6 +7,7 @@ mod failure;
 mod feature;
 mod gossip_keys;
 mod join;
+mod kv;
 mod log;
 mod member;
 mod output;
@@ -20,9 +21,15 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rivven_cluster::NodeId;
-use rivven_transport::{KeyKind, identity::SanTemplate};
+use rivven_transport::{
+    KeyKind,
+    identity::{Label, SanTemplate, Subject},
+};
 
-use self::{feature::FeatureCommand, member::MemberCommand, recover::RecoverArgs, snapshot::SnapshotCommand};
+use self::{
+    feature::FeatureCommand, kv::KvCommand, member::MemberCommand, recover::RecoverArgs,
+    snapshot::SnapshotCommand,
+};
 pub(crate) use failure::Failure;
 pub(crate) use output::Output;
 
@@ -49,6 +56,9 @@ enum Command {
     Config(ConfigCommand),
     /// Show what a running node knows of itself and of its cluster.
     Status(StatusArgs),
+    /// Read, set and watch keys, as a program that is no member.
+    #[command(subcommand)]
+    Kv(KvCommand),
     /// The keys that seal gossip.
     #[command(subcommand)]
     GossipKeys(GossipKeysCommand),
@@ -301,14 +311,13 @@ enum CertCommand {
         #[arg(long, value_enum, default_value_t = Key::Ed25519)]
         key: Key,
     },
-    /// Give one node a new certificate for its key, or make everything a new node needs.
+    /// Give one holder a new certificate for its key, or make everything a new one needs.
     Issue {
         /// Directory that `cert init` wrote, with ca.pem and ca.key.
         #[arg(long, value_name = "DIR")]
         ca: PathBuf,
-        /// Id of the node.
-        #[arg(long, value_name = "ID")]
-        node: NodeId,
+        #[command(flatten)]
+        holder: HolderArgs,
         /// What `cert init` was told.
         #[arg(long, value_name = "URI", default_value_t)]
         name_template: SanTemplate,
@@ -323,6 +332,36 @@ enum CertCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+}
+
+/// Whom a certificate is for.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+struct HolderArgs {
+    /// Id of a node.
+    #[arg(long, value_name = "ID")]
+    node: Option<NodeId>,
+    /// Name of a program that uses the cluster: a-z, 0-9, `.`, `_` and `-`.
+    #[arg(long, value_name = "NAME", value_parser = label)]
+    client: Option<Label>,
+    /// Name of a person or program that runs the cluster, of the same characters.
+    #[arg(long, value_name = "NAME", value_parser = label)]
+    operator: Option<Label>,
+}
+
+impl HolderArgs {
+    /// The holder. Exactly one is named, or the command line was refused.
+    fn subject(self) -> Option<Subject> {
+        let (client, operator) = (
+            self.client.map(Subject::Client),
+            self.operator.map(Subject::Operator),
+        );
+        self.node.map(Subject::Node).or(client).or(operator)
+    }
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    Label::new(text).map_err(|_| format!("`{text}` is no name; write 1 to 64 of a-z, 0-9, `.`, `_` and `-`"))
 }
 
 #[derive(Clone, Debug, Args)]
@@ -392,13 +431,14 @@ pub fn main() -> ExitCode {
         }) => cert::init(&nodes, &dir, (&name_template, key.into()), &mut out),
         Command::Cert(CertCommand::Issue {
             ca,
-            node,
+            holder,
             name_template,
-        }) => cert::issue(&ca, node, &name_template, &mut out),
+        }) => cert::issue(&ca, holder.subject(), &name_template, &mut out),
         Command::Cert(CertCommand::JoinToken(args)) => join::token(&args, &mut out),
         Command::Cert(CertCommand::Join { token, out: dir }) => join::run(&token, &dir, &mut out),
         Command::Config(ConfigCommand::Check { file }) => config::check(&file, &mut out),
         Command::Status(args) => status::run(args.admin, &mut out),
+        Command::Kv(command) => kv::run(command, &mut out),
         Command::GossipKeys(GossipKeysCommand::Rotate(args)) => gossip_keys::rotate(&args, &mut out),
         Command::Member(command) => member::run(command, &mut out),
         Command::Feature(command) => feature::run(command, &mut out),

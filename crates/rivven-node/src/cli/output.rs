@@ -22,6 +22,16 @@ impl Output {
         self.terminal
     }
 
+    /// Writes `value` as it is; a terminal goes on in a new line.
+    pub(crate) fn value(&mut self, value: &[u8]) {
+        let mut stdout = io::stdout().lock();
+        let end: &[u8] = if self.terminal { b"\n" } else { b"" };
+        let _ = stdout
+            .write_all(value)
+            .and_then(|()| stdout.write_all(end))
+            .and_then(|()| stdout.flush());
+    }
+
     /// Writes a line at once. A reader that went away is not an error: nobody is left to tell.
     #[expect(clippy::unused_self, reason = "whoever prints needs the output in hand")]
     pub(crate) fn line(&mut self, text: impl fmt::Display) {
