@@ -165,7 +165,7 @@ async fn keys_are_set_read_watched_and_removed_from_outside() {
     );
     let before = bench.prints(&["list", "g", "--revision", "1", "--limit", "1"]);
     assert!(
-        before.contains("hello") && before.contains("1 keys at revision 1"),
+        before.contains("hello") && before.contains("1 key at revision 1"),
         "{before}"
     );
     bench.fails(&["list", "--revision", "99"], 1, "future-revision");

@@ -101,14 +101,21 @@ impl Rejection {
     }
 }
 
+fn unreachable(node: NodeId) -> String {
+    match node {
+        0 => "no node was reached".to_owned(),
+        node => format!("node {node} is unreachable"),
+    }
+}
+
 /// Why a call gave no response. [`CallError::outcome`] says whether the peer may have acted.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
     /// No connection to the peer, and none could be made before the deadline. Not done; retry later.
-    #[error("node {node} is unreachable: {cause}")]
+    #[error("{}: {cause}", unreachable(*node))]
     Unreachable {
-        /// The peer.
+        /// The peer; 0 if nobody knows yet who it is.
         node: NodeId,
         /// What the last attempt ran into.
         cause: String,

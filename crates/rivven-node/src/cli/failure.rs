@@ -28,13 +28,17 @@ pub(crate) struct Failure {
 impl Failure {
     /// `message` is "cause; remedy", the form in which every error type of this workspace speaks.
     pub(crate) fn new(blame: Blame, code: impl Into<String>, message: impl fmt::Display) -> Self {
-        let message = message.to_string();
+        let (code, message) = (code.into(), message.to_string());
+        // What was refused ends with its code, which leads here.
+        let message = message
+            .strip_suffix(&format!(" ({code})"))
+            .map_or(message.clone(), str::to_owned);
         let (cause, help) = match message.split_once("; ") {
             Some((cause, help)) => (cause.to_owned(), Some(help.to_owned())),
             None => (message, None),
         };
         Self {
-            code: code.into(),
+            code,
             cause,
             help,
             blame,
@@ -132,6 +136,16 @@ mod tests {
     fn cause_and_remedy_stand_on_lines_of_their_own() {
         let failure = Failure::world("port-in-use", "the port is taken; choose another; or wait");
         let text = "error[port-in-use]: the port is taken\n  help: choose another; or wait";
+        assert_eq!(failure.to_string(), text);
+    }
+
+    #[test]
+    fn a_code_is_shown_once() {
+        let failure = Failure::world(
+            "empty-key",
+            "the write was refused: the key is empty; name it (empty-key)",
+        );
+        let text = "error[empty-key]: the write was refused: the key is empty\n  help: name it";
         assert_eq!(failure.to_string(), text);
     }
 

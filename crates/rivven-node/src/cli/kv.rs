@@ -246,8 +246,9 @@ fn list(
         listing.entries.len(),
         if listing.more { "; there are more" } else { "" },
     );
+    let keys = if count == 1 { "key" } else { "keys" };
     out.line(format_args!(
-        "{count} keys at revision {}{more}",
+        "{count} {keys} at revision {}{more}",
         listing.revision
     ));
     Ok(())
