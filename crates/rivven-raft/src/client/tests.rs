@@ -149,6 +149,41 @@ async fn a_client_follows_the_leader_when_the_old_one_falls_silent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_committed_and_whose_answer_was_lost_is_done_once() {
+    let network = MemoryNetwork::new();
+    let nodes = group(&network).await;
+    let client = client(&network, Role::Client);
+    let session = client.open_session(Duration::from_secs(60)).await.unwrap();
+    let old = leader(&nodes);
+    // Requests arrive, answers do not.
+    network.cut(old, 100);
+    let write = session.propose(KvCommand::put("k", "once"), Duration::from_secs(10));
+    let committed = async {
+        let done = async |node: &Node| {
+            let read = node.read(Consistency::Linearizable, |kv| kv.get("k").is_some());
+            read.await.unwrap().value
+        };
+        while !done(&nodes[0]).await {
+            sleep(Duration::from_millis(5)).await;
+        }
+        // Its leader goes before it could answer.
+        let others: Vec<NodeId> = (1..=3).filter(|node| *node != old).collect();
+        network.partition(&[old], &[others[0], others[1], 100]);
+    };
+    let (written, ()) = tokio::join!(write, committed);
+    let written = written.unwrap();
+    network.heal();
+    let read = client.get("k", Consistency::Linearizable).await.unwrap();
+    let entry = read.value.unwrap();
+    assert_eq!(entry.version, 1, "applied once");
+    assert!(
+        matches!(written, KvResponse::Written { revision, .. } if revision == entry.mod_revision),
+        "the first answer: {written:?}"
+    );
+    assert_ne!(client.leader(), Some(old));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_quorum_the_outcome_is_not_done_or_unknown_and_never_done() {
     let network = MemoryNetwork::new();
     let nodes = group(&network).await;

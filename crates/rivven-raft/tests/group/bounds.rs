@@ -60,3 +60,34 @@ async fn too_many_proposals_in_flight_are_refused_and_not_done() {
     let refused = errors.iter().filter(|code| **code == "overloaded").count();
     assert_eq!(refused, 70 - 63, "{errors:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn more_than_65_536_proposals_at_a_time_are_refused_and_not_done() {
+    let fabric = Fabric::new();
+    let nodes = group(&fabric, 3).await;
+    let leader = agreed_leader(&nodes).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    isolate(&fabric, leader, &others);
+    // Until it leads no more, so that none of them gets as far as its log.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let options = ProposeOptions {
+        deadline: Duration::from_millis(10),
+        ..ProposeOptions::default()
+    };
+    let proposals = (0..65_536 + 9).map(|i: u32| {
+        let command = KvCommand::put(i.to_string(), "v");
+        node(&nodes, leader).propose_with(command, options)
+    });
+    // A task that polls so many at once must not be made to pause after each hundred.
+    let outcomes = tokio::task::unconstrained(futures_util::future::join_all(proposals)).await;
+    let overloaded = |outcome: &Result<_, rivven_raft::ProposeError>| {
+        let error = outcome.as_ref().unwrap_err();
+        let refused = error.code() == "overloaded";
+        assert!(!refused || error.outcome() == Outcome::NotDone);
+        refused
+    };
+    assert_eq!(outcomes.iter().filter(|outcome| overloaded(outcome)).count(), 9);
+    // There is room again for others.
+    let again = node(&nodes, leader).propose_with(KvCommand::put("k", "v"), options);
+    assert_ne!(again.await.unwrap_err().code(), "overloaded");
+}

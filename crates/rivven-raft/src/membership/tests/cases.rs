@@ -179,6 +179,31 @@ fn whoever_leaves_gives_up_the_vote_first_and_a_leader_its_lead() {
 }
 
 #[test]
+fn every_plan_shows_the_voters_before_and_after() {
+    let check = |view: &View, change, before, after| {
+        let (plan, _) = plan(view, &POLICY, Some(change), Some("by name")).unwrap();
+        let shown = |quorum: QuorumState| (quorum.voters, quorum.live, quorum.needed);
+        assert_eq!(
+            (shown(plan.before), shown(plan.after)),
+            (before, after),
+            "{change:?}"
+        );
+    };
+    let four = group(&[1, 2, 3, 4], &[5]).with(4, Life::Silent);
+    let five = (5, 4, 3);
+    check(&four, MemberChange::Promote { node: 5 }, (4, 3, 3), five);
+    // Whoever leaves or observes makes room for the learner.
+    check(&four, MemberChange::Demote { node: 4 }, (4, 3, 3), (4, 4, 3));
+    check(&four, MemberChange::Remove { node: 4 }, (4, 3, 3), (4, 4, 3));
+    let three = group(&[1, 2, 3], &[]).with(3, Life::Silent);
+    check(&three, MemberChange::Demote { node: 3 }, (3, 2, 2), (2, 2, 2));
+    check(&three, MemberChange::Remove { node: 3 }, (3, 2, 2), (2, 2, 2));
+    check(&three, MemberChange::Replace { node: 3 }, (3, 2, 2), (2, 2, 2));
+    let add = MemberChange::Add { node: 4, role: None };
+    check(&three, add, (3, 2, 2), (3, 2, 2));
+}
+
+#[test]
 fn a_removal_that_no_further_failure_would_survive_needs_a_reason() {
     let view = group(&[1, 2, 3], &[]);
     let remove = MemberChange::Remove { node: 3 };
