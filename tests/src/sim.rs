@@ -10,6 +10,7 @@ pub mod history;
 pub mod host;
 pub mod invariants;
 pub mod linear;
+pub mod logs;
 pub mod members;
 pub mod oracle;
 pub mod priority;

@@ -1,6 +1,7 @@
 //! `cargo xtask sim`: whole clusters in simulated time, a process for each seed.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -66,9 +67,23 @@ impl FromStr for Seeds {
     }
 }
 
+/// Seeds from which on a sweep of random trouble must have seen every kind of it, once in so many of them.
+const SWEEP: u64 = 100;
+const SEEDS_PER_KIND: u64 = 10;
+
+/// The trouble that only scripts make: a disk is lost, and another one takes its place under the same id.
+const BY_SCRIPTS_ALONE: &str = "replacements";
+
+/// Simulated seconds of each seed that such a sweep needs.
+const SWEEP_SECONDS: u64 = 60;
+
+/// How much there was of everything, by name.
+type Counts = BTreeMap<String, u64>;
+
 /// What a process said of its seed.
 struct Ran {
     text: String,
+    counts: Counts,
     clean: bool,
     /// Something else than its seed decided what happened.
     differs: bool,
@@ -166,13 +181,16 @@ impl Sweep<'_> {
             println!("{}:", self.script);
         }
         let begun = Instant::now();
-        let (mut clean, mut dirty) = (0_u64, Vec::new());
+        let (mut clean, mut dirty, mut counts) = (0_u64, Vec::new(), Counts::new());
         let mut ran = stream::iter(seeds.clone())
             .map(|seed| async move { (seed, self.run_seed(seed).await) })
             .buffered(self.jobs);
         while let Some((seed, ran)) = ran.next().await {
             let ran = ran?;
             print!("{}", ran.text);
+            for (name, count) in ran.counts {
+                *counts.entry(name).or_default() += count;
+            }
             if ran.differs {
                 println!("    the seed gave another line the second time");
             }
@@ -192,17 +210,37 @@ impl Sweep<'_> {
             simulated.as_secs(),
             took.as_secs_f64(),
         );
-        Ok(dirty.is_empty())
+        let listed: Vec<String> = counts
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        println!("in all: {}", listed.join(", "));
+        let rare = self.rare(seeds.end - seeds.start, &counts);
+        if !rare.is_empty() {
+            println!("too easy: hardly any {}", rare.join(", "));
+        }
+        Ok(dirty.is_empty() && rare.is_empty())
+    }
+
+    /// What a sweep of `seeds` must have seen more of to be worth anything.
+    fn rare<'a>(&self, seeds: u64, counts: &'a Counts) -> Vec<&'a str> {
+        if self.script != "-" || seeds < SWEEP || self.seconds < SWEEP_SECONDS {
+            return Vec::new();
+        }
+        let rare = counts
+            .iter()
+            .filter(|(name, count)| *name != BY_SCRIPTS_ALONE && **count < seeds / SEEDS_PER_KIND);
+        rare.map(|(name, _)| name.as_str()).collect()
     }
 
     async fn run_seed(&self, seed: u64) -> Result<Ran> {
-        let (text, clean) = self.run_once(seed).await?;
+        let mut ran = self.run_once(seed).await?;
         let again = seed.is_multiple_of(REPEAT_ONE_IN) && self.trace.is_none();
-        let differs = again && self.run_once(seed).await?.0 != text;
-        Ok(Ran { text, clean, differs })
+        ran.differs = again && self.run_once(seed).await?.text != ran.text;
+        Ok(ran)
     }
 
-    async fn run_once(&self, seed: u64) -> Result<(String, bool)> {
+    async fn run_once(&self, seed: u64) -> Result<Ran> {
         let mut command = Command::new(self.program);
         command
             .args([seed, self.seconds, self.nodes].map(|number| number.to_string()))
@@ -213,7 +251,12 @@ impl Sweep<'_> {
         let limit = PATIENCE.max(Duration::from_secs(self.seconds.saturating_mul(4)));
         let ended = tokio::time::timeout(limit, command.output()).await;
         let Ok(output) = ended else {
-            return Ok((format!("seed {seed} is not over after {limit:?}\n"), false));
+            return Ok(Ran {
+                text: format!("seed {seed} is not over after {limit:?}\n"),
+                counts: Counts::new(),
+                clean: false,
+                differs: false,
+            });
         };
         let Output {
             status,
@@ -221,19 +264,50 @@ impl Sweep<'_> {
             stderr,
         } = output.with_context(|| format!("cannot run {}", self.program.display()))?;
         let mut text = String::from_utf8_lossy(&stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&stderr);
         if text.is_empty() {
-            text = format!(
-                "seed {seed} ended with {status}: {}\n",
-                String::from_utf8_lossy(&stderr)
-            );
+            text = format!("seed {seed} ended with {status}: {stderr}\n");
         }
-        Ok((text, status.success()))
+        Ok(Ran {
+            text,
+            counts: counts(&stderr),
+            clean: status.success(),
+            differs: false,
+        })
     }
+}
+
+/// What a process counted: names and numbers behind the word `counts`.
+fn counts(text: &str) -> Counts {
+    let line = text.lines().find_map(|line| line.strip_prefix("counts "));
+    let words: Vec<&str> = line.unwrap_or_default().split(' ').collect();
+    let pairs = words.chunks_exact(2).filter_map(|pair| match pair {
+        [name, count] => Some(((*name).to_owned(), count.parse().ok()?)),
+        _ => None,
+    });
+    pairs.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sweep_without_some_kind_of_trouble_is_too_easy() {
+        let sweep = |script| Sweep {
+            program: Path::new(""),
+            seconds: 60,
+            nodes: 3,
+            script,
+            trace: None,
+            jobs: 1,
+        };
+        let seen = counts("noise\ncounts kills 30 pauses 9 terms 0 replacements 0\n");
+        assert_eq!(seen.len(), 4);
+        assert_eq!(sweep("-").rare(100, &seen), ["pauses", "terms"]);
+        assert_eq!(sweep("-").rare(90, &seen).len(), 0);
+        assert_eq!(sweep("remove-leader").rare(100, &seen).len(), 0);
+    }
 
     #[test]
     fn seeds_are_a_range_or_one() {

@@ -197,6 +197,12 @@ impl SimulatedDisk {
         self.platters().current.is_empty()
     }
 
+    /// What the machine would see, as the bytes of a file: for a look at a disk whose power is off.
+    #[must_use]
+    pub fn image(&self) -> Vec<u8> {
+        self.platters().current.clone()
+    }
+
     /// What the disk has done so far.
     #[must_use]
     pub fn stats(&self) -> DiskStats {

@@ -81,8 +81,8 @@ pub use membership::{
 };
 pub use node::RaftNode;
 pub use offline::{
-    BackupReport, LogPlace, MemberPlace, OfflineError, RecoveryPlan, RestoreAs, plan_recovery, recover,
-    restore_backup, verify_backup,
+    BackupReport, DirCheck, LogCheck, LogPlace, MemberPlace, OfflineError, RecoveryPlan, RestoreAs,
+    check_dir, plan_recovery, recover, restore_backup, verify_backup, verify_log,
 };
 pub use propose::{ProposalId, ProposeOptions};
 pub use read::{Consistency, Read};

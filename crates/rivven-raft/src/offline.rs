@@ -5,6 +5,7 @@
 //! out. They are committed by declaration. The term jumps, so that no entry and no fencing token of the
 //! history that was given up has a twin in the one that goes on.
 
+mod log;
 mod recover;
 mod report;
 mod restore;
@@ -24,6 +25,7 @@ use rivven_raft_store::{NodeDirError, SnapshotError, StoreError};
 use rivven_types::{ClusterId, InstanceId, NodeId, PeerAddr};
 
 pub use self::{
+    log::{DirCheck, LogCheck, check_dir, verify_log},
     recover::{RecoveryPlan, plan_recovery, recover},
     report::{BackupReport, LogPlace, MemberPlace, verify_backup},
     restore::{RestoreAs, restore_backup},

@@ -14,6 +14,7 @@ use super::{
     chance::Chance,
     host::{Host, Node, World},
     invariants::{Invariants, Said},
+    logs::Logs,
 };
 
 /// How often somebody looks whether what is waited for has come.
@@ -25,6 +26,7 @@ pub struct Cluster {
     world: World,
     hosts: Arc<Vec<Host>>,
     invariants: Arc<Mutex<Invariants>>,
+    logs: Arc<Mutex<Logs>>,
     tasks: TaskGroup,
 }
 
@@ -37,6 +39,7 @@ impl Cluster {
             world,
             hosts: Arc::new(hosts),
             invariants: Arc::default(),
+            logs: Arc::default(),
             tasks: TaskGroup::current(),
         }
     }
@@ -85,8 +88,11 @@ impl Cluster {
             .map(|(_, host)| host.clone())
     }
 
-    /// Starts a machine and watches it.
+    /// Starts a machine and watches it, after a look at what its disk holds.
     pub async fn boot(&self, host: &Host) {
+        if !host.is_on() {
+            self.read_log(host);
+        }
         let Some(node) = host.boot().await else { return };
         let boot = host.boots();
         drop(self.tasks.spawn(watch(self.clone(), node, boot)));
@@ -99,6 +105,12 @@ impl Cluster {
         for host in hosts {
             self.boot(&host).await;
         }
+    }
+
+    /// Ends every process, and reads the logs that are left.
+    pub async fn end(&self) {
+        self.kill_all().await;
+        self.hosts.iter().for_each(|host| self.read_log(host));
     }
 
     /// Cuts the power of every machine, in order of ids.
@@ -214,6 +226,29 @@ impl Cluster {
         wrong
             .into_iter()
             .for_each(|wrong| self.world.trace.violation(wrong));
+    }
+
+    /// Compares the log on the disk of a machine that is off with every other one there was.
+    fn read_log(&self, host: &Host) {
+        let Some(log) = host.log_left() else { return };
+        let led = {
+            let invariants = self.invariants.lock().unwrap_or_else(PoisonError::into_inner);
+            invariants.committed_before_led(log.node, log.term)
+        };
+        let wrong = {
+            let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+            logs.take(&log, led.is_some(), led.flatten())
+        };
+        wrong
+            .into_iter()
+            .for_each(|wrong| self.world.trace.violation(wrong));
+    }
+
+    /// How many entries of logs were compared with another's, and how many logs of leaders were looked at.
+    #[must_use]
+    pub fn logs_read(&self) -> (u64, u64) {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        (logs.compared, logs.leaders)
     }
 
     /// How often nodes were looked at, and how many terms had a leader.

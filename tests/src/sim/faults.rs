@@ -38,19 +38,27 @@ pub struct FaultCounts {
 }
 
 impl FaultCounts {
+    /// Each of them by name.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, u64); 10] {
+        [
+            ("kills", self.kills),
+            ("blackouts", self.blackouts),
+            ("pauses", self.pauses),
+            ("partitions", self.partitions),
+            ("one-way-cuts", self.one_way),
+            ("bad-weather", self.weather),
+            ("slow-disks", self.slow_disks),
+            ("transfers", self.transfers),
+            ("removals", self.removals),
+            ("replacements", self.replacements),
+        ]
+    }
+
     /// All of them.
     #[must_use]
-    pub const fn sum(&self) -> u64 {
-        self.kills
-            + self.blackouts
-            + self.pauses
-            + self.partitions
-            + self.one_way
-            + self.weather
-            + self.slow_disks
-            + self.transfers
-            + self.removals
-            + self.replacements
+    pub fn sum(&self) -> u64 {
+        self.named().iter().map(|(_, count)| count).sum()
     }
 }
 

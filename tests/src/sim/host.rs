@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     chance::Chance,
+    logs::Log,
     priority::{self, Priorities},
     trace::Trace,
 };
@@ -245,6 +246,28 @@ impl Host {
             }
             Err(_) => {
                 trace.violation(format!("node {} is not started after {BOOT_TIME:?}", self.id()));
+                None
+            }
+        }
+    }
+
+    /// Reads the log that a power cut has left, on a machine that is off. `None`: there is none, or it is damaged,
+    /// which is reported.
+    #[must_use]
+    pub fn log_left(&self) -> Option<Log> {
+        let image = self.0.disk.image();
+        if image.is_empty() {
+            return None;
+        }
+        let path = self.0.dir.with_extension("log");
+        let read = std::fs::write(&path, image)
+            .map_err(|error| error.to_string())
+            .and_then(|()| Log::read(self.id(), &path).map_err(|error| error.to_string()));
+        match read {
+            Ok(log) => Some(log),
+            Err(error) => {
+                let violation = format!("the log of node {} is damaged: {error}", self.id());
+                self.0.world.trace.violation(violation);
                 None
             }
         }

@@ -119,6 +119,13 @@ impl Invariants {
         })
     }
 
+    /// How far entries were committed in the terms before `term`, if `node` led it.
+    #[must_use]
+    pub fn committed_before_led(&self, node: NodeId, term: u64) -> Option<Option<u64>> {
+        let led = self.leaders.get(&term) == Some(&node);
+        led.then(|| self.committed.range(..term).map(|(_, index)| *index).max())
+    }
+
     /// How many terms had a leader.
     #[must_use]
     pub fn terms(&self) -> usize {

@@ -67,6 +67,31 @@ pub struct Report {
     pub network: MemoryStats,
     /// What the disks did, all together.
     pub disks: DiskStats,
+    /// Terms that had a leader.
+    pub terms: u64,
+    /// Entries of logs on disk that were compared with those of other nodes.
+    pub compared: u64,
+    /// Logs on disk of nodes that had led, which were searched for all that was committed before.
+    pub leaders: u64,
+}
+
+impl Report {
+    /// How much of everything there was, by name: what a run is worth.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let mut counts = self.faults.named().to_vec();
+        counts.extend([
+            ("frames-lost", self.network.lost),
+            ("frames-reordered", self.network.reordered),
+            ("requests-doubled", self.network.duplicated),
+            ("torn-writes", self.disks.torn),
+            ("forgotten-commits", self.disks.forgotten),
+            ("terms", self.terms),
+            ("entries-compared", self.compared),
+            ("logs-of-leaders", self.leaders),
+        ]);
+        counts
+    }
 }
 
 /// Runs `plan` with the small files of its nodes under `root`; a line for each event goes to `out`.
@@ -238,7 +263,7 @@ async fn make_peace(cluster: &Cluster, members: Option<Members>, chance: &mut Ch
     }
 }
 
-/// Waits until all agree, and checks what is there against what was said.
+/// Waits until all agree, checks what is there against what was said, and ends every process.
 async fn settle(cluster: &Cluster, history: &Arc<Mutex<History>>, habits: Habits, chance: &mut Chance) {
     let trace = cluster.world().trace.clone();
     cluster.converge(CONVERGE_TIME).await;
@@ -264,6 +289,7 @@ async fn settle(cluster: &Cluster, history: &Arc<Mutex<History>>, habits: Habits
         Verdict::Linearizable => {}
         verdict => trace.violation(format!("linearizability: {}", explain(&verdict, &operations))),
     }
+    cluster.end().await;
 }
 
 /// How much clients were told.
@@ -307,8 +333,12 @@ fn report(cluster: &Cluster, history: &Mutex<History>, faults: FaultCounts) -> R
         disks.forgotten += stats.forgotten;
     }
     let (looks, terms) = cluster.looks();
+    let (compared, leaders) = cluster.logs_read();
+    if compared == 0 {
+        trace.violation("too easy: no two logs were compared".to_owned());
+    }
     trace.event(format_args!(
-        "{network:?} {disks:?} {faults:?} {looks} looks, {terms} terms"
+        "{network:?} {disks:?} {faults:?} {looks} looks, {terms} terms, {compared} entries compared, {leaders} leaders"
     ));
     Report {
         hash: trace.hash(),
@@ -318,6 +348,9 @@ fn report(cluster: &Cluster, history: &Mutex<History>, faults: FaultCounts) -> R
         faults,
         network,
         disks,
+        terms: terms as u64,
+        compared,
+        leaders,
     }
 }
 

@@ -105,6 +105,10 @@ fn print(seed: u64, report: &Report, panics: &[String]) -> bool {
         hash, events, ops, ..
     } = report;
     println!("seed {seed} hash {hash:016x} events {events} ops {ops} violations {violations}");
+    // Apart from the line: for whoever sums up many seeds.
+    let counts = report.counts().into_iter();
+    let counts: String = counts.map(|(name, count)| format!(" {name} {count}")).collect();
+    eprintln!("counts{counts}");
     for violation in &report.violations {
         println!("    {violation}");
     }
