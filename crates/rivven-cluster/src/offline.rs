@@ -14,8 +14,8 @@ use rivven_transport::{LocalIdentity, random_bytes};
 use rivven_types::{ClusterId, InstanceId, NodeId, PeerAddr};
 
 pub use rivven_raft::{
-    Backup, BackupReport, LogPlace, MAX_REFOUNDINGS, MemberPlace, REFOUNDING_GAP, RecoveryPlan, Refounding,
-    RefoundingCause, verify_backup,
+    Backup, BackupReport, DirCheck, LogCheck, LogPlace, MAX_REFOUNDINGS, MemberPlace, REFOUNDING_GAP,
+    RecoveryPlan, Refounding, RefoundingCause, verify_backup,
 };
 
 use crate::{
@@ -143,6 +143,17 @@ async fn restore_into(dir: &NodeDir, addr: PeerAddr, backup: &Path) -> Result<Re
     let refounding = rivven_raft::restore_backup::<ClusterState>(backup, dir, founder).await?;
     found(dir, FOUNDING_FILE, addr, None)?;
     Ok(refounding)
+}
+
+/// Checks every byte that the node in `data_dir` needs for a start: founding, log and newest snapshot. Changes
+/// nothing. The node must not run. Blocks, for about a second per million log entries and 300 MB of snapshot.
+///
+/// # Errors
+/// [`OfflineError`] says what is damaged or missing.
+pub fn check(data_dir: &Path) -> Result<DirCheck, OfflineError> {
+    let dir = NodeDir::open_existing(data_dir)?;
+    file::read(&data_dir.join(FOUNDING_FILE), &local(&dir))?;
+    Ok(rivven_raft::check_dir(&dir)?)
 }
 
 /// Says what a recovery of the node in `data_dir` would do. Changes nothing. Blocks.

@@ -395,6 +395,20 @@ async fn a_lost_quorum_is_recovered_from_one_survivor() {
     );
     harness.kill_all().unwrap();
 
+    // Killed is not damaged; damaged is found, and nothing is mended by the way.
+    let checked = shows(&[&"check", &"--data-dir", &first]);
+    assert!(checked.contains("the node can be started"), "{checked}");
+    let log = first.join("log.redb");
+    let whole = fs::read(&log).unwrap();
+    let mut damaged = whole.clone();
+    let half = damaged.len() / 2;
+    damaged[4_096..half].iter_mut().for_each(|byte| *byte ^= 0x55);
+    fs::write(&log, &damaged).unwrap();
+    let code = fails(&[&"check", &"--data-dir", &first]);
+    assert_eq!(code, "log-damaged");
+    assert_eq!(fs::read(&log).unwrap(), damaged);
+    fs::write(&log, whole).unwrap();
+
     // The certificates do not matter: nothing is connected to.
     let before = fs::read(first.join("founding.json")).unwrap();
     let plan = shows(&[&"recover", &"--data-dir", &first, &"--plan"]);

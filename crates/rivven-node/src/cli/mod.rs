@@ -1,6 +1,7 @@
 //! The command line.
 
 mod cert;
+mod check;
 mod config;
 mod dev;
 mod failure;
@@ -72,6 +73,12 @@ enum Command {
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     Recover(RecoverArgs),
+    /// Check every byte that a stopped node has stored, and change nothing.
+    Check {
+        /// Its data directory.
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+    },
     /// List, create, change and delete topics.
     #[command(subcommand)]
     Topic(TopicCommand),
@@ -444,6 +451,7 @@ pub fn main() -> ExitCode {
         Command::Feature(command) => feature::run(command, &mut out),
         Command::Snapshot(command) => snapshot::run(command, &mut out),
         Command::Recover(args) => recover::run(args, &mut out),
+        Command::Check { data_dir } => check::run(&data_dir, &mut out),
         Command::Topic(command) => partitions::topic(command, &mut out),
         Command::Rebalance(command) => partitions::rebalance(command, &mut out),
         Command::Node(command) => partitions::node(command, &mut out),
