@@ -88,7 +88,7 @@ pub use propose::{ProposalId, ProposeOptions};
 pub use read::{Consistency, Read};
 pub use session::Session;
 pub use snapshot_rate::MIN_SNAPSHOT_RATE;
-pub use status::{NoLeader, RaftStatus, RaftWatch, Role};
+pub use status::{NoLeader, RaftStatus, RaftWatch, Role, StatusChange, StatusUpdate};
 
 pub use system::{
     Digest, MAX_FEATURES, MAX_KEPT_REPLY_BYTES, MAX_REFOUNDINGS, MAX_SESSION_REPLY_BYTES, MAX_SESSION_TTL_MS,

@@ -1,5 +1,7 @@
 //! What a node knows of itself and its group.
 
+mod delta;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -12,6 +14,7 @@ use openraft_rt_tokio::TokioWatchReceiver;
 use rivven_types::{NodeId, PeerAddr};
 use tokio::time::{Instant, sleep};
 
+pub use self::delta::{StatusChange, StatusUpdate};
 use crate::{core::Down, membership::MemberRefusal, snapshot_keeper::SnapshotNews, types::RaftMetrics};
 
 /// What a node does in its group (Raft, section 5.1).
@@ -120,6 +123,8 @@ pub struct RaftWatch {
     life: tokio::sync::watch::Receiver<Life>,
     snapshots: tokio::sync::watch::Receiver<SnapshotNews>,
     last: RaftStatus,
+    /// Whether all of it was delivered, so that changes are enough from here on.
+    opened: bool,
 }
 
 impl fmt::Debug for RaftWatch {
@@ -141,6 +146,7 @@ impl RaftWatch {
             metrics,
             life,
             last,
+            opened: false,
         }
     }
 

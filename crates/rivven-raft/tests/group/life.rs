@@ -2,7 +2,11 @@
 
 use std::{io, time::Duration};
 
-use rivven_raft::{ApplyCtx, Consistency, Fabric, KvCommand, KvStore, Outcome, RaftNode, Role, StateMachine};
+use futures_util::StreamExt as _;
+use rivven_raft::{
+    ApplyCtx, Consistency, Fabric, KvCommand, KvStore, Outcome, RaftNode, Role, StateMachine, StatusChange,
+    StatusUpdate,
+};
 
 use crate::common::*;
 
@@ -24,6 +28,63 @@ async fn a_watch_shows_the_leader_come_and_the_node_end() {
     assert_eq!(last.await.unwrap().stopped.as_deref(), Some("it was shut down"));
     let more = tokio::time::timeout(WAIT, watch.changed()).await;
     assert!(more.is_err(), "nothing follows the end: {more:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_delivers_all_there_is_once_and_then_every_change() {
+    let fabric = Fabric::new();
+    let nodes = group(&fabric, 3).await;
+    let leader = agreed_leader(&nodes).await;
+    let to = 1 + leader % 3;
+    let follower = node(&nodes, to);
+    let watch = follower.watch();
+    let read = async {
+        let mut updates = std::pin::pin!(watch.into_stream());
+        let Some(StatusUpdate::Snapshot(first)) = updates.next().await else {
+            panic!("no snapshot");
+        };
+        let (mut status, mut terms, mut largest) = (*first, Vec::new(), 0);
+        while let Some(update) = updates.next().await {
+            let StatusUpdate::Changes(changes) = update else {
+                panic!("all of it comes once");
+            };
+            largest = largest.max(changes.len());
+            for change in changes {
+                if let StatusChange::Term(term) = change {
+                    terms.push(term);
+                }
+                status.apply(change);
+            }
+        }
+        (status, terms, largest)
+    };
+    let act = async {
+        for i in 0..10 {
+            node(&nodes, leader)
+                .propose(KvCommand::put(i.to_string(), "v"))
+                .await
+                .unwrap();
+            // Slower than a reader.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Another leader, in a later term.
+        let term = follower.status().term;
+        node(&nodes, leader).transfer_leader(to).await.unwrap();
+        follower.propose(KvCommand::put("last", "v")).await.unwrap();
+        let before_the_end = follower.status();
+        follower.shutdown().await;
+        (term, before_the_end)
+    };
+    let ((seen, terms, largest), (term, before)) = tokio::join!(read, act);
+    assert_eq!(seen, follower.status());
+    assert_eq!(seen.stopped.as_deref(), Some("it was shut down"));
+    assert!(seen.applied_index >= before.applied_index && before.applied_index >= Some(11));
+    assert!(
+        terms.is_sorted() && terms.iter().any(|seen| *seen > term),
+        "{terms:?}"
+    );
+    // Far fewer than there are fields.
+    assert!(largest < 10, "{largest} fields changed at a time");
 }
 
 #[tokio::test(start_paused = true)]
