@@ -15,8 +15,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use common::*;
 use rivven_raft::{
-    Fabric, JoinAs, MemberChange, MemberHold, MemberOptions, MemberRole, MemberStanding, MembershipEvent,
-    MembershipEventKind, MembershipView, Outcome, Role, TaskGroup,
+    Fabric, JoinAs, KvCommand, MemberChange, MemberHold, MemberOptions, MemberRole, MemberStanding,
+    MembershipEvent, MembershipEventKind, MembershipView, Outcome, Role, TaskGroup,
 };
 use support::*;
 
@@ -53,6 +53,43 @@ async fn a_node_joins_learns_and_votes_where_a_place_is_free() {
             .any(|event| event.node == 5 && event.change == MembershipEventKind::Promoted)
     );
     load.stop_and_check(&observer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn votes_of_running_nodes_spread_over_zones() {
+    let group = Group::start(3).await;
+    let load = group.load();
+    let leader = group.leader().await;
+    let others = group.others(leader);
+    let (beside, apart) = (others[0], others[1]);
+    for (id, zone) in [(leader, "a"), (beside, "a"), (apart, "b")] {
+        group.node(id).announce(JoinAs::new().zone(zone)).await.unwrap();
+    }
+    // The loss of zone "a" would take two of three votes along. One of them goes to the newcomer's zone.
+    let four = group.join(4, JoinAs::new().zone("c")).await;
+    four.wait_joined(WAIT).await.unwrap();
+    let voters = BTreeSet::from([leader, apart, 4]);
+    let spread = |view: &MembershipView| {
+        let vote = |id| {
+            view.member(id)
+                .is_some_and(|member| member.standing != MemberStanding::Learner)
+        };
+        view.next.is_none() && voters.iter().all(|id| vote(*id)) && !vote(beside)
+    };
+    let view = group.until("one vote is in each zone", spread).await;
+    let zones: BTreeSet<&str> = voters
+        .iter()
+        .map(|id| view.member(*id).unwrap().zone.as_str())
+        .collect();
+    assert_eq!(zones, BTreeSet::from(["a", "b", "c"]));
+    // And so a zone may go.
+    group.kill(apart).await;
+    group
+        .node(4)
+        .propose(KvCommand::put("a zone less", "v"))
+        .await
+        .unwrap();
+    load.stop_and_check(&four).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -69,6 +69,20 @@ fn the_messages_are_those_of_version_0() {
     );
 }
 
+/// What decides elections must not wait behind entries, snapshots and callers.
+#[test]
+fn elections_and_heartbeats_have_a_class_of_their_own() {
+    fn check<M: Method>(id: u16, class: Class) {
+        assert_eq!((M::ID, M::CLASS), (id, class), "{}", M::NAME);
+    }
+    check::<RequestVote>(0x0100, Class::Control);
+    check::<RequestPreVote>(0x0101, Class::Control);
+    check::<AppendEntries>(0x0102, Class::Raft);
+    check::<Heartbeat>(0x0103, Class::Control);
+    check::<TransferLeader>(0x0107, Class::Control);
+    check::<ReadIndex>(0x0111, Class::Client);
+}
+
 #[test]
 fn requests_come_back_as_they_were() {
     let entries = |indexes: std::ops::Range<u64>| {
