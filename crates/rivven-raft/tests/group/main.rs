@@ -9,6 +9,7 @@ mod failures;
 mod founding;
 mod leases;
 mod life;
+mod machine;
 mod outside;
 mod priorities;
 mod proposals;
