@@ -59,6 +59,46 @@ async fn a_lease_is_not_cut_short_by_a_hint() {
     assert!(noticed >= Duration::from_millis(100), "{noticed:?}");
 }
 
+/// Time from the end of the leader's process until another node has written; the nodes that are left.
+async fn time_to_replace(nodes: &mut Vec<Node>) -> Duration {
+    let leader = agreed_leader(nodes).await;
+    let begin = Instant::now();
+    node(nodes, leader).kill().await;
+    nodes.retain(|node| node.status().node_id != leader);
+    put(&nodes[0], "a", "1").await;
+    begin.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_no_other_voter_meets_unseats_nobody() {
+    let fabric = Fabric::new();
+    let mut nodes = group(&fabric, 5).await;
+    let leader = agreed_leader(&nodes).await;
+    put(&nodes[0], "a", "1").await;
+    sleep(Duration::from_secs(10)).await;
+    // The others hear nothing of its host: they know no more than that the leader is silent.
+    let deaf: Vec<u64> = (1..=5).filter(|id| *id != leader).skip(1).collect();
+    isolate(&fabric, leader, &deaf);
+    let noticed = time_to_replace(&mut nodes).await;
+    assert!(noticed >= Duration::from_millis(100), "{noticed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn elections_by_hints_have_pauses_between_them() {
+    let fabric = Fabric::new();
+    let mut nodes = group(&fabric, 7).await;
+    put(&nodes[0], "a", "1").await;
+    sleep(Duration::from_secs(10)).await;
+    let first = time_to_replace(&mut nodes).await;
+    assert!(first <= Duration::from_millis(100), "{first:?}");
+    // A host that refuses by mistake must not keep a group electing.
+    let at_once = time_to_replace(&mut nodes).await;
+    assert!(at_once >= Duration::from_millis(100), "{at_once:?}");
+    sleep(Duration::from_secs(6)).await;
+    let later = time_to_replace(&mut nodes).await;
+    assert!(later <= Duration::from_millis(100), "{later:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_followers_process_unseats_nobody() {
     let fabric = Fabric::new();
