@@ -113,6 +113,8 @@ pub const SCRIPTS: [Script; 17] = [
         ..PLAIN
     },
     // Completions of log writes that came out of order stalled a fresh cluster (openraft #1960).
+    // Here one owner of the log completes writes in their order, so what comes out of order is what nodes say to
+    // each other while each of their disks takes its own time.
     Script {
         name: "slow-disk-reorder",
         calm: LinkProfile {

@@ -67,7 +67,7 @@ impl Report {
                 .collect(),
         };
         println!(
-            "{:<38}{:<12}{:>10} {:<8} {}",
+            "{:<48}{:<12}{:>10} {:<8} {}",
             figure.case,
             figure.metric,
             number(figure.value),
