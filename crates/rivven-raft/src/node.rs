@@ -198,7 +198,8 @@ impl<S: StateMachine> RaftNode<S> {
         self.inner().status()
     }
 
-    /// Follows [`Self::status`].
+    /// Follows [`Self::status`]: as it is and then what changes in it ([`RaftWatch::next`]), or each status that differs
+    /// from the one before ([`RaftWatch::changed`]).
     #[must_use]
     pub fn watch(&self) -> RaftWatch {
         RaftWatch::new(Arc::clone(&self.inner().source))

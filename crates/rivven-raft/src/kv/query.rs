@@ -129,8 +129,10 @@ fn page<'a>(entries: impl Iterator<Item = (&'a str, &'a KvEntry)>, revision: u64
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
-    use crate::{ApplyCtx, KvCommand, StateMachine};
+    use crate::{ApplyCtx, KvCommand, KvOp, KvTxn, StateMachine};
 
     fn ask(store: &KvStore, role: Role, query: &KvQuery) -> Result<KvAnswer, Refusal> {
         let answer = store.query(role, &postcard::to_allocvec(query).unwrap())?;
@@ -159,6 +161,45 @@ mod tests {
         };
         check(1, 1);
         check(100, 2);
+    }
+
+    proptest! {
+        /// However small the parts are, and wherever a revision is cut.
+        #[test]
+        fn parts_of_changes_are_together_all_changes(
+            revisions in vec(vec((0_u8..6, any::<bool>()), 1..12), 1..20),
+            range in prop_oneof![Just(KeyRange::all()), Just(KeyRange::from_to("k1", "k4"))],
+            from in 1_u64..20,
+            limit in 1_usize..9,
+            room in 0_usize..5,
+        ) {
+            let mut store = KvStore::new();
+            for (index, ops) in (1..).zip(revisions) {
+                let ops = ops.into_iter().map(|(key, put)| match put {
+                    true => KvOp::put(format!("k{key}"), "v"),
+                    false => KvOp::Delete { key: format!("k{key}") },
+                });
+                let txn = ops.fold(KvTxn::new(), KvTxn::then);
+                store.apply(&ApplyCtx::new(index, 1), KvCommand::Txn(txn));
+            }
+            let all = store.changes(&range, from, usize::MAX).unwrap();
+            let (mut events, mut place) = (Vec::new(), Place::at(from));
+            while place.revision <= store.revision() {
+                let mut held = 0;
+                let (part, next) = store
+                    .changes_part(&range, place, limit, |_| {
+                        held += 1;
+                        held <= room
+                    })
+                    .unwrap();
+                prop_assert!(part.len() <= limit.min(room.max(1)));
+                prop_assert!((next.revision, next.skip) > (place.revision, place.skip), "it goes on");
+                events.extend(part);
+                place = next;
+            }
+            prop_assert_eq!(events, all.events);
+            prop_assert_eq!(place, Place::at(from.max(store.revision() + 1)));
+        }
     }
 
     #[test]
