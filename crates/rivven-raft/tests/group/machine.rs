@@ -1,4 +1,5 @@
 //! What a state machine may rely on: batches, and snapshots that stop nothing.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::{
     io,
