@@ -25,7 +25,7 @@ const fn cargo(name: &'static str, command: &'static [&'static str]) -> Step {
 }
 
 /// Cheap checks first. The test step is the README's test command, word for word.
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 22] = [
     cargo("format", &["fmt", "--all", "--check"]),
     cargo("tidy", &["xtask", "tidy"]),
     cargo("test", &["test", "--workspace"]),
@@ -34,6 +34,18 @@ const STEPS: [Step; 21] = [
         command: &["test", "-p", "rivven-raft-store", "--test", "store", "crash"],
         env: &[("RIVVEN_TEST_CUTS", "10000")],
     },
+    // With the features of the whole workspace, so that nothing is built again.
+    cargo(
+        "a state of 1 GiB",
+        &[
+            "test",
+            "--workspace",
+            "--test",
+            "backup_memory",
+            "--",
+            "--ignored",
+        ],
+    ),
     cargo(
         "clippy",
         &[

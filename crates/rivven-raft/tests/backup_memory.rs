@@ -124,9 +124,9 @@ async fn a_state_of_64_mib_is_backed_up_with_bounded_memory() {
     check(64, root.path()).await;
 }
 
-/// `cargo test --release -p rivven-raft --test backup_memory -- --ignored --nocapture`: needs 3 GiB of disk and of memory.
+/// A step of its own in `.ci/run`: needs 3 GiB of disk and of memory, and about a minute.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs 3 GiB of disk and of memory, and some minutes"]
+#[ignore = "needs 3 GiB of disk and of memory; `.ci/run` has a step for it"]
 async fn a_state_of_1_gib_is_backed_up_with_bounded_memory() {
     let root = tempfile::TempDir::new().unwrap();
     check(1_024, root.path()).await;
