@@ -111,7 +111,7 @@ async fn interrupt(cut: Cut) {
     }
     let pieces = most / SNAPSHOT_PIECE_BYTES;
     assert!(
-        cuts >= pieces / 2,
+        cuts >= pieces,
         "{cuts} interruptions of a snapshot of {pieces} pieces"
     );
     let read = nodes[at]
