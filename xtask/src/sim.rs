@@ -210,10 +210,8 @@ impl Sweep<'_> {
             simulated.as_secs(),
             took.as_secs_f64(),
         );
-        let listed: Vec<String> = counts
-            .iter()
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
+        let seen = counts.iter().filter(|(_, count)| **count > 0);
+        let listed: Vec<String> = seen.map(|(name, count)| format!("{name} {count}")).collect();
         println!("in all: {}", listed.join(", "));
         let rare = self.rare(seeds.end - seeds.start, &counts);
         if !rare.is_empty() {
