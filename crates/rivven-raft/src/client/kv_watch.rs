@@ -143,7 +143,7 @@ impl<S: StateMachine + AsRef<KvStore>> KvClientWatch<S> {
                 revision,
                 rest: range.after(key),
             },
-            None => State::Changes(Reading::from(revision + 1, applied)),
+            None => State::Changes(Reading::from(revision.saturating_add(1), applied)),
         };
         Ok(KvUpdate::Snapshot {
             revision,
@@ -175,6 +175,10 @@ async fn changes<S: StateMachine + AsRef<KvStore>>(
     })?;
     let read = client.query_beyond(reading.applied, query, WAIT).await?;
     match kv::decode(&read.value)? {
+        // One that says there is more and does not go on would be asked forever.
+        KvAnswer::Changes { next, more: true, .. } if next == reading.next => Err(KvWatchError::Lost {
+            cause: "a node says that there are more changes and gives none".into(),
+        }),
         KvAnswer::Changes { events, next, more } => {
             reading.applied = read.applied_index.filter(|_| !more);
             Ok(reading.take(events, next))
