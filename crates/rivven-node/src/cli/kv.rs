@@ -20,8 +20,11 @@ const PAGE: usize = 1_000;
 /// Characters of a value that a table shows.
 const SHOWN: usize = 60;
 
-/// How long a session may be unused: longer than one write can take.
-const SESSION_LIFE: Duration = Duration::from_secs(120);
+/// Longest time that a command tries.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// How long the session of a write may be unused, beside the time that the write may take.
+const SESSION_MARGIN: Duration = Duration::from_secs(60);
 
 /// Which cluster, and who asks.
 #[derive(Clone, Debug, Args)]
@@ -43,8 +46,8 @@ pub(super) struct ReachArgs {
     /// Which cryptography to use.
     #[arg(long, value_name = "NAME", default_value_t = Provider::default().name().to_owned())]
     tls_provider: String,
-    /// How long to try.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = join::life)]
+    /// How long to try: 1s to 1h.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
 }
 
@@ -234,7 +237,7 @@ fn list(
     table.set_header(["KEY", "VALUE", "REVISION", "VERSION"]);
     for (key, entry) in &listing.entries {
         table.add_row([
-            key.clone(),
+            printable(key),
             shown(&entry.value),
             entry.mod_revision.to_string(),
             entry.version.to_string(),
@@ -268,10 +271,8 @@ async fn watch(
         Some(revision) => revision,
         // Where the map stands, whatever it holds.
         None => {
-            kv.range(&range, None, 0, Consistency::Linearizable)
-                .await?
-                .revision
-                + 1
+            let now = kv.range(&range, None, 0, Consistency::Linearizable).await?;
+            now.revision.saturating_add(1)
         }
     };
     let mut watch = kv.watch(range, WatchFrom::Revision(from))?;
@@ -305,7 +306,7 @@ async fn asked<T>(reach: &ReachArgs, ask: impl AsyncFnOnce(Kv) -> Result<T, Fail
 /// Has `write` change the map once: it is repeated in a session until its outcome is known.
 async fn once<T>(reach: &ReachArgs, write: impl AsyncFnOnce(Kv) -> Result<T, Failure>) -> Result<T, Failure> {
     asked(reach, async |kv| {
-        let session = kv.open_session(SESSION_LIFE).await?;
+        let session = kv.open_session(reach.timeout + SESSION_MARGIN).await?;
         let result = write(kv.clone().with_id(session, 1)).await;
         // It would end by itself.
         let _ = kv.close_session(session).await;
@@ -320,6 +321,14 @@ async fn connect(reach: &ReachArgs) -> Result<Client, Failure> {
     config.tls_provider.clone_from(&reach.tls_provider);
     config.connect_timeout = reach.timeout;
     Ok(Client::connect(config).await?)
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = join::life(text)?;
+    if timeout.is_zero() || timeout > MAX_TIMEOUT {
+        return Err(format!("`{text}` is not within 1s and 1h"));
+    }
+    Ok(timeout)
 }
 
 fn value_of(text: &str) -> Result<Bytes, Failure> {
@@ -349,6 +358,19 @@ fn no_such_key(key: &str) -> Failure {
     Failure::world("key-not-found", message)
 }
 
+/// A key for people, on one line whatever is in it.
+fn printable(key: &str) -> String {
+    let mut text = String::with_capacity(key.len());
+    for char in key.chars() {
+        if char.is_control() {
+            text.extend(char.escape_unicode());
+        } else {
+            text.push(char);
+        }
+    }
+    text
+}
+
 /// A value for people: text if it is some, and not too much of it.
 fn shown(value: &[u8]) -> String {
     let text = std::str::from_utf8(value)
@@ -365,11 +387,12 @@ fn shown(value: &[u8]) -> String {
 }
 
 fn changed(event: &KvEvent) -> String {
-    let value = |entry: &KvEntry| format!("put {} {}", event.key, shown(&entry.value));
+    let key = printable(&event.key);
+    let value = |entry: &KvEntry| format!("put {key} {}", shown(&entry.value));
     let what = event
         .entry
         .as_ref()
-        .map_or_else(|| format!("delete {}", event.key), value);
+        .map_or_else(|| format!("delete {key}"), value);
     format!("{} {what}", event.revision)
 }
 
@@ -413,6 +436,20 @@ mod tests {
         assert_eq!(shown("é".repeat(60).as_bytes()), "é".repeat(60));
         let long = shown("é".repeat(61).as_bytes());
         assert_eq!(long, format!("{}… (122 bytes)", "é".repeat(60)));
+    }
+
+    #[test]
+    fn keys_that_would_move_the_cursor_are_shown_and_not_done() {
+        assert_eq!(printable("jobs/é 1"), "jobs/é 1");
+        assert_eq!(printable("a\n7 put b\u{1b}[2J"), "a\\u{a}7 put b\\u{1b}[2J");
+    }
+
+    #[test]
+    fn a_timeout_has_bounds() {
+        assert_eq!(timeout("1h"), Ok(MAX_TIMEOUT));
+        for text in ["0s", "2h", "99999999999999d", "10"] {
+            assert!(timeout(text).is_err(), "{text}");
+        }
     }
 
     #[test]
